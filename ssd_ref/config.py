@@ -1,0 +1,309 @@
+"""One network as data: frozen dataclasses that round-trip through JSON.
+
+A config holds everything that detection needs besides the tensors: pixels, layers, priors and the detection rule.
+It is what travels inside a checkpoint, so every field is plain data and nothing here imports torch.
+
+Conventions, for every source: OIHW kernels, Caffe's anchor order within a cell (min, sqrt(min*max), 2, 1/2, 3, 1/3),
+loc as (dx, dy, dw, dh), boxes as xyxy, background = class 0 unless ``DetectRule.background`` is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from ssdconv.errors import FormatError
+
+Resize = Literal[
+    "opencv_linear",
+    "opencv_linear_float",
+    "mxnet_9",
+    "tf1_bilinear",
+    "pil_bilinear",
+    "torch_bilinear",
+]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How an image becomes the input tensor: ``((x / unit) - mean) / std * scale`` after the resize.
+
+    Attributes:
+        size: input height and width in pixels.
+        order: channel order the first layer expects.
+        mean: subtracted, in ``order``, in units of ``x / unit``.
+        std: divides after the mean, in ``order``.
+        unit: 1.0 where the source works on 0..255, 255.0 where it works on 0..1.
+        scale: multiplies last (Caffe's ``transform_param.scale``).
+        resize: the source's resize rule; all of them warp (aspect ratio is not kept).
+    """
+
+    size: tuple[int, int]
+    order: Literal["BGR", "RGB"] = "BGR"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: float = 1.0
+    scale: float = 1.0
+    resize: Resize = "opencv_linear"
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """Batch normalisation: ``(x - mean) / sqrt(var + eps) * gamma + beta``.
+
+    Attributes:
+        eps: added to the variance inside the root.
+        fix_gamma: gamma counts as 1 whatever the file holds (MXNet ``fix_gamma``).
+        accumulated: statistics are sums to be divided by a stored factor (Caffe's third blob; 0 means "all zero").
+    """
+
+    eps: float = 1e-5
+    fix_gamma: bool = False
+    accumulated: bool = False
+
+
+@dataclass(frozen=True)
+class L2NormSpec:
+    """Channel-wise L2 normalisation with a learned scale per channel (ParseNet layer of SSD's conv4_3).
+
+    Attributes:
+        eps: the small number that keeps zero columns finite.
+        form: where it stands: ``inside`` x/sqrt(sum+eps), ``outside`` x/(norm+eps), ``max_inside``
+            x/sqrt(max(sum, eps)), ``max_norm`` x/max(norm, eps).
+    """
+
+    eps: float = 1e-10
+    form: Literal["inside", "outside", "max_inside", "max_norm"] = "inside"
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A convolution with optional batch normalisation and activation.
+
+    ``padding`` is per side in pixels, or ``"same"`` for TensorFlow's rule (extra pixel at bottom and right).
+    """
+
+    name: str
+    out_channels: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int | Literal["same"] = 0
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = True
+    norm: NormSpec | None = None
+    activation: Literal["relu", "relu6", "none"] = "relu"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A named feature extractor of ``ssd_ref.backbones`` and the outputs ("taps") that feed heads and extras.
+
+    ``options`` are the keyword arguments of the backbone's builder (plain JSON values).
+    """
+
+    kind: str
+    taps: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Stages after the backbone; the output of each stage is one more source of heads.
+
+    ``pool`` closes the road with one more source: ``"avg3"`` is jedol's 3x3 average pooling (pool8).
+    """
+
+    stages: tuple[tuple[ConvSpec, ...], ...] = ()
+    pool: Literal["none", "avg3", "global"] = "none"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One loc and one conf convolution per source.
+
+    Attributes:
+        kernel: kernel side of the head convolutions; padding keeps the grid.
+        l2norm: source index -> L2 normalisation before that source's heads.
+        bias: whether head convolutions have biases.
+        depthwise: heads start with a depthwise convolution of their own ("lite" networks).
+    """
+
+    kernel: int = 3
+    l2norm: Mapping[int, L2NormSpec] = field(default_factory=dict)
+    bias: bool = True
+    depthwise: NormSpec | None = None
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A network built from a named backbone, extras and heads."""
+
+    backbone: Backbone
+    extras: Extras = field(default_factory=Extras)
+    heads: Heads = field(default_factory=Heads)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer of a layer graph, in Caffe's terms.
+
+    Attributes:
+        name: unique layer name.
+        type: Caffe V2 layer type ("Convolution", "Pooling", ...).
+        bottoms: names of the blobs read.
+        tops: names of the blobs written; equal to a bottom for in-place layers.
+        params: the layer's own parameter message with defaults left out, as plain JSON
+            (for a Convolution: ``{"num_output": 64, "kernel_size": [3], "pad": [1]}``).
+        blobs: shapes of the learned tensors, in Caffe's order.
+        shared: per blob, the ``param { name }`` under which it is shared, or "".
+    """
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...] = ()
+    tops: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    blobs: tuple[tuple[int, ...], ...] = ()
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Any SSD-family layer graph from input blob to raw loc and conf.
+
+    Attributes:
+        input: name of the input blob (N, 3, height, width).
+        layers: in execution order; PriorBox, DetectionOutput and what only feeds them are not among them.
+        loc: blob with the box regressions, reshaped to (N, priors, 4).
+        conf: blob with the class outputs before the final softmax, reshaped to (N, priors, classes).
+    """
+
+    input: str
+    layers: tuple[LayerSpec, ...]
+    loc: str
+    conf: str
+
+
+@dataclass(frozen=True)
+class PriorMap:
+    """The priors of one feature map.
+
+    Attributes:
+        grid: rows and columns of the map.
+        step: distance of cell centres in input pixels, (y, x).
+        cells: (width, height) in input pixels of each prior of a cell, in the reference's anchor order.
+        offset: centre within a cell, in steps.
+        clip: ``corners`` clips xyxy to the image (Caffe ``clip``), ``centers`` clamps cx, cy, w, h (ssd.pytorch).
+        source: which feature (source index) the heads of this map read, for documentation.
+    """
+
+    grid: tuple[int, int]
+    step: tuple[float, float]
+    cells: tuple[tuple[float, float], ...]
+    offset: float = 0.5
+    clip: Literal["none", "corners", "centers"] = "none"
+    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+
+    @property
+    def count(self) -> int:
+        """Number of priors of this map."""
+        return self.grid[0] * self.grid[1] * len(self.cells)
+
+
+@dataclass(frozen=True)
+class DetectRule:
+    """From heads to detections, as the source does it.
+
+    Attributes:
+        activation: how conf becomes scores.
+        background: index of the background class, None where every output is an object class.
+        score_threshold: detections need a score above it (``score_inclusive``: or equal to it).
+        top_k: candidates kept before NMS: per class (``top_k_scope`` "class") or over all classes of an
+            image ("image"); -1 keeps all.
+        nms_threshold: a box is dropped when its IoU with a better kept one exceeds it (``nms_inclusive``: or equals it).
+        max_per_class: boxes kept per class after NMS, -1 for all.
+        keep_top_k: boxes kept per image over all classes after NMS, -1 for all.
+        clip: when boxes are clipped to the image.
+        min_size: boxes with width or height at or below this fraction of the image are dropped.
+        code: how loc is coded against the priors (Caffe ``code_type``).
+        variance_encoded: the variances are already part of loc (Caffe ``variance_encoded_in_target``).
+        share_location: one box per prior for all classes.
+        nms_eta: Caffe's adaptive NMS factor (1 = off).
+    """
+
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    background: int | None = 0
+    score_threshold: float = 0.01
+    score_inclusive: bool = False
+    top_k: int = 400
+    top_k_scope: Literal["class", "image"] = "class"
+    nms_threshold: float = 0.45
+    nms_inclusive: bool = False
+    max_per_class: int = -1
+    keep_top_k: int = 200
+    clip: Literal["none", "before_nms", "after"] = "none"
+    min_size: float = 0.0
+    code: Literal["center_size", "corner", "corner_size"] = "center_size"
+    variance_encoded: bool = False
+    share_location: bool = True
+    nms_eta: float = 1.0
+
+
+@dataclass(frozen=True)
+class SSDConfig:
+    """One network.
+
+    Attributes:
+        name: network name ("ssd300_voc" of caffe, "ssd_512_resnet50_v1_voc" of gluon, ...).
+        source: the system it comes from.
+        num_classes: channels per prior of conf, background included where there is one.
+        class_names: names of the conf channels; empty when the source does not tell.
+        pixels, priors, detect: see there; ``priors`` is empty when a file does not tell them.
+        staged, graph: the layers; exactly one of the two is set.
+    """
+
+    name: str
+    source: str
+    num_classes: int
+    pixels: Pixels
+    priors: tuple[PriorMap, ...]
+    detect: DetectRule
+    class_names: tuple[str, ...] = ()
+    staged: Staged | None = None
+    graph: Graph | None = None
+
+    def __post_init__(self) -> None:
+        if (self.staged is None) == (self.graph is None):
+            raise FormatError("a config needs either staged or graph layers", where=self.name)
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise FormatError(
+                "class names do not fit the class count",
+                where=self.name,
+                expected=self.num_classes,
+                got=len(self.class_names),
+            )
+
+    @property
+    def num_priors(self) -> int:
+        """Number of priors over all maps."""
+        return sum(m.count for m in self.priors)
+
+    def to_json(self) -> str:
+        """The config as one line of JSON; ``from_json`` gives an equal config back."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SSDConfig:
+        """Read ``to_json``'s output back.
+
+        Raises:
+            FormatError: not JSON, or not a config.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"not a network config: {error}") from None
