@@ -1,0 +1,180 @@
+"""Checkpoints that describe themselves: tensors, config and provenance in one ``.pth`` or ``.safetensors`` file.
+
+``.pth`` is ``torch.save`` of a plain dict of strings and tensors, so that it loads with ``weights_only=True``:
+``{"ssdconv": "1", "config": JSON, "provenance": JSON, "state_dict": {name: tensor}}``. A ``.safetensors`` file has the
+same strings in its metadata. Nothing else is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdconv.errors import FormatError, MissingError, OutputError, SsdconvError, UnsafeFileError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.model import SSD
+
+FORMAT = "1"
+"""Version of the layout described above."""
+FORMATS = {"pth": ".pth", "safetensors": ".safetensors"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        config: the network.
+        state_dict: its tensors; memory-mapped where the file allows it.
+        provenance: where the tensors come from: source file, sha256, converter version, parity summary.
+    """
+
+    config: SSDConfig
+    state_dict: dict[str, Tensor]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def as_tensor(array: np.ndarray[Any, Any] | Tensor) -> Tensor:
+    """A tensor over an array's memory, read-only arrays included (torch warns of those; ours are only read)."""
+    if isinstance(array, Tensor):
+        return array.contiguous()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def save(
+    path: str | Path,
+    config: SSDConfig,
+    tensors: Mapping[str, np.ndarray[Any, Any] | Tensor],
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint atomically; the suffix (.pth, .pt or .safetensors) decides the format.
+
+    Raises:
+        OutputError: the file cannot be written; what stood there before is untouched.
+    """
+    path = Path(path)
+    strings = {"ssdconv": FORMAT, "config": config.to_json(), "provenance": json.dumps(dict(provenance or {}))}
+    state = {name: as_tensor(array) for name, array in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            if path.suffix == ".safetensors":
+                from safetensors.torch import save_file
+
+                save_file(state, temporary, metadata=strings)
+            else:
+                torch.save({**strings, "state_dict": state}, temporary)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"cannot write: {error}", where=str(path)) from error
+    return path
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint without building the network.
+
+    Raises:
+        MissingError: no such file.
+        UnsafeFileError: a pickle that wants to build more than tensors and plain data.
+        FormatError: not one of our checkpoints, or damaged.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+    except FileNotFoundError:
+        raise MissingError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise FormatError(f"cannot read: {error.strerror}", where=str(path)) from None
+    strings, state = _read_safetensors(path) if head[8:9] == b"{" else _read_pickle(path)
+    if "config" not in strings:
+        raise FormatError(
+            "these weights carry no ssdconv config",
+            where=str(path),
+            hint="convert the original file first: `ssdconv convert SRC DST`",
+        )
+    try:
+        config = SSDConfig.from_json(strings["config"])
+        provenance = json.loads(strings.get("provenance", "{}"))
+    except (FormatError, ValueError) as error:
+        raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
+    return Checkpoint(config, state, provenance)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FormatError(f"damaged safetensors file: {error}", where=str(path)) from None
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).splitlines()[0]
+        raise UnsafeFileError(
+            f"refused: {first}",
+            where=str(path),
+            hint="only tensors and plain data are loaded; `ssdconv inspect` lists what the file wants to run",
+        ) from None
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"not a readable checkpoint: {str(error).splitlines()[0]}", where=str(path)) from None
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
+        return {}, {}
+    strings = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, str)}
+    state = {k: v for k, v in loaded["state_dict"].items() if isinstance(v, Tensor)}
+    return strings, state
+
+
+def build(checkpoint: Checkpoint, *, where: str = "") -> SSD:
+    """The network of a checkpoint, in eval mode, on the CPU.
+
+    Raises:
+        FormatError: the tensors are not the ones that the config describes.
+    """
+    try:
+        with torch.device("meta"):
+            model = SSD(checkpoint.config)
+    except SsdconvError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise FormatError(f"the config does not describe a network: {error}", where=where or None) from None
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    held = {name: tuple(t.shape) for name, t in checkpoint.state_dict.items()}
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            raise FormatError(
+                f"tensor {name!r} does not fit the config",
+                where=where or None,
+                expected=wanted.get(name, "no such tensor"),
+                got=held.get(name, "no such tensor"),
+            )
+    model.load_state_dict(checkpoint.state_dict, assign=True)
+    return model.eval()
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> SSD:
+    """Load a converted network: ``ssdconv.load("out.pth").detect(["photo.jpg"])``.
+
+    Args:
+        path: a checkpoint written by ssdconv.
+        device: where the network shall run.
+
+    Raises:
+        MissingError, UnsafeFileError, FormatError: see ``read``.
+    """
+    return build(read(path), where=str(path)).to(device)

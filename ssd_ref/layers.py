@@ -1,0 +1,207 @@
+"""Building blocks of the reference SSD: convolution units, batch normalisation in its sources' variants, L2 normalisation.
+
+All tensors are NCHW. Every step that a source framework can show is a module of its own, so that a forward hook reads it:
+``<unit>.conv``, ``<unit>.norm``, ``<unit>.act``. Nothing works in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, NormSpec
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with a learned or fixed gamma and without torch's step counter.
+
+    With ``fix_gamma`` the stored gamma (``weight``) is kept as it came but counts as 1 (MXNet ``BatchNorm(fix_gamma=True)``).
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, fix_gamma: bool = False) -> None:
+        super().__init__(channels, eps=eps)
+        self.fix_gamma = fix_gamma
+        self.register_buffer("num_batches_tracked", None)
+        if fix_gamma:
+            self.weight.requires_grad_(False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if not self.fix_gamma:
+            return super().forward(input)
+        return F.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            None,
+            self.bias,
+            self.training,
+            0.1 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+
+
+class Standardize(nn.Module):
+    """Caffe's BatchNorm layer: statistics stored as sums with their weight in a third blob, no affine part.
+
+    ``y = (x - mean/factor) / sqrt(variance/factor + eps)``; factor 0 means "no statistics": both count as 0
+    (caffe/src/caffe/layers/batch_norm_layer.cpp). The blobs are kept as stored, so that they can be written back.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("factor", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        inverse = torch.where(self.factor == 0, self.factor, 1.0 / self.factor)
+        mean, variance = self.mean * inverse, self.variance * inverse
+        if self.training:
+            with torch.no_grad():
+                self.mean.copy_(mean)
+                self.variance.copy_(variance)
+                self.factor.fill_(1.0)
+            return F.batch_norm(x, self.mean, self.variance, training=True, momentum=self.momentum, eps=self.eps)
+        return F.batch_norm(x, mean, variance, training=False, eps=self.eps)
+
+
+class ChannelAffine(nn.Module):
+    """``y = x * weight + bias`` per channel (Caffe's Scale layer behind BatchNorm)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def batch_norm(channels: int, spec: NormSpec) -> nn.Module:
+    """The batch normalisation that ``spec`` describes."""
+    if spec.accumulated:
+        return nn.Sequential(*[Standardize(channels, spec.eps), ChannelAffine(channels)])
+    return BatchNorm(channels, spec.eps, spec.fix_gamma)
+
+
+class L2Norm(nn.Module):
+    """Normalise each position's channel vector to unit length, then scale each channel (ParseNet, arXiv:1506.04579).
+
+    The place of eps differs between sources; see ``L2NormSpec``. The scale starts at 20 and is learned.
+    """
+
+    def __init__(self, channels: int, spec: L2NormSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), 20.0))
+        self.eps = spec.eps
+        self.form = spec.form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        squares = (x * x).sum(dim=1, keepdim=True)
+        if self.form == "inside":
+            x = x / (squares + self.eps).sqrt()
+        elif self.form == "outside":
+            x = x / (squares.sqrt() + self.eps)
+        elif self.form == "max_inside":
+            x = x * squares.clamp_min(self.eps).rsqrt()
+        else:
+            x = x / squares.sqrt().clamp_min(self.eps)
+        return x * self.weight.view(1, -1, 1, 1)
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one axis as (before, after); the odd pixel goes after.
+
+    On even sizes with stride 2 this is (0, 1), not (1, 1): see tensorflow.org "Neural network: convolution".
+    """
+    span = (kernel - 1) * dilation + 1
+    total = max((-(-size // stride) - 1) * stride + span - size, 0)
+    return total // 2, total - total // 2
+
+
+class SamePad(nn.Module):
+    """Zero (or ``value``) padding by TensorFlow's SAME rule for the layer that follows."""
+
+    def __init__(self, kernel: int, stride: int, dilation: int = 1, value: float = 0.0) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.dilation, self.value = kernel, stride, dilation, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H + pads, W + pads)."""
+        top, bottom = same_padding(x.shape[-2], self.kernel, self.stride, self.dilation)
+        left, right = same_padding(x.shape[-1], self.kernel, self.stride, self.dilation)
+        return F.pad(x, (left, right, top, bottom), value=self.value)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, then batch normalisation and activation where the spec has them (children conv, norm, act)."""
+
+    def __init__(self, in_channels: int, spec: ConvSpec) -> None:
+        super().__init__()
+        padding = spec.padding
+        if padding == "same":
+            self.add_module("pad", SamePad(spec.kernel, spec.stride, spec.dilation))
+            padding = 0
+        self.add_module(
+            "conv",
+            nn.Conv2d(
+                in_channels,
+                spec.out_channels,
+                spec.kernel,
+                spec.stride,
+                padding,
+                spec.dilation,
+                spec.groups,
+                bias=spec.bias,
+            ),
+        )
+        if spec.norm is not None:
+            self.add_module("norm", batch_norm(spec.out_channels, spec.norm))
+        if spec.activation != "none":
+            self.add_module("act", _ACTIVATIONS[spec.activation]())
+
+
+class Tapped(nn.Module):
+    """Named modules run one after the other; the outputs of the named taps are returned.
+
+    Args:
+        units: (name, module) in order of execution.
+        taps: names of the units whose outputs are wanted, in order; nothing behind the last one may be left over.
+        channels: output channels of each tap.
+    """
+
+    def __init__(self, units: Iterable[tuple[str, nn.Module]], taps: Sequence[str], channels: Sequence[int]) -> None:
+        super().__init__()
+        for name, unit in units:
+            self.add_module(name, unit)
+        unknown = [tap for tap in taps if tap not in self._modules]
+        if unknown:
+            raise FormatError(f"no layer {unknown[0]!r} to tap", expected=f"one of {', '.join(self._modules)}")
+        self.taps = tuple(taps)
+        self.channels = tuple(channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> one (N, channels[i], h_i, w_i) per tap."""
+        outputs: dict[str, Tensor] = {}
+        for name, unit in self.named_children():
+            x = unit(x)
+            if name in self.taps:
+                outputs[name] = x
+        return [outputs[tap] for tap in self.taps]

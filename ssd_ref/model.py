@@ -1,0 +1,94 @@
+"""The reference SSD: raw loc and conf from prepared pixels, detections from images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ssdconv.errors import MissingError
+from ssdconv.ssd_ref.backbones import build_backbone
+from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.heads import ExtraStages, MultiBoxHeads
+
+if TYPE_CHECKING:
+    from ssdconv.ssd_ref.detect import Detections
+
+
+class SSD(nn.Module):
+    """A Single Shot MultiBox Detector built from its config.
+
+    Children: ``backbone``, ``extras``, ``heads`` for a staged network, ``graph`` for a layer graph.
+    Tensors: pixels (N, 3, H, W) float32 as ``ssd_ref.pixels.prepare`` makes them; loc (N, P, 4) as (dx, dy, dw, dh);
+    conf (N, P, C) before softmax or sigmoid, in the config's class order; P runs over maps, then cells row by row, then
+    anchors of a cell.
+    """
+
+    def __init__(self, config: SSDConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.staged is not None:
+            self._build_stages(config.staged)
+        else:
+            from ssdconv.ssd_ref.backbones.graph import LayerGraph
+
+            assert config.graph is not None
+            self.graph = LayerGraph(config.graph)
+
+    def _build_stages(self, staged: Staged) -> None:
+        self.backbone = build_backbone(staged.backbone)
+        channels: list[int] = list(self.backbone.channels)  # type: ignore[arg-type]
+        self.extras = ExtraStages(channels[-1], staged.extras)
+        channels += self.extras.channels
+        anchors = [len(m.cells) for m in self.config.priors]
+        self.heads = MultiBoxHeads(channels, anchors, self.config.num_classes, staged.heads)
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Feature maps that the heads of a staged network read: (N, 3, H, W) -> (N, C_i, h_i, w_i) per source."""
+        taps: list[Tensor] = self.backbone(pixels)
+        return taps + self.extras(taps[-1])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) prepared pixels -> raw loc (N, P, 4) and conf (N, P, C)."""
+        loc, conf = self.heads(self.features(pixels)) if self.config.staged is not None else self.graph(pixels)
+        return loc, conf
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Any], threshold: float | None = None) -> list[Detections]:
+        """Detect objects in images, with the source's own pixels and detection rule.
+
+        Args:
+            images: paths, or uint8 arrays (height, width, 3) in OpenCV's BGR order.
+            threshold: report only scores above it; None for the source's own threshold.
+
+        Returns:
+            Per image: boxes (n, 4) xyxy in pixels of the original image, labels (n,), scores (n,), best first.
+
+        Raises:
+            MissingError: the network's priors are unknown, or an image file is missing.
+            FormatError: a file is not an image.
+        """
+        from ssdconv.ssd_ref.pixels import prepare, read_image
+
+        arrays = [read_image(image) if not hasattr(image, "shape") else image for image in images]
+        if not arrays:
+            return []
+        where = next(self.parameters())
+        pixels = prepare(arrays, self.config.pixels).to(where.device, where.dtype)
+        found = self.postprocess(*self(pixels))
+        sized = [d.scaled(a.shape[1], a.shape[0]) for d, a in zip(found, arrays, strict=True)]
+        return sized if threshold is None else [d.above(threshold) for d in sized]
+
+    def postprocess(self, loc: Tensor, conf: Tensor) -> list[Detections]:
+        """Raw heads -> detections per image, boxes normalised to [0, 1] of the image."""
+        from ssdconv.ssd_ref.detect import detect
+
+        if not self.config.priors:
+            raise MissingError(
+                "the file that this network came from does not tell its priors, so boxes cannot be decoded",
+                where=self.config.name,
+                hint="convert with --network NAME of a network that knows them",
+            )
+        return detect(loc, conf, self.config.priors, self.config.pixels.size, self.config.detect)
