@@ -1,0 +1,1 @@
+"""MXNet/GluonCV weights: the ``.params`` format, its naming dialects and the mapping to the reference."""

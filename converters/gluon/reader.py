@@ -1,0 +1,275 @@
+"""Read MXNet's ``.params`` files (``save_parameters``, ``nd.save``, ``export``) without MXNet.
+
+The list is walked once, headers only; tensor bytes are touched when a tensor is loaded, as views of a memory map.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssdconv.converters.gluon.layout import (
+    DTYPES,
+    LIST_MAGIC,
+    MAX_DIMS,
+    MAX_NAME,
+    MAX_TENSORS,
+    OTHER_DTYPES,
+    STORAGE,
+    V2,
+    V3,
+    VERSIONS,
+)
+from ssdconv.converters.gluon.names import dialect_of, prefix_counts
+from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
+from ssdconv.errors import FormatError, MissingError
+
+_NO_PARAMS = "is this an MXNet .params file?"
+
+
+def read_params(path: str | os.PathLike[str], *, use_mmap: bool = True) -> TensorTable:
+    """Open a ``.params`` file.
+
+    Args:
+        path: the file.
+        use_mmap: map the file and read tensors when they are loaded; False reads the whole file first.
+
+    Returns:
+        Tensors in file order under the names of the file (``arg:``/``aux:`` included; ``"0"``, ``"1"``, … for a list
+        without names). ``meta`` holds ``dialect`` (see ``names.dialect_of``), ``prefixes`` (names per ``arg``, ``aux``
+        and ``""``) and ``versions`` (arrays per format version).
+
+    Raises:
+        FormatError: damaged, truncated, or hostile file, two tensors of one name, sparse storage, or a dtype that has no
+            place in a network; the message holds the byte offset.
+        MissingError: there is no such file.
+    """
+    path = Path(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise MissingError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    source = _Source(path, descriptor)
+    try:
+        source.open(use_mmap)
+        return parse(source.view(), path, source=source)
+    except BaseException:
+        source.close()
+        raise
+
+
+class _Source:
+    """The open file behind the tensors; refuses to serve a file that shrank under its memory map."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._stamp = self._state()
+        self._buffer: mmap.mmap | bytes | None = None
+        self._mapped = False
+
+    def _state(self) -> tuple[int, int]:
+        state = os.fstat(self._descriptor)
+        return state.st_size, state.st_mtime_ns
+
+    def open(self, use_mmap: bool) -> None:
+        if self._stamp[0] < 32:
+            raise FormatError("too short for a .params list", where=str(self.path), got=f"{self._stamp[0]} bytes")
+        try:
+            if use_mmap:
+                self._buffer = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+                self._mapped = True
+            else:
+                self._buffer = self.path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise FormatError(f"cannot be read: {error}", where=str(self.path)) from None
+
+    def view(self) -> memoryview:
+        """The file's bytes, read-only; raises FormatError when the file was closed or changed since it was opened."""
+        if self._buffer is None:
+            raise FormatError("the file was closed before its tensors were read", where=str(self.path))
+        if self._mapped and self._state() != self._stamp:
+            raise FormatError("the file changed while it was being read", where=str(self.path))
+        return memoryview(self._buffer)
+
+    def close(self) -> None:
+        """Let go of the file; arrays keep the memory map alive as long as they need it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._buffer = None
+
+
+@dataclass(frozen=True)
+class _Header:
+    """One array as its header describes it; ``refused`` says why it cannot be served."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    version: str
+    start: int
+    data: int
+    refused: str = ""
+
+
+def parse(buffer: memoryview, path: Path, *, source: _Source | None = None) -> TensorTable:
+    """Walk a ``.params`` list in memory. See ``read_params``; ``source`` serves the tensors' bytes on load."""
+    cursor = _Cursor(buffer, path)
+    magic, _reserved, count = cursor.numbers("<QQQ", "list header")
+    if magic != LIST_MAGIC:
+        raise cursor.error("not an MXNet list", 0, expected=hex(LIST_MAGIC), got=hex(magic), hint=_NO_PARAMS)
+    if not 1 <= count <= MAX_TENSORS:
+        raise cursor.error("unlikely number of arrays", 16, expected=f"1 to {MAX_TENSORS}", got=count)
+    headers = [_array(cursor, index) for index in range(count)]
+    names = _names(cursor, count)
+    if cursor.offset != len(buffer):
+        raise cursor.error("bytes left over behind the last name", cursor.offset, got=len(buffer) - cursor.offset)
+    tensors: dict[str, LazyTensor] = {}
+    for index, header in enumerate(headers):
+        name = names[index] if names else str(index)
+        if header.refused:
+            raise cursor.error(f"tensor {name!r} {header.refused}", header.start)
+        if name in tensors:
+            raise cursor.error(f"two tensors are named {name!r}", header.start)
+        where = f"array {index}, offset {header.data}"
+        view: Callable[[], memoryview] = source.view if source else lambda: buffer
+        tensors[name] = LazyTensor(name, header.shape, header.dtype, _loader(view, header), where)
+    versions = [header.version for header in headers]
+    meta = {
+        "dialect": dialect_of(names),
+        "prefixes": prefix_counts(names),
+        "versions": {version: versions.count(version) for version in dict.fromkeys(versions)},
+    }
+    return TensorTable(path, "params", tensors, meta=meta, close=source.close if source else None)
+
+
+def _loader(view: Callable[[], memoryview], header: _Header) -> Callable[[], Array]:
+    def load() -> Array:
+        count = 1
+        for side in header.shape:
+            count *= side
+        return np.frombuffer(view(), header.dtype, count, header.data).reshape(header.shape)
+
+    return load
+
+
+def _array(cursor: _Cursor, index: int) -> _Header:
+    what, start = f"array {index}", cursor.offset
+    (word,) = cursor.numbers("<I", what)
+    storage, indices = "dense", 0
+    if word in (V2, V3):
+        (code,) = cursor.numbers("<i", what)
+        if code not in STORAGE:
+            raise cursor.error(f"{what}: unknown storage type", start + 4, expected="0, 1 or 2", got=code)
+        storage, indices = STORAGE[code]
+    stored = _shape(cursor, what) if indices else None
+    if word in VERSIONS:
+        shape = _shape(cursor, what, scalar=word == V3)
+    elif word <= MAX_DIMS:
+        shape = _sides(cursor, what, word, "I")
+    else:
+        raise cursor.error(f"{what}: neither a known magic nor a number of dimensions", start, got=hex(word))
+    _device_type, _device_id, type_code = cursor.numbers("<iii", what)
+    dtype, refused = DTYPES.get(type_code), ""
+    if dtype is None:
+        if type_code not in OTHER_DTYPES:
+            raise cursor.error(f"{what}: unknown dtype code", cursor.offset - 4, got=type_code)
+        name, size = OTHER_DTYPES[type_code]
+        dtype, refused = np.dtype(f"V{size}"), f"has dtype {name}, which is not read"
+    if indices:
+        refused = f"is stored as {storage}; only dense tensors are read"
+    sizes = [_nbytes(stored if stored is not None else shape, dtype)]
+    for _ in range(indices):
+        (code,) = cursor.numbers("<i", what)
+        if code not in DTYPES:
+            raise cursor.error(f"{what}: unknown index dtype code", cursor.offset - 4, got=code)
+        sizes.append(_nbytes(_shape(cursor, what), DTYPES[code]))
+    data = cursor.offset
+    cursor.skip(sum(sizes), f"data of {what}, {shape} {dtype}")
+    return _Header(shape, dtype, VERSIONS.get(word, "V0"), start, data, refused)
+
+
+def _shape(cursor: _Cursor, what: str, scalar: bool = False) -> tuple[int, ...]:
+    (ndim,) = cursor.numbers("<i", what)
+    if not (0 if scalar else 1) <= ndim <= MAX_DIMS:
+        expected = f"{0 if scalar else 1} to {MAX_DIMS}"
+        raise cursor.error(f"{what}: impossible number of dimensions", cursor.offset - 4, expected=expected, got=ndim)
+    return _sides(cursor, what, ndim, "q")
+
+
+def _sides(cursor: _Cursor, what: str, ndim: int, kind: str) -> tuple[int, ...]:
+    if ndim == 0 and kind == "I":
+        raise cursor.error(f"{what}: no dimensions", cursor.offset - 4)
+    start = cursor.offset
+    sides = cursor.numbers(f"<{ndim}{kind}", what)
+    if any(side < 0 for side in sides):
+        raise cursor.error(f"{what}: negative dimension", start, got=sides)
+    return sides
+
+
+def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    total = dtype.itemsize
+    for side in shape:
+        total *= side
+    return total
+
+
+def _names(cursor: _Cursor, arrays: int) -> list[str]:
+    start = cursor.offset
+    (count,) = cursor.numbers("<Q", "number of names")
+    if count not in (0, arrays):
+        raise cursor.error("number of names differs from number of arrays", start, expected=f"0 or {arrays}", got=count)
+    names = []
+    for index in range(count):
+        start = cursor.offset
+        (length,) = cursor.numbers("<Q", f"name {index}")
+        if not 1 <= length <= MAX_NAME:
+            raise cursor.error(f"name {index}: unlikely length", start, expected=f"1 to {MAX_NAME}", got=length)
+        raw = cursor.bytes(length, f"name {index}")
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise cursor.error(f"name {index} is not UTF-8", start + 8, got=raw[:40]) from None
+        if not name.isprintable():
+            raise cursor.error(f"name {index} holds control characters", start + 8, got=raw[:40])
+        names.append(name)
+    return names
+
+
+class _Cursor:
+    """A place in the file; every step checks that the file goes on that far."""
+
+    def __init__(self, buffer: memoryview, path: Path) -> None:
+        self._buffer = buffer
+        self._path = path
+        self.offset = 0
+
+    def error(self, what: str, offset: int, **facts: Any) -> FormatError:
+        """A FormatError at ``offset`` of this file."""
+        return FormatError(what, where=f"{self._path} at offset {offset}", **facts)
+
+    def skip(self, count: int, what: str) -> int:
+        """Step over ``count`` bytes and return where they began."""
+        start, left = self.offset, len(self._buffer) - self.offset
+        if count > left:
+            raise self.error(f"the file ends inside {what}", start, expected=f"{count} bytes", got=f"{left} left")
+        self.offset += count
+        return start
+
+    def numbers(self, form: str, what: str) -> tuple[int, ...]:
+        """Integers of a ``struct`` format."""
+        return struct.unpack_from(form, self._buffer, self.skip(struct.calcsize(form), what))
+
+    def bytes(self, count: int, what: str) -> bytes:
+        """``count`` bytes, copied."""
+        start = self.skip(count, what)
+        return bytes(self._buffer[start : start + count])
