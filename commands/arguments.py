@@ -1,0 +1,56 @@
+"""Arguments that several verbs share, and the checks that come before any heavy import."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssdconv.errors import MissingError, UsageError
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1, for ``--threshold``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``, as torch names devices."""
+    parser.add_argument("--device", default="cpu", help="where the network runs: cpu, cuda, cuda:1 (default: cpu)")
+
+
+def check_device(name: str) -> str:
+    """``name`` if torch knows such a device on this machine.
+
+    Raises:
+        UsageError: not a device name.
+        MissingError: no such device here.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"{name!r} is not a device", expected="cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MissingError(f"no device {name!r} on this machine", got=f"{torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def existing(path: str | Path) -> Path:
+    """``path`` if there is a file of that name.
+
+    Raises:
+        MissingError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError("this is a folder, a file is needed", where=str(path))
+    if not path.exists():
+        raise MissingError("no such file", where=str(path))
+    return path

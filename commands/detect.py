@@ -1,0 +1,107 @@
+"""``ssdconv detect``: boxes, labels and scores of images, and pictures with the boxes drawn."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdconv.commands.arguments import add_device, check_device, existing, fraction
+from ssdconv.commands.output import counting, print_json
+from ssdconv.commands.verb import Group
+from ssdconv.errors import EXIT_OK, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from ssdconv.ssd_ref.model import SSD
+
+NAME = "detect"
+GROUP: Group = "use"
+HELP = "detect objects in images with converted weights"
+EXAMPLES: tuple[str, ...] = (
+    "ssdconv detect photo.jpg --weights out.pth",
+    "ssdconv detect *.jpg --weights out.pth --threshold 0.3 --out drawn --device cuda",
+    "ssdconv detect photo.jpg --weights out.pth --json",
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMG", help="image files that OpenCV reads (JPEG, PNG, …)")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint that ssdconv wrote")
+    parser.add_argument("--out", metavar="DIR", help="write every image with its boxes drawn to DIR, as PNG")
+    parser.add_argument(
+        "--threshold", type=fraction, default=0.5, metavar="SCORE", help="report scores above this (default: 0.5)"
+    )
+    add_device(parser)
+
+
+def run(args: Namespace) -> int:
+    images = [existing(image) for image in args.images]
+    targets = _targets(images, args.out)
+    existing(args.weights)
+    device = check_device(args.device)
+    from ssdconv.ssd_ref.checkpoint import load
+
+    model = load(args.weights, device)
+    results = []
+    with counting("detecting", len(images)) as step:
+        for image, target in zip(images, targets, strict=True):
+            results.append(_detect_one(model, image, target, args.threshold))
+            step()
+            if not args.json:
+                _print_one(results[-1])
+    if args.json:
+        print_json({"weights": str(args.weights), "network": model.config.name, "images": results})
+    return EXIT_OK
+
+
+def _targets(images: Sequence[Path], out: str | None) -> list[Path | None]:
+    """Where each drawn picture goes; images of equal name get the name of their folder in front."""
+    if out is None:
+        return [None] * len(images)
+    stems = [image.stem for image in images]
+    names = [i.stem if stems.count(i.stem) == 1 else f"{i.resolve().parent.name}_{i.name}" for i in images]
+    if len(set(names)) < len(names):
+        raise UsageError("two images would be drawn to the same file", hint="draw them into different folders")
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder: {error.strerror}", where=out) from error
+    return [folder / f"{name}.png" for name in names]
+
+
+def _detect_one(model: SSD, image: Path, target: Path | None, threshold: float) -> dict[str, Any]:
+    from ssdconv.ssd_ref.pixels import read_image
+
+    pixels = read_image(image)
+    found = model.detect([pixels], threshold=threshold)[0]
+    names = model.config.class_names
+    rows = []
+    for box, label, score in zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
+        name = names[label] if label < len(names) else str(label)
+        rows.append({"box": [round(side, 2) for side in box], "label": label, "name": name, "score": score})
+    if target is not None:
+        _draw(pixels, found, names, target)
+    return {
+        "image": str(image),
+        "width": int(pixels.shape[1]),
+        "height": int(pixels.shape[0]),
+        "detections": rows,
+        "drawn": None if target is None else str(target),
+    }
+
+
+def _draw(pixels: Any, found: Any, names: Sequence[str], target: Path) -> None:
+    from ssdconv.ssd_ref.draw import draw
+
+    draw(pixels, found, names, target)
+
+
+def _print_one(result: dict[str, Any]) -> None:
+    rows = result["detections"]
+    drawn = f", drawn to {result['drawn']}" if result["drawn"] else ""
+    print(f"{result['image']}: {len(rows)} detection{'' if len(rows) == 1 else 's'}{drawn}")
+    for row in rows:
+        x1, y1, x2, y2 = row["box"]
+        print(f"  {row['name']:<14} {row['score']:.4f}  ({x1:.1f}, {y1:.1f})–({x2:.1f}, {y2:.1f})")

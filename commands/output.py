@@ -1,0 +1,100 @@
+"""What verbs print: results as text or JSON on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+SLOW_SECONDS = 2.0
+
+
+def plain(value: Any) -> Any:
+    """``value`` as strict JSON data: numbers that JSON cannot hold become ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
+    anything that is not data becomes its text."""
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
+        return [plain(entry) for entry in value]
+    for method in ("tolist", "to_json"):
+        if hasattr(value, method):
+            return plain(getattr(value, method)())
+    return str(value)
+
+
+def print_json(data: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str], *, right: Sequence[int] = ()) -> str:
+    """Columns aligned by spaces, one line per row.
+
+    Args:
+        rows: cells, printed with ``str``.
+        head: column titles.
+        right: indices of the columns to align at the right.
+    """
+    text = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in text) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in text
+    )
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows ``what`` with the time elapsed on stderr once the work takes long; a terminal only, silent otherwise."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_show_after, args=(what, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _show_after(what: str, stop: threading.Event) -> None:
+    if stop.wait(SLOW_SECONDS):
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task(what, total=None)
+        stop.wait()
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Any]:
+    """A progress bar on stderr with the time left; yields a function to call after each finished step.
+
+    Silent when stderr is not a terminal or there is only one step.
+    """
+    if not sys.stderr.isatty() or total < 2:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,141 @@
+"""``ssdconv <source>2pt`` and ``ssdconv pt2<source>``, generated from the registry of sources."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ssdconv.commands.arguments import existing
+from ssdconv.commands.output import print_json, table, working
+from ssdconv.commands.verb import Verb
+from ssdconv.converters.registry import SOURCES, Source
+from ssdconv.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from ssdconv.converters.report import ConversionReport
+
+# Options that only some sources understand: the field of the conversion request -> arguments of add_argument.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "prototxt": {
+        "metavar": "FILE",
+        "help": "deploy or train definition of the network; wins over the layer list inside the weight file",
+    },
+    "channel_order": {
+        "choices": ("RGB", "BGR"),
+        "help": "channel order that the first layer expects, where the file cannot tell",
+    },
+}
+
+
+def verbs() -> list[Verb]:
+    """Two verbs per source, to and from the reference."""
+    listed = []
+    for source in SOURCES.values():
+        suffix = source.suffixes[0]
+        forward = (source.example, f"ssdconv {source.verb} x{suffix} out.pth --format both --json")
+        listed += [
+            Verb(
+                source.verb,
+                "convert",
+                f"convert {source.title} to PyTorch",
+                forward,
+                partial(_configure_forward, source),
+                partial(run_forward, source.name),
+            ),
+            Verb(
+                source.reverse,
+                "convert",
+                f"convert back to {source.title}, bit for bit",
+                (f"ssdconv {source.reverse} out.pth y{suffix}",),
+                partial(_configure_reverse, source),
+                partial(run_reverse, source.name),
+            ),
+        ]
+    return listed
+
+
+def add_wishes(parser: ArgumentParser, fields: Iterable[str]) -> None:
+    """The options of a conversion: the common ones, and those of ``OPTIONS`` named by ``fields``."""
+    parser.add_argument("--network", metavar="NAME", help="the network that SRC holds (default: recognised)")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="conf channels per prior, background included (default: from SRC)"
+    )
+    parser.add_argument(
+        "--format", choices=("pth", "safetensors", "both"), help="what to write (default: what DST's ending says)"
+    )
+    for field in fields:
+        parser.add_argument(f"--{field.replace('_', '-')}", **OPTIONS[field])
+
+
+def run_forward(name: str | None, args: Namespace) -> int:
+    """Convert ``args.src``, a file of source ``name`` (None: recognise it), and print the report."""
+    src = existing(args.src)
+    wishes = {field: getattr(args, field) for field in OPTIONS if getattr(args, field, None) is not None}
+    if "prototxt" in wishes:
+        existing(wishes["prototxt"])
+    from ssdconv.converters.convert import convert
+
+    with working(f"converting {src.name}"):
+        report = convert(
+            src,
+            args.dst,
+            source=name,
+            network=args.network,
+            num_classes=args.num_classes,
+            format=args.format,
+            **wishes,
+        )
+    if args.json:
+        print_json(report.to_json())
+    else:
+        _print_conversion(report)
+    return EXIT_OK
+
+
+def run_reverse(name: str, args: Namespace) -> int:
+    """Write the checkpoint ``args.src`` as a weight file of source ``name`` and print what was written."""
+    src = existing(args.src)
+    from ssdconv.converters.reverse import reverse
+
+    with working(f"writing {args.dst}"):
+        report = reverse(src, args.dst, name)
+    if args.json:
+        print_json(report.to_json())
+    else:
+        print(f"{report.config.name}: {report.tensors} tensors back to {name}")
+        print("\n".join(f"wrote {path}" for path in report.outputs))
+    return EXIT_OK
+
+
+def _configure_forward(source: Source, parser: ArgumentParser) -> None:
+    parser.add_argument("src", metavar="SRC", help=f"weight file of {source.title}")
+    parser.add_argument(
+        "dst", metavar="DST", nargs="?", help="checkpoint to write (default: SRC's name, in the current folder)"
+    )
+    add_wishes(parser, source.options)
+
+
+def _configure_reverse(source: Source, parser: ArgumentParser) -> None:
+    parser.add_argument("src", metavar="SRC", help="a checkpoint that ssdconv wrote")
+    parser.add_argument("dst", metavar="DST", help=f"weight file to write ({source.suffixes[0]})")
+
+
+def _print_conversion(report: ConversionReport) -> None:
+    config = report.config
+    height, width = config.pixels.size
+    print(
+        f"{report.source}: {config.name} of {config.source}, input {width}x{height}, "
+        f"{config.num_classes} classes, {config.num_priors} priors"
+    )
+    groups = [(part, tensors, f"{numbers:,}") for part, tensors, numbers in report.groups()]
+    total = ("total", sum(row[1] for row in groups), f"{sum(n for _, _, n in report.groups()):,}")
+    print(table([*groups, total], ("part", "tensors", "numbers"), right=(1, 2)))
+    for drop in report.drops:
+        print(f"left out {drop.source}: {drop.reason}")
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"source sha256 {report.source_sha256}")
+    print("\n".join(f"wrote {path}" for path in report.outputs) + f" in {report.seconds:.2f} s")

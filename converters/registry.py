@@ -1,0 +1,118 @@
+"""The sources that weights come from. Adding a source adds one row here; the rest follows (verbs, recognition, help)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ssdconv.errors import FormatError, MissingError, UsageError
+
+if TYPE_CHECKING:  # numpy comes with it, and `ssdconv --help` reads this table
+    from ssdconv.converters.plan import SourceModule
+
+
+@dataclass(frozen=True)
+class Source:
+    """One system that weights come from.
+
+    Attributes:
+        name: its word in this project; ``converters/<name>/source.py`` holds its reader, mapping and writer.
+        title: what people call it.
+        verb, reverse: command-line verbs to and from the reference.
+        suffixes: usual file endings, the one to write first.
+        sniff: whether the first 512 bytes and the path look like a file of this source.
+        example: an example command for ``--help``.
+        options: further fields of ``plan.Request`` that this source understands, offered as ``--options`` of its verb.
+    """
+
+    name: str
+    title: str
+    verb: str
+    reverse: str
+    suffixes: tuple[str, ...]
+    sniff: Callable[[bytes, Path], bool]
+    example: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> SourceModule:
+        """The source's reader, mapping and writer."""
+        return cast("SourceModule", import_module(f"ssdconv.converters.{self.name}.source"))
+
+
+def _caffe(head: bytes, path: Path) -> bool:
+    return path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12", b"\xa2")
+
+
+SOURCES: dict[str, Source] = {
+    s.name: s
+    for s in (
+        Source(
+            "caffe",
+            "Caffe SSD (.caffemodel)",
+            "caffe2pt",
+            "pt2caffe",
+            (".caffemodel",),
+            _caffe,
+            "ssdconv caffe2pt VGG_VOC0712_SSD_300x300_iter_120000.caffemodel ssd300.pth",
+            ("prototxt",),
+        ),
+    )
+}
+
+
+def source(name: str) -> Source:
+    """The source of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in SOURCES:
+        raise UsageError(f"no source {name!r}", expected=f"one of {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def head_of(path: Path) -> bytes:
+    """First 512 bytes of a file.
+
+    Raises:
+        MissingError: no such file.
+        FormatError: a folder, an empty file, or unreadable.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except FileNotFoundError:
+        raise MissingError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise FormatError(f"cannot read: {error.strerror}", where=str(path)) from None
+    if not head:
+        raise FormatError("the file is empty", where=str(path))
+    if head.lstrip()[:1] == b"<" and b"html" in head.lower():
+        raise FormatError(
+            "this is a web page, not a weight file",
+            where=str(path),
+            hint="the download link answered with a page (quota, log-in or error); fetch the file again",
+        )
+    return head
+
+
+def recognise(path: Path) -> Source:
+    """The source that a weight file comes from, by its content and ending.
+
+    Raises:
+        FormatError: no source knows it.
+    """
+    head = head_of(path)
+    for candidate in SOURCES.values():
+        if candidate.sniff(head, path):
+            return candidate
+    raise FormatError(
+        "not a weight file of any known source",
+        where=str(path),
+        got=f"first bytes {head[:8].hex(' ')}",
+        hint="name the source with the verb itself, e.g. `ssdconv caffe2pt`",
+    )
