@@ -1,0 +1,181 @@
+"""Source file in, self-describing PyTorch checkpoint out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssdconv import __version__
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.registry import Source, recognise
+from ssdconv.converters.registry import source as source_named
+from ssdconv.converters.report import ConversionReport, Describer, TensorRow
+from ssdconv.converters.tensors import Array, TensorTable, sha256_file
+from ssdconv.errors import FormatError, UsageError
+
+SUFFIXES = {"pth": (".pth",), "safetensors": (".safetensors",), "both": (".pth", ".safetensors")}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source file with its plan, checked against the reference network but with no tensor read yet."""
+
+    source: Source
+    table: TensorTable
+    plan: Plan
+
+
+def open_source(path: Path, source: str | None = None, request: Request | None = None) -> Opened:
+    """Recognise a file and check every name and shape against the reference network.
+
+    Raises:
+        FormatError: damaged file or not an SSD.
+        MappingError: tensors do not fit the network.
+    """
+    kind = source_named(source) if source else recognise(path)
+    if source:
+        from ssdconv.converters.registry import head_of
+
+        head_of(path)
+    table = kind.module.read(path)
+    try:
+        plan = kind.module.plan(table, request or Request())
+        plan.mapping.check(table, reference_shapes(plan), where=str(path))
+    except BaseException:
+        table.close()
+        raise
+    return Opened(kind, table, plan)
+
+
+def reference_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the reference network's tensors; allocates none of them."""
+    import torch
+
+    from ssdconv.ssd_ref.model import SSD
+
+    with torch.device("meta"):
+        state = SSD(plan.config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path | None = None,
+    *,
+    source: str | None = None,
+    network: str | None = None,
+    num_classes: int | None = None,
+    prototxt: str | Path | None = None,
+    channel_order: str | None = None,
+    format: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ConversionReport:
+    """Convert a source file into a checkpoint that ``ssdconv.load`` reads.
+
+    Args:
+        src: weight file of a known source.
+        dst: checkpoint to write; default: ``src`` with the suffix of the format, in the current folder.
+        source: "caffe", …; None recognises it by content.
+        network: name of the network; None recognises it.
+        num_classes: conf channels per prior, where the file cannot tell.
+        prototxt: Caffe net definition; default: the layer list inside the file.
+        channel_order: "RGB" or "BGR", where the file cannot tell.
+        format: "pth", "safetensors" or "both"; default: by the suffix of ``dst``, else "pth".
+        options: further wishes of one source.
+
+    Raises:
+        FormatError, MappingError, MissingError: nothing was written.
+        OutputError: the checkpoint could not be written; an older file there is untouched.
+    """
+    started = time.perf_counter()
+    path = Path(src)
+    outputs = output_paths(path, Path(dst) if dst else None, format)
+    wish = Request(network, num_classes, Path(prototxt) if prototxt else None, channel_order, options or {})
+    opened = open_source(path, source, wish)
+    with opened.table as table, ThreadPoolExecutor(1, "sha256") as pool:
+        digest = pool.submit(sha256_file, path)
+        describer = Describer()
+        tensors: dict[str, Array] = {}
+        for entry, array in opened.plan.mapping.forward(table):
+            tensors[entry.target] = array
+            describer.add(entry, array)
+        provenance = {
+            "ssdconv": __version__,
+            "source": opened.source.name,
+            "file": path.name,
+            "format": table.format,
+            "sha256": digest.result(),
+            "parity": "not measured",
+        }
+        write_all(outputs, opened.plan, tensors, provenance)
+        rows = describer.rows()
+        check_unchanged(table)
+        warnings = (*table.warnings, *opened.plan.warnings, *not_finite(rows))
+        return ConversionReport(
+            config=opened.plan.config,
+            rows=rows,
+            drops=opened.plan.mapping.drops,
+            outputs=tuple(outputs),
+            source=path,
+            source_format=table.format,
+            source_sha256=provenance["sha256"],
+            warnings=warnings,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def write_all(
+    outputs: Sequence[Path], plan: Plan, tensors: Mapping[str, Array], provenance: Mapping[str, Any]
+) -> None:
+    """Write the checkpoint in every wanted format."""
+    from ssdconv.ssd_ref.checkpoint import save
+
+    for output in outputs:
+        save(output, plan.config, tensors, provenance)
+
+
+def check_unchanged(table: TensorTable) -> None:
+    """Raise FormatError when the source file changed while it was being read."""
+    unchanged = table.meta.get("unchanged")
+    if unchanged is not None and not unchanged():
+        raise FormatError(
+            "the file changed while it was being converted; the result must not be trusted",
+            where=str(table.path),
+            hint="wait until the download has finished, then convert again",
+        )
+
+
+def not_finite(rows: Sequence[TensorRow]) -> list[str]:
+    """One warning per tensor that holds NaN or infinity."""
+    bad = [r for r in rows if not all(math.isfinite(v) for v in (r.min, r.max, r.mean))]
+    return [f"tensor {row.source!r} holds NaN or infinite values" for row in bad]
+
+
+def output_paths(src: Path, dst: Path | None, format: str | None) -> list[Path]:
+    """Files to write.
+
+    Raises:
+        UsageError: the format is unknown or contradicts the suffix, or the output is the input.
+    """
+    if format is None:
+        format = "safetensors" if dst is not None and dst.suffix == ".safetensors" else "pth"
+    if format not in SUFFIXES:
+        raise UsageError(f"no format {format!r}", expected=f"one of {', '.join(SUFFIXES)}")
+    base = dst if dst is not None else Path(src.name)
+    if dst is not None and dst.suffix in (".pth", ".pt", ".safetensors"):
+        if format != "both" and (dst.suffix == ".safetensors") != (format == "safetensors"):
+            raise UsageError("the suffix contradicts --format", where=str(dst), expected=SUFFIXES[format][0])
+        outputs = [dst] if format != "both" else [dst.with_suffix(s) for s in SUFFIXES[format]]
+    elif dst is not None and dst.suffix:
+        raise UsageError("a checkpoint ends in .pth or .safetensors", where=str(dst))
+    else:
+        outputs = [base.with_suffix(s) for s in SUFFIXES[format]]
+    for output in outputs:
+        if output.exists() and src.exists() and output.samefile(src):
+            raise UsageError("the output would overwrite the source file", where=str(output))
+    return outputs
