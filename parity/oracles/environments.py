@@ -1,0 +1,270 @@
+"""Interpreters of their own for source frameworks that cannot live beside this one, made by one command.
+
+An environment is a virtual environment below ``home()``, filled from pinned wheels whose hashes are checked. It is built
+in a temporary folder and renamed when it works, so that a half-made one is never used; a lock keeps two processes from
+building the same one. Nothing here imports the source framework.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ssdconv.errors import MissingError, UsageError
+
+_HERE = Path(__file__).parent
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an oracle's interpreter needs.
+
+    Attributes:
+        name: the source's word ("gluon").
+        title: what is in it, for people.
+        pythons: versions that serve, best first.
+        requirements: pinned wheels with hashes, below ``requirements/``.
+        check: statement that must run in the finished environment.
+        megabytes: what it takes on disk, roughly.
+    """
+
+    name: str
+    title: str
+    pythons: tuple[str, ...]
+    requirements: str
+    check: str
+    megabytes: int
+
+    @property
+    def pins(self) -> Path:
+        """The requirements file."""
+        return _HERE / "requirements" / self.requirements
+
+    @property
+    def folder(self) -> Path:
+        """Where the environment lives; another set of pins has another folder."""
+        digest = hashlib.sha256(self.pins.read_bytes() + repr(self.pythons).encode()).hexdigest()
+        return home() / "oracles" / f"{self.name}-{digest[:12]}"
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter, whether it exists or not."""
+        return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+ENVIRONMENTS: dict[str, Environment] = {
+    e.name: e
+    for e in (
+        Environment(
+            "gluon",
+            "MXNet 1.9.1 and GluonCV 0.10.5.post0",
+            ("3.11", "3.10", "3.9", "3.8"),
+            "gluon.txt",
+            "import mxnet, gluoncv; assert float(mxnet.nd.ones(2).sum().asscalar()) == 2",
+            750,
+        ),
+    )
+}
+"""Oracles that need an interpreter of their own, by name."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether an environment is there.
+
+    Attributes:
+        name, title: see ``Environment``.
+        installed: it is built and was checked.
+        folder: where it is or would be.
+        reason: why it is not there, "" when it is.
+        next_step: the command that changes that, "" when it is there.
+    """
+
+    name: str
+    title: str
+    installed: bool
+    folder: Path
+    reason: str = ""
+    next_step: str = ""
+
+
+def home() -> Path:
+    """Folder for what the tool keeps between runs: ``SSDCONV_HOME``, else the platform's cache folder."""
+    if "SSDCONV_HOME" in os.environ:
+        return Path(os.environ["SSDCONV_HOME"]).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "ssdconv"
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "ssdconv" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssdconv"
+
+
+def environment(name: str) -> Environment:
+    """The environment of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in ENVIRONMENTS:
+        raise UsageError(f"no oracle {name!r} has an environment", expected=f"one of {', '.join(ENVIRONMENTS)}")
+    return ENVIRONMENTS[name]
+
+
+def state(name: str) -> State:
+    """Whether the environment of that name is there; looks at the disk only."""
+    env = environment(name)
+    if (env.folder / "ready").is_file() and env.python.exists():
+        return State(name, env.title, True, env.folder)
+    reason = "is not installed" if not env.folder.exists() else "is damaged"
+    return State(name, env.title, False, env.folder, f"the oracle {name!r} ({env.title}) {reason}", next_step(name))
+
+
+def next_step(name: str) -> str:
+    """The command that installs an oracle."""
+    return f"ssdconv oracle install {name}"
+
+
+def states() -> list[State]:
+    """All environments, installed or not."""
+    return [state(name) for name in ENVIRONMENTS]
+
+
+def find_python(versions: tuple[str, ...]) -> Path | None:
+    """The first interpreter of one of the versions, best version first; None when there is none.
+
+    Looks at this interpreter, ``pythonX.Y`` on PATH, and pyenv's versions; each is asked for its version, because a shim
+    may stand for nothing.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for version in versions:
+        candidates = [Path(sys.executable)] if f"{sys.version_info[0]}.{sys.version_info[1]}" == version else []
+        candidates += sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True)
+        on_path = shutil.which(f"python{version}")
+        candidates += [Path(on_path)] if on_path else []
+        for candidate in candidates:
+            if _answers(candidate, version):
+                return candidate
+    return None
+
+
+def _answers(python: Path, version: str) -> bool:
+    question = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    try:
+        run = subprocess.run(
+            [str(python), "-I", "-c", question], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return run.returncode == 0 and run.stdout.strip() == version
+
+
+def install(name: str, progress: Progress | None = None, *, timeout: float = 1800.0) -> State:
+    """Build the environment, or do nothing when it is there.
+
+    Args:
+        name: the oracle.
+        progress: told each step in a few words.
+        timeout: seconds for the package installation.
+
+    Raises:
+        MissingError: no suitable Python, no package index, a wheel whose hash differs, or a framework that does not
+            run here; nothing is left behind.
+    """
+    env, say = environment(name), progress or (lambda _: None)
+    env.folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(env.folder.parent / f"{name}.lock", say):
+        if state(name).installed:
+            return state(name)
+        python = find_python(env.pythons)
+        if python is None:
+            raise MissingError(
+                f"no Python found for the oracle {name!r}",
+                expected=f"Python {', '.join(env.pythons)} on PATH or under pyenv",
+                hint=f"install one (`pyenv install {env.pythons[0]}`), then `{next_step(name)}`; "
+                "conversion works without it",
+            )
+        temporary = Path(tempfile.mkdtemp(prefix=f"{name}-building-", dir=env.folder.parent))
+        try:
+            _build(env, python, temporary, say, timeout)
+            shutil.rmtree(env.folder, ignore_errors=True)
+            temporary.rename(env.folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return state(name)
+
+
+def _build(env: Environment, python: Path, folder: Path, say: Progress, timeout: float) -> None:
+    say(f"creating an interpreter from {python}")
+    _step(env, [str(python), "-I", "-m", "venv", "--copies" if os.name == "nt" else "--symlinks", str(folder)], 300)
+    inner = folder / env.python.relative_to(env.folder)
+    say(f"installing {env.title} (about {env.megabytes} MB)")
+    pip = [str(inner), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
+    _step(env, [*pip, "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(env.pins)], timeout)
+    say("checking that it runs")
+    _step(env, [str(inner), "-I", "-c", env.check], 300)
+    (folder / "ready").write_text(f"{python}\n")
+
+
+def _step(env: Environment, command: list[str], timeout: float) -> None:
+    """Run one step; pip keeps the user's own configuration (index, proxy)."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, errors="replace")
+    except subprocess.TimeoutExpired:
+        raise _failed(env, f"took longer than {timeout:g} s") from None
+    except OSError as error:
+        raise _failed(env, str(error)) from None
+    if run.returncode:
+        lines = (run.stderr or run.stdout).strip().splitlines()
+        raise _failed(env, "\n".join(lines[-8:]) or f"exit code {run.returncode}")
+
+
+def _failed(env: Environment, why: str) -> MissingError:
+    return MissingError(
+        f"the oracle {env.name!r} could not be installed",
+        where=str(env.folder),
+        got=why,
+        hint=f"with a package index within reach, run `{next_step(env.name)}` again; conversion works without it",
+    )
+
+
+def remove(name: str) -> bool:
+    """Delete the environment, its older versions and half-built ones; True when there was something to delete."""
+    env = environment(name)
+    if not env.folder.parent.is_dir():
+        return False
+    with _locked(env.folder.parent / f"{name}.lock", lambda _: None):
+        found = [path for path in env.folder.parent.glob(f"{name}-*") if path.is_dir()]
+        for path in found:
+            shutil.rmtree(path)
+    return bool(found)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, say: Progress) -> Iterator[None]:
+    """Hold an advisory lock on ``path``; where the platform has none, the final rename alone decides."""
+    with path.open("w") as stream:
+        _lock(stream, say)
+        yield
+
+
+def _lock(stream: IO[str], say: Progress) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another process that installs the same oracle")
+        fcntl.flock(stream, fcntl.LOCK_EX)
