@@ -180,12 +180,22 @@ class Graph:
         layers: in execution order; PriorBox, DetectionOutput and what only feeds them are not among them.
         loc: blob with the box regressions, reshaped to (N, priors, 4).
         conf: blob with the class outputs before the final softmax, reshaped to (N, priors, classes).
+        loc_classes: boxes per prior: 1, or the class count where classes do not share their boxes.
+        tail: what follows loc and conf in a deploy net (PriorBox, softmax, DetectionOutput ...), in execution order.
+        added: names of layers in ``layers`` that are no layers of the source: they regroup its blobs into ``conf``.
+        dropped: names of the source's layers that detection does not need.
+        warnings: what the source did not tell, and what was assumed instead.
     """
 
     input: str
     layers: tuple[LayerSpec, ...]
     loc: str
     conf: str
+    loc_classes: int = 1
+    tail: tuple[LayerSpec, ...] = ()
+    added: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

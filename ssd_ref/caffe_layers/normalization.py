@@ -1,0 +1,96 @@
+"""BatchNorm (statistics as stored), Normalize (the L2 norm of the SSD branch) and LRN, on (N, C, H, W)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer
+from ssdconv.ssd_ref.config import LayerSpec
+
+
+@layer("BatchNorm")
+class BatchNorm(CaffeLayer):
+    """``(x - mean / factor) / sqrt(variance / factor + eps)`` per channel; without gamma and beta (Scale has them).
+
+    ``mean`` (C,), ``variance`` (C,) and ``factor`` (1,) are kept as the file has them: running sums, and their weight.
+    Factor 0 makes both statistics 0. They are buffers: training leaves them alone. ``use_global_stats: false`` takes
+    the statistics of the batch instead, as Caffe does when a net says so for testing.
+    """
+
+    statistics = ("mean", "variance", "factor")
+    mean: Tensor
+    variance: Tensor
+    factor: Tensor
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        self.eps = self.p.number("eps", 1e-5)
+        self.stored = self.p.flag("use_global_stats", True)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape) if name == "mean" else torch.ones(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2) if x.dim() > 1 else (1,)
+        if self.stored:
+            empty = self.factor == 0
+            scale = torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, self.factor)).to(x.dtype)
+            mean, variance = self.mean * scale, self.variance * scale
+        else:
+            axes = [axis for axis in range(x.dim()) if axis != 1]
+            mean, variance = x.mean(axes), x.var(axes, correction=0)
+        return (x - mean.reshape(shape)) / (variance.reshape(shape) + self.eps).sqrt()
+
+
+@layer("Normalize")
+class Normalize(CaffeLayer):
+    """``x / sqrt(sum(x^2) + eps) * weight``: the sum runs over channels, or over channels and pixels.
+
+    ``weight`` (C,), or () with ``channel_shared``. ``across_spatial`` takes one norm per image; eps is 1e-10 and stands
+    inside the root.
+    """
+
+    weight: Tensor
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        self.axes = (1, 2, 3) if self.p.flag("across_spatial", True) else (1,)
+        self.eps = self.p.number("eps", 1e-10)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.ones(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = (x.square().sum(self.axes, keepdim=True) + self.eps).sqrt()
+        return x / norm * self.weight.reshape((1, -1) + (1,) * (x.dim() - 2))
+
+
+@layer("LRN")
+class LRN(CaffeLayer):
+    """Local response normalisation, ``x * (k + alpha / n * sum(x^2))^-beta``.
+
+    ACROSS_CHANNELS sums over ``local_size`` neighbouring channels; WITHIN_CHANNEL averages over a square of
+    ``local_size`` pixels (padding counted) and uses 1 for k.
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        p = self.p
+        self.size = p.integer("local_size", 5, low=1)
+        self.alpha, self.beta, self.k = p.number("alpha", 1.0), p.number("beta", 0.75), p.number("k", 1.0)
+        regions = ("ACROSS_CHANNELS", "WITHIN_CHANNEL")
+        self.across = p.choice("norm_region", "ACROSS_CHANNELS", regions) == "ACROSS_CHANNELS"
+        if self.size % 2 == 0:
+            raise p.fail("local_size must be odd", got=self.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.size // 2
+        square = x.square()
+        if self.across:
+            channels = F.pad(square.unsqueeze(1), (0, 0, 0, 0, half, half))
+            mean = F.avg_pool3d(channels, (self.size, 1, 1), stride=1).squeeze(1)
+        else:
+            mean = F.avg_pool2d(square, self.size, 1, half)
+        return x * ((self.k if self.across else 1.0) + self.alpha * mean).pow(-self.beta)
