@@ -12,7 +12,7 @@ from typing import Any
 
 from ssdconv import __version__
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.registry import Source, recognise
+from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.report import ConversionReport, Describer, TensorRow
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
@@ -37,30 +37,18 @@ def open_source(path: Path, source: str | None = None, request: Request | None =
         FormatError: damaged file or not an SSD.
         MappingError: tensors do not fit the network.
     """
+    head_of(path)
     kind = source_named(source) if source else recognise(path)
-    if source:
-        from ssdconv.converters.registry import head_of
+    from ssdconv.ssd_ref.model import reference_shapes
 
-        head_of(path)
     table = kind.module.read(path)
     try:
         plan = kind.module.plan(table, request or Request())
-        plan.mapping.check(table, reference_shapes(plan), where=str(path))
+        plan.mapping.check(table, reference_shapes(plan.config), where=str(path))
     except BaseException:
         table.close()
         raise
     return Opened(kind, table, plan)
-
-
-def reference_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the reference network's tensors; allocates none of them."""
-    import torch
-
-    from ssdconv.ssd_ref.model import SSD
-
-    with torch.device("meta"):
-        state = SSD(plan.config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def convert(

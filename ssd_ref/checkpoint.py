@@ -1,8 +1,9 @@
 """Checkpoints that describe themselves: tensors, config and provenance in one ``.pth`` or ``.safetensors`` file.
 
 ``.pth`` is ``torch.save`` of a plain dict of strings and tensors, so that it loads with ``weights_only=True``:
-``{"ssdconv": "1", "config": JSON, "provenance": JSON, "state_dict": {name: tensor}}``. A ``.safetensors`` file has the
-same strings in its metadata. Nothing else is ever unpickled.
+``{"ssdconv": JSON, "state_dict": {name: tensor}}`` with the JSON object ``{"version": 1, "config": …, "provenance": …}``.
+A ``.safetensors`` file has the same string in its metadata. Nothing else is ever unpickled. The same network gives the
+same bytes, whatever the file is called.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.model import SSD
 
-FORMAT = "1"
+VERSION = 1
 """Version of the layout described above."""
-FORMATS = {"pth": ".pth", "safetensors": ".safetensors"}
+KEY = "ssdconv"
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,25 @@ def save(
         OutputError: the file cannot be written; what stood there before is untouched.
     """
     path = Path(path)
-    strings = {"ssdconv": FORMAT, "config": config.to_json(), "provenance": json.dumps(dict(provenance or {}))}
+    about = {"version": VERSION, "config": json.loads(config.to_json()), "provenance": dict(provenance or {})}
+    text = json.dumps(about)
     state = {name: as_tensor(array) for name, array in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             if path.suffix == ".safetensors":
                 from safetensors.torch import save_file
 
-                save_file(state, temporary, metadata=strings)
+                save_file(state, temporary, metadata={KEY: text})
             else:
-                torch.save({**strings, "state_dict": state}, temporary)
+                # torch.save puts the name of the file that it writes into the archive.
+                archive = temporary.with_name(f"{temporary.name}.d") / "archive.pth"
+                archive.parent.mkdir()
+                try:
+                    torch.save({KEY: text, "state_dict": state}, archive)
+                    archive.replace(temporary)
+                finally:
+                    archive.unlink(missing_ok=True)
+                    archive.parent.rmdir()
         except (OSError, RuntimeError) as error:
             raise OutputError(f"cannot write: {error}", where=str(path)) from error
     return path
@@ -96,32 +106,42 @@ def read(path: str | Path) -> Checkpoint:
         raise MissingError("no such file", where=str(path)) from None
     except OSError as error:
         raise FormatError(f"cannot read: {error.strerror}", where=str(path)) from None
-    strings, state = _read_safetensors(path) if head[8:9] == b"{" else _read_pickle(path)
-    if "config" not in strings:
+    is_safetensors = path.suffix == ".safetensors" or head[8:9] == b"{"
+    text, state = _read_safetensors(path) if is_safetensors else _read_pickle(path)
+    if text is None:
         raise FormatError(
             "these weights carry no ssdconv config",
             where=str(path),
             hint="convert the original file first: `ssdconv convert SRC DST`",
         )
     try:
-        config = SSDConfig.from_json(strings["config"])
-        provenance = json.loads(strings.get("provenance", "{}"))
-    except (FormatError, ValueError) as error:
+        about = json.loads(text)
+        config, provenance = SSDConfig.from_json(json.dumps(about["config"])), about["provenance"]
+        version = about["version"]
+    except (FormatError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
+    if version != VERSION:
+        raise FormatError(
+            "this checkpoint was written by another version of ssdconv",
+            where=str(path),
+            expected=f"layout {VERSION}",
+            got=f"layout {version}",
+            hint="convert the original file again, or upgrade ssdconv",
+        )
     return Checkpoint(config, state, provenance)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return (file.metadata() or {}).get(KEY), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise FormatError(f"damaged safetensors file: {error}", where=str(path)) from None
 
 
-def _read_pickle(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read_pickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -134,10 +154,10 @@ def _read_pickle(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (RuntimeError, ValueError, EOFError, KeyError, OSError, UnicodeDecodeError) as error:
         raise FormatError(f"not a readable checkpoint: {str(error).splitlines()[0]}", where=str(path)) from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
-        return {}, {}
-    strings = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, str)}
+        return None, {}
     state = {k: v for k, v in loaded["state_dict"].items() if isinstance(v, Tensor)}
-    return strings, state
+    text = loaded.get(KEY)
+    return text if isinstance(text, str) else None, state
 
 
 def build(checkpoint: Checkpoint, *, where: str = "") -> SSD:

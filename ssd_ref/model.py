@@ -92,3 +92,10 @@ class SSD(nn.Module):
                 hint="convert with --network NAME of a network that knows them",
             )
         return detect(loc, conf, self.config.priors, self.config.pixels.size, self.config.detect)
+
+
+def reference_shapes(config: SSDConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's tensors; allocates none of them."""
+    with torch.device("meta"):
+        state = SSD(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -13,19 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import reference_shapes
 
 Array = npt.NDArray[np.float32]
-
-
-def reference_shapes(config: SSDConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a network's tensors; allocates none of them."""
-    with torch.device("meta"):
-        state = SSD(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def seeded_tensors(config: SSDConfig, seed: int = 0) -> dict[str, Array]:

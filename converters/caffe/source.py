@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ssdconv.converters.caffe.emit import Emitted, deploy_net, emit
+from ssdconv.converters.caffe.emit import deploy_net, emit
 from ssdconv.converters.caffe.graph import graph_config, graph_net
 from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.probes import probe_map
@@ -18,8 +18,8 @@ from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.caffe_layers.names import blob_names, module_name
-from ssdconv.ssd_ref.config import Graph, SSDConfig
+from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import network
 
 
@@ -67,61 +67,63 @@ def _classes(net: CaffeNet) -> int | None:
 
 
 def mapping(config: SSDConfig, table: TensorTable) -> TensorMapping:
-    """Blob "<layer>/<index>" to reference tensor, for every blob of the network; the others are dropped by name."""
-    entries = _graph_entries(config.graph) if config.graph else _staged_entries(emit(config))
-    used = {e.source for e in entries}
-    layers = {e.source.rsplit("/", 1)[0] for e in entries}
-    drops: list[Drop] = []
+    """Blob "<layer>/<index>" to reference tensor, for every blob of the network; the others are dropped by name.
+
+    Blobs that share one parameter (``param { name }``) are stored once per layer: the first fills it, the others are
+    dropped by that rule.
+
+    Raises:
+        MappingError: the file stores more blobs for a layer than the network's layer has.
+    """
+    blobs = blobs_of(config)
+    layers = {b.layer for b in blobs}
+    drops = [Drop(b.name, f"shares its values with {b.same_as!r}") for b in blobs if b.same_as]
+    known = {b.name for b in blobs}
     for name in table:
-        if name in used:
-            continue
         layer = name.rsplit("/", 1)[0]
+        if name in known:
+            continue
         if layer in layers:
             raise MappingError(
                 f"layer {layer!r} stores more blobs than the network's layer has",
                 where=str(table.path),
-                expected=sum(e.source.startswith(f"{layer}/") for e in entries),
-                got=sum(n.startswith(f"{layer}/") for n in table),
-                hint="merged and unmerged batch normalisation differ in this way: is it the right prototxt?",
+                expected=sum(b.layer == layer for b in blobs),
+                got=sum(n.rsplit("/", 1)[0] == layer for n in table),
+                hint="merged and unmerged batch normalisation differ in this way: is it the right prototxt or network?",
             )
         drops.append(Drop(name, "its layer is not part of the detector"))
-    shared, entries = _shared(config.graph, entries)
-    return TensorMapping(tuple(entries), tuple(drops + shared))
+    entries = [Entry(b.name, b.tensor, b.shape) for b in blobs if not b.same_as]
+    return TensorMapping(tuple(entries), tuple(drops))
 
 
-def _staged_entries(layers: tuple[Emitted, ...]) -> list[Entry]:
+@dataclass(frozen=True)
+class Blob:
+    """One learned blob and its reference tensor; ``same_as`` names the tensor's first holder where layers share it."""
+
+    layer: str
+    index: int
+    tensor: str
+    shape: tuple[int, ...]
+    same_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the blob in a tensor table."""
+        return f"{self.layer}/{self.index}"
+
+
+def blobs_of(config: SSDConfig) -> list[Blob]:
+    """Every learned blob of a network, in the order of its layers."""
+    if config.graph is None:
+        return [
+            Blob(e.layer.name, index, tensor, shape)
+            for e in emit(config)
+            for index, (tensor, shape) in enumerate(zip(e.tensors, e.shapes, strict=True))
+        ]
     return [
-        Entry(f"{e.layer.name}/{index}", tensor, shape)
-        for e in layers
-        for index, (tensor, shape) in enumerate(zip(e.tensors, e.shapes, strict=True))
+        Blob(b.layer, b.index, f"graph.{b.same_as or b.parameter}", b.shape, b.same_as)
+        for b in learned_blobs(config.graph.layers)
     ]
-
-
-def _graph_entries(graph: Graph | None) -> list[Entry]:
-    assert graph is not None
-    return [
-        Entry(f"{layer.name}/{index}", f"graph.{module_name(layer.name)}.{name}", shape)
-        for layer in graph.layers
-        for index, (name, shape) in enumerate(zip(blob_names(layer), layer.blobs, strict=True))
-    ]
-
-
-def _shared(graph: Graph | None, entries: list[Entry]) -> tuple[list[Drop], list[Entry]]:
-    """Blobs that share one parameter: the first holder fills it, the others are dropped by rule."""
-    if graph is None or not any(any(layer.shared) for layer in graph.layers):
-        return [], entries
-    holders: dict[str, str] = {}
-    drops, kept = [], []
-    names = {f"{layer.name}/{i}": shared for layer in graph.layers for i, shared in enumerate(layer.shared) if shared}
-    for entry in entries:
-        group = names.get(entry.source)
-        if group and group in holders:
-            drops.append(Drop(entry.source, f"shares parameter {group!r} with {holders[group]}"))
-            continue
-        if group:
-            holders[group] = entry.source
-        kept.append(entry)
-    return drops, kept
 
 
 def net_of(config: SSDConfig) -> CaffeNet:
@@ -138,13 +140,12 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     if dst.suffix != ".caffemodel":
         raise UsageError("a Caffe weight file ends in .caffemodel", where=str(dst))
     net = net_of(config)
-    entries = _graph_entries(config.graph) if config.graph else _staged_entries(emit(config))
-    blobs = {e.source: tensors[e.target].reshape(e.source_shape) for e in entries}
+    blobs = blobs_of(config)
     shapes: dict[str, list[tuple[int, ...]]] = {}
-    for entry in entries:
-        shapes.setdefault(entry.source.rsplit("/", 1)[0], []).append(entry.source_shape)
-    net = replace(net, layers=tuple(replace(la, blobs=tuple(shapes.get(la.name, ()))) for la in net.layers))
+    for blob in blobs:
+        shapes.setdefault(blob.layer, []).append(blob.shape)
+    layers = tuple(replace(layer, blobs=tuple(shapes.get(layer.name, ()))) for layer in net.layers)
     prototxt = request.prototxt or dst.with_suffix(".prototxt")
-    write_caffemodel(net, blobs, dst)
+    write_caffemodel(replace(net, layers=layers), {b.name: tensors[b.tensor].reshape(b.shape) for b in blobs}, dst)
     write_prototxt(net, prototxt)
     return [dst, prototxt]
