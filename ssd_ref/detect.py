@@ -25,6 +25,8 @@ from ssdconv.ssd_ref.priors import Priors
 
 __all__ = ["Detections", "caffe_rows", "detect", "detect_with", "scores_of"]
 
+_NAN_HINT = "weights that are not numbers do this: ssdconv inspect names them"
+
 
 def detect(
     loc: Tensor, conf: Tensor, maps: Sequence[PriorMap], image_size: tuple[int, int], rule: DetectRule
@@ -57,43 +59,40 @@ def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> 
     passed = scores >= rule.score_threshold if rule.score_inclusive else scores > rule.score_threshold
     if rule.background is not None:
         passed[..., rule.background] = False
-    # A candidate is a place in (image, prior, class); as (image, class, prior) it sorts by class, then prior.
-    place = passed.view(-1).nonzero().squeeze(1)
+    # From here on a candidate is its place in the (image, prior, class) array, and its score.
+    place = passed.view(-1).nonzero().view(-1)
     score = scores.view(-1)[place]
-    prior, label = place // classes % count, place % classes
-    image = place // (count * classes)
-    group = image * classes + label
-
-    if rule.min_size > 0:  # the size test comes before the candidates are counted
-        boxes = _boxes(loc, priors, rule, image, prior, label)
+    if rule.min_size > 0:  # the size test comes before candidates are counted
+        boxes = _boxes(loc, priors, rule, place, classes)
         large = (boxes[:, 2:] - boxes[:, :2] > rule.min_size).all(1)
-        image, prior, label, group, score = (t[large] for t in (image, prior, label, group, score))
-    order = score.argsort(descending=True, stable=True)
+        place, score = place[large], score[large]
     if rule.top_k_scope == "image" and rule.top_k >= 0:
-        order = _by_score(score, group)
-        order = order[image[order].argsort(stable=True)]
-        order = order[_rank(image[order], images) < rule.top_k]
-    order = order[group[order].argsort(stable=True)]
-    rank = _rank(group[order], images * classes)
-    if rule.top_k_scope == "class" and rule.top_k >= 0:
-        inside = rank < rule.top_k
-        order, rank = order[inside], rank[inside]
-    image, prior, label, group, score = (t[order] for t in (image, prior, label, group, score))
-    boxes = _boxes(loc, priors, rule, image, prior, label)
-    if bool(boxes.sum().isnan()) and bool(boxes.isnan().any()):
-        raise FormatError("loc has values that are not numbers", hint="look for NaN weights: ssdconv inspect")
+        place, score = _best_of_images(place, score, conf.shape, rule.top_k)
 
-    keep = _nms(boxes, group, rank, rule)
-    image, prior, label, score, boxes, group = (t[keep] for t in (image, prior, label, score, boxes, group))
+    score, order = score.sort(descending=True, stable=True)
+    place = place[order]
+    group, order = (place // (count * classes) * classes + place % classes).sort(stable=True)
+    place, score = place[order], score[order]
+    counts, rank = _rank(group, images * classes)
+    if rule.top_k_scope == "class" and 0 <= rule.top_k < int(counts.max()):
+        inside = (rank < rule.top_k).nonzero().view(-1)
+        place, score, group, rank = place[inside], score[inside], group[inside], rank[inside]
+        counts = counts.clamp(max=rule.top_k)
+    boxes = _boxes(loc, priors, rule, place, classes)
+    kept = _nms(boxes, group, rank, counts, rule)
+
+    score, order = score[kept].sort(descending=True, stable=True)
+    kept = kept[order]
+    image, order = (place[kept] // (count * classes)).sort(stable=True)
+    kept, score = kept[order], score[order]
+    place, boxes = place[kept], boxes[kept]
     if rule.clip == "after":
         boxes = boxes.clamp(0, 1)
-    order = score.argsort(descending=True, stable=True)
-    order = order[image[order].argsort(stable=True)]
-    if rule.keep_top_k >= 0:
-        order = order[_rank(image[order], images) < rule.keep_top_k]
-    sizes = torch.bincount(image[order], minlength=images).tolist()
-    parts = (t[order].split(sizes) for t in (boxes, label, score, prior))
-    return [Detections(*fields) for fields in zip(*parts, strict=True)]
+    sizes = torch.bincount(image, minlength=images).tolist()
+    most = rule.keep_top_k if rule.keep_top_k >= 0 else len(image)
+    fields = (boxes, place % classes, score, place // classes % count)
+    parts = (field.split_with_sizes(sizes) for field in fields)
+    return [Detections(*(field[:most] for field in entry)) for entry in zip(*parts, strict=True)]
 
 
 def scores_of(conf: Tensor, activation: str) -> Tensor:
@@ -117,43 +116,51 @@ def _checked_loc(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) ->
             hint="share_location off needs one box per prior and class" if not rule.share_location else None,
         )
     if bool(conf.sum().isnan()) and bool(conf.isnan().any()):
-        raise FormatError("conf has values that are not numbers", hint="look for NaN weights: ssdconv inspect")
+        raise FormatError("conf has values that are not numbers", hint=_NAN_HINT)
     return loc.reshape(images, count, boxes, 4)
 
 
-def _boxes(loc: Tensor, priors: Priors, rule: DetectRule, image: Tensor, prior: Tensor, label: Tensor) -> Tensor:
+def _boxes(loc: Tensor, priors: Priors, rule: DetectRule, place: Tensor, classes: int) -> Tensor:
     """Decoded boxes (M, 4) of the candidates, clipped where the rule clips before NMS."""
-    column = torch.zeros_like(label) if rule.share_location else label
-    chosen = loc[image, prior, column]
+    cell = place // classes
+    chosen = loc.view(-1, 4)[cell if rule.share_location else place]
+    prior = cell % len(priors)
     boxes = decode(chosen, priors.form(rule.code)[prior], priors.variances[prior], rule.code, rule.variance_encoded)
     return boxes.clamp(0, 1) if rule.clip == "before_nms" else boxes
 
 
-def _by_score(score: Tensor, group: Tensor) -> Tensor:
-    """Order by descending score, equal ones by group and then as given."""
-    order = group.argsort(stable=True)
-    return order[score[order].argsort(descending=True, stable=True)]
+def _best_of_images(place: Tensor, score: Tensor, shape: torch.Size, top_k: int) -> tuple[Tensor, Tensor]:
+    """The ``top_k`` best candidates of each image; of equal scores the lower class, then the lower prior."""
+    images, count, classes = shape
+    order = (place % classes).argsort(stable=True)
+    order = order[score[order].argsort(descending=True, stable=True)]
+    image, by_image = (place[order] // (count * classes)).sort(stable=True)
+    order = order[by_image][_rank(image, images)[1] < top_k].sort().values
+    return place[order], score[order]
 
 
-def _rank(key: Tensor, keys: int) -> Tensor:
-    """Place of each entry among those of its key; ``key`` (M,) is sorted and below ``keys``."""
+def _rank(key: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+    """How many entries each key has (keys,), and each entry's place among those of its key; ``key`` (M,) is sorted."""
     counts = torch.bincount(key, minlength=keys)
-    return torch.arange(len(key), device=key.device) - (counts.cumsum(0) - counts)[key]
+    return counts, torch.arange(len(key), device=key.device) - (counts.cumsum(0) - counts)[key]
 
 
-def _nms(boxes: Tensor, group: Tensor, rank: Tensor, rule: DetectRule) -> Tensor:
-    """Which candidates stay (M,) bool; group (image and class) ascending, rank their place by score within it."""
-    if not len(group):
-        return torch.zeros_like(group, dtype=torch.bool)
-    _, slot, counts = group.unique_consecutive(return_inverse=True, return_counts=True)
+def _nms(boxes: Tensor, group: Tensor, rank: Tensor, counts: Tensor, rule: DetectRule) -> Tensor:
+    """Indices (n,) of the candidates that NMS leaves.
+
+    A group is a class of an image; candidate m is the ``rank[m]``-th best of ``group[m]``, which has ``counts[group]``.
+    """
     longest = int(counts.max())
     padded = boxes.new_zeros(len(counts), longest, 4)
-    padded[slot, rank] = boxes
+    padded[group, rank] = boxes
     valid = torch.arange(longest, device=group.device) < counts[:, None]
-    if rule.nms_eta < 1:
-        keep = adaptive_nms_mask(padded, valid, rule.nms_threshold, rule.nms_eta)
-    else:
-        keep = nms_mask(padded, valid, rule.nms_threshold, rule.nms_inclusive)
+    try:
+        if rule.nms_eta < 1:
+            keep = adaptive_nms_mask(padded, valid, rule.nms_threshold, rule.nms_eta)
+        else:
+            keep = nms_mask(padded, valid, rule.nms_threshold, rule.nms_inclusive)
+    except FormatError:
+        raise FormatError("loc has values that are not numbers", hint=_NAN_HINT) from None
     if rule.max_per_class >= 0:
         keep &= keep.cumsum(1) <= rule.max_per_class
-    return keep[slot, rank]
+    return keep[group, rank].nonzero().view(-1)
