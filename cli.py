@@ -48,7 +48,7 @@ def _run(args: list[str]) -> int:
         print(overview(catalogue.verbs().values()))
         return EXIT_OK
     if args[0] in ("-V", "--version"):
-        print(f"ssdconv {__version__}")
+        print(f'{{"ssdconv": "{__version__}"}}' if "--json" in args else f"ssdconv {__version__}")
         return EXIT_OK
     verb, namespace = parse(args)
     return verb.run(namespace)

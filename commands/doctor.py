@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from ssdconv import __version__
 from ssdconv.commands.output import print_json, table, working
@@ -21,6 +21,7 @@ EXAMPLES: tuple[str, ...] = ("ssdconv doctor", "ssdconv doctor --json")
 
 NEEDED = ("torch", "numpy", "opencv-python-headless", "protobuf", "h5py", "safetensors", "msgspec", "rich")
 OPTIONAL = ("pycocotools",)
+ORACLE_SECONDS = 60.0
 # One layer that needs no weights: enough to see that OpenCV's Caffe importer and its network run.
 PROBE_NET = b"""
 input: "data" input_shape { dim: 1 dim: 1 dim: 1 dim: 4 }
@@ -45,7 +46,7 @@ def run(args: Namespace) -> int:
     packages = {name: installed(name) for name in (*NEEDED, *OPTIONAL)}
     missing = [name for name in NEEDED if packages[name] is None]
     with working("trying the oracles"):
-        oracles = [opencv_oracle()]
+        oracles = [opencv_oracle(), *isolated_oracles()]
         devices = torch_devices()
     facts = {
         "ssdconv": __version__,
@@ -54,6 +55,7 @@ def run(args: Namespace) -> int:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": devices,
+        "cache": cache_folder(),
         "packages": packages,
         "oracles": [asdict(state) for state in oracles],
         "missing": missing,
@@ -66,6 +68,7 @@ def run(args: Namespace) -> int:
             ("python", f"{facts['python']} ({sys.executable})"),
             ("platform", f"{facts['platform']}, {facts['cpus']} CPUs"),
             ("torch devices", ", ".join(devices) or "none"),
+            ("cache folder", facts["cache"]),
             *((name, found or "not installed") for name, found in packages.items()),
             *((f"oracle {s.name}", f"{'answers' if s.answers else 'does not answer'}: {s.detail}") for s in oracles),
         ]
@@ -77,6 +80,8 @@ def run(args: Namespace) -> int:
 
 def installed(package: str) -> str | None:
     """Version of an installed package, None where it is absent; other builds of OpenCV count as OpenCV."""
+    from importlib.metadata import PackageNotFoundError, version
+
     names = (package, "opencv-python", "opencv-contrib-python") if package.startswith("opencv") else (package,)
     for name in names:
         try:
@@ -94,6 +99,39 @@ def torch_devices() -> list[str]:
         return []
     cuda = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return [f"cpu ({torch.get_num_threads()} threads)", *cuda]
+
+
+def cache_folder() -> str:
+    """Where downloads and oracles are kept, with its size when it exists."""
+    from ssdconv.parity.oracles.environments import home
+
+    folder = home()
+    if not folder.is_dir():
+        return f"{folder} (not there yet)"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return f"{folder} ({size / 1e6:,.0f} MB)"
+
+
+def isolated_oracles() -> list[OracleState]:
+    """The oracles with interpreters of their own: each one that is installed has to run its check statement."""
+    from ssdconv.parity.oracles.environments import environment, states
+
+    found = []
+    for state in states():
+        if not state.installed:
+            found.append(OracleState(state.name, False, f"{state.reason}; `{state.next_step}` makes it"))
+            continue
+        env = environment(state.name)
+        found.append(OracleState(state.name, *_answers([str(env.python), "-c", env.check], env.title)))
+    return found
+
+
+def _answers(command: list[str], title: str) -> tuple[bool, str]:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ORACLE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    return (True, title) if done.returncode == 0 else (False, (done.stderr.strip() or "no message").splitlines()[-1])
 
 
 def opencv_oracle() -> OracleState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 
 from ssdconv.commands.arguments import existing
@@ -36,9 +37,9 @@ def run(args: Namespace) -> int:
     with working("comparing every layer with the source"):
         report = verify(weights, source, prototxt=prototxt, images=images)
     if args.json:
-        print_json(report.to_json())
+        print_json({"passed": bool(report), **json.loads(report.to_json())})
     else:
         from ssdconv.parity.report.terminal import show
 
         show(report)
-    return EXIT_OK if report.passed else EXIT_PARITY
+    return EXIT_OK if report else EXIT_PARITY

@@ -1,0 +1,42 @@
+# Everything runs in .venv, which is made on first use from pyproject.toml and constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help venv demo test test-all bench lint clean
+
+help:
+	@echo "make demo      convert a real trained Caffe SSD, prove it layer by layer, detect faces in a photo"
+	@echo "make test      the tests (some minutes)"
+	@echo "make test-all  the tests with the long ones: fuzzing, full-size networks"
+	@echo "make bench     speed and memory against peers, as ratios; JSON in bench_out/"
+	@echo "make lint      ruff and mypy"
+	@echo "make clean     remove what the other targets made"
+
+venv:
+	@$(PYTHON) -c 'import tomllib' 2>/dev/null || { echo "ssdconv needs Python 3.11 or newer, as python3.11 or by make PYTHON=..." >&2; exit 4; }
+	@$(PYTHON) tools/venv.py $(VENV)
+
+demo: venv
+	@$(RUN) tools/demo_data.py .cache/demo >/dev/null
+	@$(RUN) tools/demo.py .cache/demo demo_out
+
+test: venv
+	@$(RUN) tools/mypy_root.py
+	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+
+test-all: venv
+	@$(RUN) tools/mypy_root.py
+	@$(RUN) -m pytest -q $(ARGS)
+
+bench: venv
+	@$(RUN) bench/run.py $(ARGS)
+
+lint: venv
+	@$(RUN) tools/mypy_root.py
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) .mypy_root .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info demo_out bench_out

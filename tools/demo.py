@@ -1,0 +1,90 @@
+"""The demo: ``python tools/demo.py DATA OUT``.
+
+Converts a trained Caffe SSD, compares every layer with OpenCV's own run of the original file, detects the faces in a
+photo, draws them into a PNG, and prints one summary. DATA is the folder that ``tools/demo_data.py`` filled.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import ssdconv
+from ssdconv.errors import EXIT_OK, EXIT_PARITY, SsdconvError
+from ssdconv.parity.results import ParityReport
+from ssdconv.parity.verify import verify
+from ssdconv.ssd_ref.draw import draw
+from ssdconv.ssd_ref.pixels import read_image
+
+WEIGHTS = "res10_300x300_ssd_iter_140000.caffemodel"
+THRESHOLD = 0.5
+
+
+def convert(data: Path, checkpoint: Path) -> None:
+    """Step 1: the Caffe file becomes a checkpoint."""
+    report = ssdconv.convert(data / WEIGHTS, checkpoint, prototxt=data / "deploy.prototxt")
+    height, width = report.config.pixels.size
+    print(f"1  convert  {WEIGHTS} ({report.source.stat().st_size / 1e6:.1f} MB)")
+    print(f"            sha256 {report.source_sha256}")
+    print(
+        f"            {len(report.rows)} tensors of a {width}x{height} network with {report.config.num_priors} priors, "
+        f"each mapped one to one, in {report.seconds:.2f} s"
+    )
+    for warning in report.warnings:
+        print(f"            warning: {warning}")
+    for output in report.outputs:
+        print(f"            wrote {output}")
+
+
+def prove(data: Path, checkpoint: Path, photo: Path) -> ParityReport:
+    """Step 2: every layer against OpenCV's run of the original file."""
+    report = verify(checkpoint, data / WEIGHTS, prototxt=data / "deploy.prototxt", images=[photo])
+    print(f"\n2  prove    against {report.oracle}, in {report.seconds:.1f} s")
+    for fed in report.inputs:
+        agree = sum(map(bool, fed.probes))
+        worst = fed.worst
+        print(f"            {fed.name}: {agree} of {len(fed.probes)} layers agree", end="")
+        print(f", worst {worst.ratio:.2f} x the rounding floor ({worst.source})" if worst else "")
+        if fed.detections is not None:
+            same = "the same" if fed.detections else "NOT the same"
+            print(f"            {fed.name}: {same} detections ({fed.detections.matched} pairs)")
+    if report.first_divergent is not None:
+        print(f"            first difference: {report.first_divergent}")
+    return report
+
+
+def detect(checkpoint: Path, photo: Path, picture: Path) -> None:
+    """Step 3: faces, as numbers and as a picture."""
+    model = ssdconv.load(checkpoint)
+    pixels = read_image(photo)
+    started = time.perf_counter()
+    found = model.detect([pixels], threshold=THRESHOLD)[0]
+    seconds = time.perf_counter() - started
+    draw(pixels, found, model.config.class_names, picture)
+    print(f"\n3  detect   {photo.name}: {len(found.scores)} faces with a score above {THRESHOLD}, in {seconds:.2f} s")
+    for box, score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
+        print(f"            {score:.4f}  ({box[0]:.0f}, {box[1]:.0f})-({box[2]:.0f}, {box[3]:.0f})")
+    print(f"            wrote {picture}")
+
+
+def main() -> int:
+    """Run the three steps; exit code 1 when the networks differ."""
+    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+    started = time.perf_counter()
+    checkpoint, photo = out / "res10_face_ssd.pth", data / "faces.jpg"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        convert(data, checkpoint)
+        report = prove(data, checkpoint, photo)
+        detect(checkpoint, photo, out / "faces.png")
+    except SsdconvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    verdict = "the PyTorch network is the Caffe network" if report else "the networks DIFFER"
+    print(f"\n{verdict}: {report.probes} layer outputs compared, {time.perf_counter() - started:.1f} s in all")
+    return EXIT_OK if report else EXIT_PARITY
+
+
+if __name__ == "__main__":
+    sys.exit(main())
