@@ -1,0 +1,210 @@
+"""Every declared probe of the reference against an oracle, at the rounding floor, without holding the networks' insides.
+
+The reference runs twice over the same pixels, in float32 (in a thread of its own) and in float64; forward hooks hand each
+probe over one at a time, so at any moment only one probe of each run is alive. The oracle's outputs are taken from their
+store and dropped as they are compared.
+
+A probe is a pair of names: the oracle's, and the path of the reference module whose output it is (``path:1`` for the second
+of several). Values that belong to no module have names of their own: ``@input`` (the pixels), and what ``derive`` makes of
+the model's output, such as ``@loc`` (N, P, 4), ``@conf`` (N, P, C), ``@scores`` (N, P, C) and ``@priors`` (1, 2, P*4).
+Arrays must have equal shapes; nothing is sorted, cropped or reshaped. The one relabelling: where a source keeps
+``@loc``, ``@conf`` or ``@scores`` as a flat (N, P*4) or (N, P*C) row, the last two axes of the reference's are read as
+that row, which is the same memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ssdconv.errors import MappingError
+from ssdconv.parity.results import ProbeResult
+from ssdconv.parity.tolerance import Measurement, floors, measure
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+
+class Probe(NamedTuple):
+    """One point of comparison: the oracle's name for it, and the reference's module path or ``@`` name."""
+
+    source: str
+    reference: str
+
+
+class Store(Protocol):
+    """An oracle's outputs by name."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def take(self, name: str) -> Array:
+        """The array; the store may forget it."""
+
+
+Heads = Mapping[str, Tensor]
+Derive = Callable[[Any], Heads]
+
+
+def compare(
+    oracle: Store,
+    model: nn.Module,
+    pixels: Array,
+    probes: Sequence[Probe],
+    *,
+    derive: Derive,
+    progress: Progress | None = None,
+) -> tuple[tuple[ProbeResult, ...], Heads, Heads]:
+    """Compare every probe for one input.
+
+    Args:
+        oracle: the source framework's outputs for the same pixels.
+        model: the reference in float32, eval mode.
+        pixels: (N, 3, H, W) float32.
+        probes: what to compare; each gives exactly one result.
+        derive: the model's output -> the ``@`` outputs by name.
+        progress: called with the probe's name, the number done and the total.
+
+    Returns:
+        Results in the reference's order of execution, those that never ran last; then the ``@`` outputs of the float64 and
+        of the float32 run.
+
+    Raises:
+        MappingError: two probes share a source name, or the reference runs a probed layer twice.
+    """
+    wanted = _by_reference(probes)
+    found: list[tuple[Probe, Measurement]] = []
+    heads64: Heads = {}
+    heads32: Heads = {}
+    exact = copy.deepcopy(model).double()
+    with closing(_Lockstep(model, torch.as_tensor(pixels), list(wanted), derive)) as rounded:
+        for name, value, outputs in _walk(exact, torch.as_tensor(pixels).double(), list(wanted), derive):
+            other, heads32 = rounded.next(name)
+            heads64 = outputs
+            for probe in wanted.pop(name):
+                found.append((probe, _measure(oracle, probe, value, other)))
+                if progress is not None:
+                    progress(probe.source, len(found), len(probes))
+    for left in wanted.values():
+        found += [(p, Measurement((), problem=f"the reference has no value {p.reference!r}")) for p in left]
+    limits = floors([m for _, m in found])
+    results = [ProbeResult(p.source, p.reference, m, f, m.problem) for (p, m), f in zip(found, limits, strict=True)]
+    return tuple(results), heads64, heads32
+
+
+def _measure(oracle: Store, probe: Probe, value: Tensor, rounded: Tensor) -> Measurement:
+    exact, own = value.numpy(), rounded.numpy()
+    if probe.source not in oracle:
+        return Measurement(tuple(exact.shape), problem=f"the oracle has no output {probe.source!r}")
+    theirs = np.asarray(oracle.take(probe.source))
+    if probe.reference.startswith("@") and theirs.ndim == exact.ndim - 1 and theirs.shape[0] == exact.shape[0]:
+        exact, own = exact.reshape(exact.shape[0], -1), own.reshape(exact.shape[0], -1)
+    return measure(theirs, exact, own)
+
+
+def _by_reference(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
+    wanted: dict[str, list[Probe]] = {}
+    names: set[str] = set()
+    for probe in probes:
+        if probe.source in names:
+            raise MappingError(f"probe {probe.source!r} is declared twice")
+        names.add(probe.source)
+        wanted.setdefault(probe.reference, []).append(probe)
+    return wanted
+
+
+def _walk(
+    model: nn.Module, pixels: Tensor, names: Sequence[str], derive: Derive
+) -> Iterator[tuple[str, Tensor, Heads]]:
+    """Probes of one run as they come: (name, output, the ``@`` outputs so far)."""
+    channel = _Lockstep(model, pixels, names, derive)
+    with closing(channel):
+        yield from channel
+
+
+class _Lockstep:
+    """One forward run in a thread that stops at every probe until the probe is fetched."""
+
+    def __init__(self, model: nn.Module, pixels: Tensor, names: Sequence[str], derive: Derive) -> None:
+        self._queue: queue.Queue[tuple[str, Tensor, Heads] | BaseException | None] = queue.Queue(maxsize=1)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(model, pixels, names, derive), daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor, Heads]]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def next(self, name: str) -> tuple[Tensor, Heads]:
+        """The next probe, which must be ``name``: both runs execute the same modules in the same order."""
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None or item[0] != name:
+            raise RuntimeError(f"float32 and float64 runs part at {name!r}: {item and item[0]!r}")
+        return item[1], item[2]
+
+    def close(self) -> None:
+        """Let the thread run out."""
+        self._stop.set()
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._queue.get_nowait()
+            self._thread.join(0.01)
+
+    def _run(self, model: nn.Module, pixels: Tensor, names: Sequence[str], derive: Derive) -> None:
+        handles = []
+        seen: set[str] = set()
+
+        def put(name: str, value: Tensor, heads: Heads) -> None:
+            if self._stop.is_set():
+                raise _Stopped
+            if name in seen:
+                raise MappingError(f"the reference runs layer {name!r} more than once in one pass")
+            seen.add(name)
+            self._queue.put((name, value.detach(), heads))
+
+        def hook(wanted: Sequence[str]) -> Callable[[nn.Module, Any, Any], None]:
+            def call(_: nn.Module, __: Any, output: Any) -> None:
+                for name in wanted:
+                    index = int(name.rpartition(":")[2]) if ":" in name else 0
+                    put(name, output[index] if isinstance(output, tuple | list) else output, {})
+
+            return call
+
+        try:
+            modules = dict(model.named_modules())
+            paths: dict[str, list[str]] = {}
+            for name in names:
+                if (path := name.split(":")[0]) in modules:
+                    paths.setdefault(path, []).append(name)
+            handles = [modules[path].register_forward_hook(hook(wanted)) for path, wanted in paths.items()]
+            with torch.inference_mode():
+                if "@input" in names:
+                    put("@input", pixels, {})
+                heads = derive(model(pixels))
+                for name in names:
+                    if name in heads:
+                        put(name, heads[name], heads)
+            self._queue.put(None)
+        except _Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+            self._queue.put(error)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Stopped(Exception):  # noqa: N818
+    """The reader went away."""

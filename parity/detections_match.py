@@ -1,0 +1,239 @@
+"""Final detections of two sides as sets: one-to-one pairs, and a reason for every detection that only one side has.
+
+Threshold, top-k and non-maximum suppression turn a difference of one rounding into a detection more or less. So a row may
+stand on one side only when the float64 reference shows that its place hangs on a decision within rounding:
+
+* its score lies within the score tolerance of the score threshold, of the class's top-k-th score, or of the lowest score
+  that survived the image's keep-top-k cut (or that cut moved because of other explained rows);
+* on the other side it is suppressed by a kept box, and their IoU lies within its rounding of the NMS threshold, or the two
+  scores are a tie within tolerance (so their order is open), or the suppressor is itself a one-sided row with a reason.
+
+Every such row is listed with its reason; a row without one fails the check. Tolerances are eight times the measured floor:
+the largest |float32 - float64| over the scores, and over the decoded boxes in units of the box's larger side (exp in the
+decoder amplifies rounding in proportion to the box; boxes below 1 count in units of the image). The IoU's tolerance follows
+from the boxes'. Adaptive NMS (``nms_eta`` below 1) is judged by its first threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssdconv.parity.results import Boundary, DetectionResult
+from ssdconv.parity.tolerance import HALF_ULP, MAX_RATIO
+from ssdconv.ssd_ref.config import DetectRule
+
+Array = npt.NDArray[Any]
+Explained = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Detections of one image: labels (n,), scores (n,), boxes (n, 4) xyxy normalised to the image."""
+
+    labels: Array
+    scores: Array
+    boxes: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All that a side's rows are chosen from, for one image, from the reference.
+
+    Attributes:
+        scores64, scores32: (P, C) after softmax or sigmoid.
+        boxes64, boxes32: (P, 4) decoded, xyxy, normalised; (P, C, 4) where every class has its own.
+    """
+
+    scores64: Array
+    boxes64: Array
+    scores32: Array
+    boxes32: Array
+
+    @cached_property
+    def score_tolerance(self) -> float:
+        """Eight times the largest rounding error of a score."""
+        return MAX_RATIO * max(float(np.abs(self.scores32 - self.scores64).max(initial=0.0)), HALF_ULP)
+
+    @cached_property
+    def box_tolerance(self) -> float:
+        """Eight times the largest rounding error of a coordinate, in units of the box's larger side (at least 1)."""
+        error = np.abs(self.boxes32 - self.boxes64) / unit(self.boxes64)[..., None]
+        return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP)
+
+
+def unit(boxes: Array) -> Array:
+    """(..., 4) xyxy -> (...) the larger side, at least 1."""
+    larger: Array = np.maximum(np.abs(boxes[..., 2:] - boxes[..., :2]).max(axis=-1, initial=0.0), 1.0)
+    return larger
+
+
+def match_detections(oracle: Rows, reference: Rows, candidates: Candidates, rule: DetectRule) -> DetectionResult:
+    """Pair the rows of both sides and explain what is left.
+
+    Args:
+        oracle: the source framework's rows.
+        reference: the float32 reference's.
+        candidates: what they were chosen from.
+        rule: the detection rule.
+    """
+    pairs = _pairs(oracle, reference, candidates)
+    mine = {a for a, _ in pairs}
+    yours = {b for _, b in pairs}
+    lonely = ([i for i in range(len(oracle)) if i not in mine], [j for j in range(len(reference)) if j not in yours])
+    court = _Court((oracle, reference), (set(lonely[0]), set(lonely[1])), candidates, rule)
+    one_sided = []
+    for side, name in enumerate(("oracle", "reference")):
+        rows = (oracle, reference)[side]
+        for k in lonely[side]:
+            reason, explained = court.explain(side, k)
+            x0, y0, x1, y1 = (float(v) for v in rows.boxes[k])
+            row = Boundary(name, int(rows.labels[k]), float(rows.scores[k]), (x0, y0, x1, y1), reason, explained)
+            one_sided.append(row)
+    score_error = max((abs(float(oracle.scores[a]) - float(reference.scores[b])) for a, b in pairs), default=0.0)
+    units = unit(reference.boxes) if len(reference) else np.ones(0)
+    box_error = max(
+        (float(np.abs(oracle.boxes[a] - reference.boxes[b]).max() / units[b]) for a, b in pairs), default=0.0
+    )
+    return DetectionResult(
+        len(oracle),
+        len(reference),
+        len(pairs),
+        score_error,
+        box_error,
+        candidates.score_tolerance,
+        candidates.box_tolerance,
+        tuple(one_sided),
+    )
+
+
+def _pairs(oracle: Rows, reference: Rows, candidates: Candidates) -> list[tuple[int, int]]:
+    """A largest set of one-to-one pairs with equal label, and score and box within tolerance (Kuhn's algorithm)."""
+    near: list[list[int]] = []
+    limits = candidates.box_tolerance * unit(reference.boxes) if len(reference) else np.ones(0)
+    for k in range(len(oracle)):
+        close = (
+            (reference.labels == oracle.labels[k])
+            & (np.abs(reference.scores - oracle.scores[k]) <= candidates.score_tolerance)
+            & (np.abs(reference.boxes - oracle.boxes[k]).max(axis=1, initial=0.0) <= limits)
+        )
+        found = np.flatnonzero(close)
+        near.append(found[np.argsort(np.abs(reference.scores[found] - oracle.scores[k]), kind="stable")].tolist())
+    owner: dict[int, int] = {}
+    for start in range(len(near)):
+        _augment(start, near, owner)
+    return [(a, b) for b, a in owner.items()]
+
+
+def _augment(start: int, near: Sequence[Sequence[int]], owner: dict[int, int]) -> None:
+    came: dict[int, int] = {}
+    frontier = [start]
+    while frontier:
+        row = frontier.pop(0)
+        for target in near[row]:
+            if target in came:
+                continue
+            came[target] = row
+            if target in owner:
+                frontier.append(owner[target])
+                continue
+            while True:  # flip the path: each row takes the target found, its old one goes to the row before
+                taker = came[target]
+                previous = next((t for t, r in owner.items() if r == taker), None)
+                owner[target] = taker
+                if previous is None or taker == start:
+                    return
+                target = previous
+
+
+class _Court:
+    """Looks for the decision that a one-sided row hangs on."""
+
+    def __init__(
+        self, sides: tuple[Rows, Rows], lonely: tuple[set[int], set[int]], candidates: Candidates, rule: DetectRule
+    ) -> None:
+        self.sides = sides
+        self.lonely = lonely
+        self.c = candidates
+        self.rule = rule
+        self.known: dict[tuple[int, int], Explained] = {}
+
+    def explain(self, side: int, k: int) -> Explained:
+        key = (side, k)
+        if key not in self.known:
+            self.known[key] = ("two rows that suppress each other", False)  # stands while its own reason is looked for
+            self.known[key] = self._explain(side, k)
+        return self.known[key]
+
+    def _explain(self, side: int, k: int) -> Explained:
+        rows, other = self.sides[side], self.sides[1 - side]
+        label, tolerance = int(rows.labels[k]), self.c.score_tolerance
+        scores = self.c.scores64[:, label]
+        fits = np.abs(scores - rows.scores[k]) <= tolerance
+        boxes = self.c.boxes64 if self.c.boxes64.ndim == 2 else self.c.boxes64[:, label]
+        fits &= np.abs(boxes - rows.boxes[k]).max(axis=1) <= self.c.box_tolerance * unit(boxes)
+        if not fits.any():
+            return "no candidate of the reference has this score and box", False
+        score = float(scores[np.flatnonzero(fits)[0]])
+        if abs(score - self.rule.score_threshold) <= tolerance:
+            return "score threshold", True
+        if self._at_top_k(score, scores):
+            return "top-k cut", True
+        verdict = self._suppressed(side, k, score)
+        if verdict is not None:
+            return verdict
+        lowest = float(other.scores.min()) if len(other) else -1.0
+        if 0 <= self.rule.keep_top_k <= len(other) and score <= lowest + tolerance:
+            if abs(score - lowest) <= tolerance:
+                return "keep-top-k cut", True
+            if any(self.explain(1 - side, i)[1] for i in self.lonely[1 - side]):
+                return "keep-top-k cut, moved by other rows at a boundary", True
+        return "nothing on the other side explains its absence", False
+
+    def _at_top_k(self, score: float, scores: Array) -> bool:
+        count = self.rule.top_k
+        if self.rule.top_k_scope == "image":
+            classes = [c for c in range(self.c.scores64.shape[1]) if c != self.rule.background]
+            scores = self.c.scores64[:, classes].ravel()
+        if count < 0 or count >= scores.size:
+            return False
+        edge = np.sort(scores)[scores.size - count - 1 :][:2]  # the best one cut away, and the last one kept
+        return bool((np.abs(edge - score) <= self.c.score_tolerance).any())
+
+    def _suppressed(self, side: int, k: int, score: float) -> Explained | None:
+        rows, other = self.sides[side], self.sides[1 - side]
+        same = np.flatnonzero((other.labels == rows.labels[k]) & (other.scores >= score - self.c.score_tolerance))
+        if not same.size:
+            return None
+        overlap, slack = _iou(rows.boxes[k], other.boxes[same], self.c.box_tolerance)
+        over = overlap > self.rule.nms_threshold - slack
+        for i, value, room in zip(same[over], overlap[over], slack[over], strict=True):
+            if abs(value - self.rule.nms_threshold) <= room:
+                return f"IoU {value:.7f} with a kept box is at the NMS threshold", True
+            if abs(float(other.scores[i]) - score) <= self.c.score_tolerance:
+                return "NMS order of two tied scores", True
+            if int(i) in self.lonely[1 - side] and self.explain(1 - side, int(i))[1]:
+                return "suppressed by a row that is at a boundary itself", True
+        return ("both this row and its suppressor were kept", False) if over.any() else None
+
+
+def _iou(box: Array, boxes: Array, tolerance: float) -> tuple[Array, Array]:
+    """IoU of one box with (n, 4) others, and how far rounding of the coordinates can move it (first order)."""
+    box, boxes = box.astype(np.float64), boxes.astype(np.float64)
+    side = np.maximum(box[2:] - box[:2], 0.0)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    inner = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0.0)
+    inter = inner[:, 0] * inner[:, 1]
+    union = np.maximum(side[0] * side[1] + sides[:, 0] * sides[:, 1] - inter, np.finfo(np.float64).tiny)
+    step = tolerance * np.maximum(unit(boxes), unit(box[None])[0])
+    moved = 2 * step * inner.sum(axis=1)
+    overlap = inter / union
+    return overlap, (moved + overlap * (2 * step * (side.sum() + sides.sum(axis=1)) + moved)) / union

@@ -1,0 +1,124 @@
+"""Oracles of Caffe networks: which deploy net they are given, and which of its outputs are the heads, scores and priors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
+from ssdconv.converters.convert import Opened
+from ssdconv.errors import UsageError
+from ssdconv.parity.activations import Probe
+from ssdconv.parity.oracles.base import Oracle
+from ssdconv.parity.oracles.opencv import OpenCVOracle
+from ssdconv.ssd_ref.config import SSDConfig
+
+ORACLES = ("opencv",)
+MOVES = frozenset({"Permute", "Flatten", "Reshape", "Concat", "Split", "Slice", "Dropout", "PriorBox", "Silence"})
+ACTIVATIONS = frozenset({"Softmax", "Sigmoid"})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An oracle with its network, and what to compare.
+
+    Attributes:
+        oracle: holds the source's network.
+        probes: every declared probe, source names first.
+        input: name of the input blob; its probe is among ``probes``.
+    """
+
+    oracle: Oracle
+    probes: tuple[Probe, ...]
+    input: str
+
+
+def prepare(opened: Opened, prototxt: Path | None, oracle: str = "opencv") -> Prepared:
+    """Set up an oracle for an opened .caffemodel.
+
+    A deploy prototxt of the user's is handed to the oracle as it is. Without one (or with a training one), the deploy net
+    is written from what the .caffemodel itself tells; the converted checkpoint has no say in it.
+
+    Raises:
+        UsageError: no such oracle for Caffe.
+        FormatError: the prototxt is damaged.
+    """
+    if oracle not in ORACLES:
+        raise UsageError(f"no oracle {oracle!r} for Caffe networks", expected=f"one of {', '.join(ORACLES)}")
+    from ssdconv.converters.caffe.prototxt import read_prototxt
+    from ssdconv.converters.caffe.source import net_of
+
+    given = read_prototxt(prototxt) if prototxt else None
+    net = given if given is not None and given.inputs else net_of(opened.plan.config)
+    text = prototxt if prototxt is not None and net is given else prototxt_text(net)
+    name = next(iter(net.inputs))
+    probes = (Probe(name, "@input"), *layer_probes(opened), *head_probes(net, opened.plan.config))
+    return Prepared(OpenCVOracle(text, opened.table.path), probes, name)
+
+
+def prototxt_text(net: CaffeNet) -> bytes:
+    """``net`` in prototxt syntax."""
+    from google.protobuf import text_format
+
+    from ssdconv.converters.caffe.prototxt import net_message
+
+    text: str = text_format.MessageToString(net_message(net), as_utf8=True)
+    return text.encode()
+
+
+def layer_probes(opened: Opened) -> Iterable[Probe]:
+    """One probe per layer that both sides have; one per output for layers with several."""
+    graph = opened.plan.config.graph
+    added = set(graph.added) if graph else set()
+    tops = {layer.name: len(layer.tops) for layer in graph.layers} if graph else {}
+    for source, module in opened.plan.probes:
+        if source in added:
+            continue
+        if tops.get(source, 1) == 1:
+            yield Probe(source, module)
+        else:
+            yield from (Probe(f"{source}:{i}", f"{module}:{i}") for i in range(tops[source]))
+
+
+def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
+    """Probes of raw loc and conf, scores and priors, found from the bottoms of DetectionOutput, or from the graph."""
+    layers = [layer for layer in net.layers if layer.phase != "TRAIN"]
+    writers = {top: layer for layer in layers for top in layer.tops}
+    final = next((layer for layer in layers if layer.type == "DetectionOutput"), None)
+    known = {layer.name for layer in config.graph.layers} if config.graph else set()
+    found: list[Probe] = []
+    if final is not None and len(final.bottoms) >= 3:
+        loc, scores, priors = final.bottoms[:3]
+        found.append(Probe(writers[loc].name, "@loc"))
+        activation = _activation(writers, scores)
+        if activation is not None:
+            found.append(Probe(writers[activation.bottoms[0]].name, "@conf"))
+        found.append(Probe(writers[scores].name, "@scores"))
+        if priors in writers:
+            found.append(Probe(writers[priors].name, "@priors"))
+    elif config.graph is not None:
+        heads = ((config.graph.loc, "@loc"), (config.graph.conf, "@conf"))
+        found = [Probe(writers[blob].name, at) for blob, at in heads if blob in writers]
+    return [p for p in found if p.source not in known]
+
+
+def _activation(writers: dict[str, CaffeLayer], blob: str) -> CaffeLayer | None:
+    """The softmax or sigmoid layer behind which only the shape changes up to ``blob``."""
+    while blob in writers:
+        layer = writers[blob]
+        if layer.type in ACTIVATIONS:
+            return layer
+        if layer.type not in MOVES or not layer.bottoms:
+            return None
+        blob = layer.bottoms[0]
+    return None
+
+
+def why_not(kind: str) -> str:
+    """Why an oracle output of this layer type is no probe of its own."""
+    if kind in MOVES:
+        return f"{kind} moves values only; they are compared before it and in the heads"
+    if kind in ACTIVATIONS:
+        return f"{kind}: its values are compared behind it, as scores"
+    return f"{kind} feeds neither boxes nor scores"

@@ -1,0 +1,263 @@
+"""What a parity check concluded, as plain data: frozen, true when passed, and round-tripping through JSON.
+
+Nothing here imports torch, so that reports can be read and drawn anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ssdconv.errors import FormatError
+from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO, Floor, Measurement
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe of one input, judged.
+
+    Attributes:
+        source: the probe's name in the source network.
+        reference: path of the reference module, or ``@loc``, ``@conf``, ``@scores``, ``@priors``.
+        measured: the raw figures.
+        floor: the floor that they were judged by.
+        problem: why it failed for another reason than size (missing, other shape, NaN), "" where there is none.
+    """
+
+    source: str
+    reference: str
+    measured: Measurement
+    floor: Floor
+    problem: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """max|oracle - ref64| over the floor."""
+        return self.measured.error / self.floor.max
+
+    @property
+    def rms_ratio(self) -> float:
+        """rms(oracle - ref64) over the floor's rms."""
+        return self.measured.error_rms / self.floor.rms
+
+    @property
+    def excess(self) -> float:
+        """The worse of both ratios, each over its limit: above 1 the probe fails."""
+        return max(self.ratio / MAX_RATIO, self.rms_ratio / RMS_RATIO)
+
+    @property
+    def needed(self) -> float:
+        """The smallest tolerance, relative to the probe's largest value, that would let the oracle pass."""
+        if self.measured.magnitude > 0:
+            return self.measured.error / self.measured.magnitude
+        return self.measured.error
+
+    def __bool__(self) -> bool:
+        return not self.problem and self.excess <= 1.0
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, "" where it passed."""
+        if self.problem or self:
+            return self.problem
+        m = self.measured
+        return (
+            f"off by {self.ratio:.3g} x the rounding floor (rms {self.rms_ratio:.3g} x); worst at {m.at}: "
+            f"oracle {m.oracle:.9g}, reference {m.reference:.9g}; would pass with rtol {self.needed:.2g}"
+        )
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A detection that only one side reports, and why.
+
+    Attributes:
+        side: who reports it: "oracle" or "reference".
+        label, score, box: the detection; the box is xyxy, normalised.
+        reason: the decision that it hangs on ("score threshold", "nms", ...), or why nothing explains it.
+        explained: whether rounding explains it.
+    """
+
+    side: str
+    label: int
+    score: float
+    box: tuple[float, float, float, float]
+    reason: str
+    explained: bool
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """Final detections of one input, compared as sets.
+
+    Attributes:
+        oracle, reference: detections of each side.
+        matched: pairs of one label, score and box within rounding.
+        score_error, box_error: largest difference over the pairs (box: in units of the box's larger side, at least 1).
+        score_tolerance, box_tolerance: the limits, from the measured floor.
+        one_sided: detections of one side only.
+        problem: why no comparison was possible, "" where it was.
+    """
+
+    oracle: int = 0
+    reference: int = 0
+    matched: int = 0
+    score_error: float = 0.0
+    box_error: float = 0.0
+    score_tolerance: float = 0.0
+    box_tolerance: float = 0.0
+    one_sided: tuple[Boundary, ...] = ()
+    problem: str = ""
+
+    @property
+    def boundary(self) -> int:
+        """Detections on one side only that rounding at a decision boundary explains."""
+        return sum(b.explained for b in self.one_sided)
+
+    @property
+    def unexplained(self) -> int:
+        """Detections on one side only that nothing explains."""
+        return len(self.one_sided) - self.boundary
+
+    def __bool__(self) -> bool:
+        return not self.problem and not self.unexplained
+
+
+@dataclass(frozen=True)
+class InputResult:
+    """All probes of one input, in the reference's order of execution, and its detections.
+
+    Attributes:
+        name: what was fed ("photo.jpg", "noise, seed 0", ...).
+        probes: every declared probe once.
+        detections: None where the network has no detection rule or the oracle no detections.
+    """
+
+    name: str
+    probes: tuple[ProbeResult, ...]
+    detections: DetectionResult | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.probes) and all(self.probes) and (self.detections is None or bool(self.detections))
+
+    @property
+    def first_divergent(self) -> ProbeResult | None:
+        """The first probe that failed, in order of execution."""
+        return next((p for p in self.probes if not p), None)
+
+    @property
+    def worst(self) -> ProbeResult | None:
+        """The probe nearest to (or farthest beyond) its limits; one that failed for another reason first."""
+        return max(self.probes, key=lambda p: (bool(p.problem), p.excess), default=None)
+
+
+@dataclass(frozen=True)
+class TensorResult:
+    """Stored tensors against the source file's, through the mapping, bit for bit.
+
+    Attributes:
+        compared: number of tensors.
+        different: names of the reference tensors whose bits differ, with how far.
+    """
+
+    compared: int
+    different: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.compared > 0 and not self.different
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The verdict of ``verify``: is the converted network the source network?
+
+    Attributes:
+        network, source: name of the network and system.
+        weights, weights_sha256, source_file, source_sha256: the two files.
+        oracle, versions: who computed the other side, and the versions of all libraries at work.
+        inputs: what was fed, probe by probe.
+        tensors: the stored bits; None where no mapping was at hand.
+        not_compared: oracle outputs outside the declared probes, with the reason.
+        notes: anything a reader should know ("no image was given ...").
+        seconds: wall time.
+    """
+
+    network: str
+    source: str
+    weights: str
+    weights_sha256: str
+    source_file: str
+    source_sha256: str
+    oracle: str
+    inputs: tuple[InputResult, ...]
+    tensors: TensorResult | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    not_compared: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.inputs) and all(self.inputs) and (self.tensors is None or bool(self.tensors))
+
+    @property
+    def first_divergent(self) -> str | None:
+        """Source name of the first layer that differs; else "detections" or the first differing tensor; else None."""
+        failed = [i for i in self.inputs if i.first_divergent is not None]
+        if failed:
+            order = [p.source for p in failed[0].probes]
+            names = [i.first_divergent.source for i in failed if i.first_divergent is not None]
+            return min(names, key=lambda n: order.index(n) if n in order else len(order))
+        if any(i.detections is not None and not i.detections for i in self.inputs):
+            return "detections"
+        if self.tensors is not None and not self.tensors:
+            return self.tensors.different[0] if self.tensors.different else "tensors"
+        return None
+
+    @property
+    def probes(self) -> int:
+        """Probes compared over all inputs."""
+        return sum(len(i.probes) for i in self.inputs)
+
+    @property
+    def worst(self) -> ProbeResult | None:
+        """The worst probe over all inputs."""
+        found = [i.worst for i in self.inputs if i.worst is not None]
+        return max(found, key=lambda p: (bool(p.problem), p.excess), default=None)
+
+    @property
+    def passed(self) -> bool:
+        """The verdict."""
+        return bool(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready data, with the derived figures (verdict, ratios) beside the measured ones."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        for shown, result in zip(data["inputs"], self.inputs, strict=True):
+            for row, probe in zip(shown["probes"], result.probes, strict=True):
+                row |= {"ok": bool(probe), "ratio": probe.ratio, "rms_ratio": probe.rms_ratio, "needed": probe.needed}
+        summary = {
+            "passed": self.passed,
+            "first_divergent": self.first_divergent,
+            "probes": self.probes,
+            "worst_ratio": self.worst.ratio if self.worst else None,
+            "worst_rms_ratio": max((p.rms_ratio for i in self.inputs for p in i.probes), default=None),
+            "worst_probe": self.worst.source if self.worst else None,
+        }
+        return summary | data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str | bytes) -> ParityReport:
+        """Read ``to_json``'s data, or its text, back; derived figures are computed anew.
+
+        Raises:
+            FormatError: not JSON, or not a parity report.
+        """
+        try:
+            if isinstance(data, str | bytes):
+                return msgspec.json.decode(data, type=cls)
+            return msgspec.convert(data, cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"not a parity report: {error}") from None

@@ -1,0 +1,216 @@
+"""``verify``: is a converted checkpoint the network of its source file? Bits, every layer, heads, scores, detections.
+
+What is compared, and who computes it:
+
+* stored tensors: the checkpoint's against the source file's through the mapping, bit for bit;
+* pixels: prepared by the checkpoint's config against prepared by the config that the source file itself gives;
+* every probe at the rounding floor: the oracle runs the source file, fed with the source's pixels, the reference runs the
+  checkpoint, fed with its own (``parity.activations``, ``parity.tolerance``);
+* detections: as sets, with a reason for every one-sided row (``parity.detections_match``).
+
+An oracle that cannot run raises MissingError: not run is never passed.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ssdconv import __version__
+from ssdconv.converters.convert import Opened, open_source
+from ssdconv.converters.plan import Request
+from ssdconv.converters.tensors import sha256_file
+from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError
+from ssdconv.parity.activations import Heads, Progress, compare
+from ssdconv.parity.detections_match import Candidates, Rows, match_detections
+from ssdconv.parity.inputs import ProbeInput, make_inputs
+from ssdconv.parity.oracles.base import OracleRun, require
+from ssdconv.parity.results import DetectionResult, InputResult, ParityReport, TensorResult
+from ssdconv.ssd_ref.boxes import decode
+from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
+from ssdconv.ssd_ref.detect import scores_of
+from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.priors import Priors
+
+Array = npt.NDArray[Any]
+
+COLUMNS = {"caffe": "ssdconv.parity.oracles.caffe"}
+"""Source -> module that sets up its oracles: ``prepare(opened, prototxt, oracle)`` and ``why_not(layer type)``."""
+
+
+def verify(
+    weights: Path,
+    source: Path,
+    *,
+    prototxt: Path | None = None,
+    images: Sequence[Path] = (),
+    seed: int = 0,
+    oracle: str = "opencv",
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Prove, or disprove, that ``weights`` compute what ``source`` computes.
+
+    Args:
+        weights: a checkpoint that ssdconv wrote.
+        source: the original weight file.
+        prototxt: the original network definition, where there is one.
+        images: photos to compare on besides noise; none for a generated picture.
+        seed: of noise and picture.
+        oracle: who runs the source file.
+        progress: called with "input: probe", probes done, probes in all.
+
+    Raises:
+        MissingError: a file is missing, or the oracle cannot run.
+        FormatError, UnsafeFileError: a file is damaged or refused.
+        MappingError: the checkpoint is of another network than the source file.
+    """
+    started = time.perf_counter()
+    checkpoint = read(weights)
+    model = build(checkpoint, where=str(weights))
+    if checkpoint.config.source not in COLUMNS:
+        raise MissingError(
+            f"no oracle for {checkpoint.config.source} networks", expected=f"one of {', '.join(COLUMNS)}"
+        )
+    column = import_module(COLUMNS[checkpoint.config.source])
+    opened = _open(source, prototxt, checkpoint)
+    with opened.table:
+        prepared = column.prepare(opened, prototxt, oracle)
+        require(prepared.oracle)
+        tensors = compare_tensors(opened, checkpoint)
+        mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
+        theirs, _ = make_inputs(opened.plan.config.pixels, images, seed)
+        results = []
+        not_compared: dict[str, str] = {}
+        for own, other in zip(mine, theirs, strict=True):
+            run = prepared.oracle.run(other.pixels)
+            results.append(_one_input(model, own, other, prepared, run, progress))
+            not_compared |= {n: column.why_not(run.kinds.get(n, "")) for n in run.outputs.left}
+    return ParityReport(
+        network=checkpoint.config.name,
+        source=checkpoint.config.source,
+        weights=str(weights),
+        weights_sha256=sha256_file(Path(weights)),
+        source_file=str(source),
+        source_sha256=sha256_file(Path(source)),
+        oracle=prepared.oracle.name,
+        inputs=tuple(results),
+        tensors=tensors,
+        versions=versions(),
+        not_compared=not_compared,
+        notes=(*notes, *opened.plan.warnings),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
+    """The source file as the network that it tells itself; as the checkpoint's named network where it tells none."""
+    config = checkpoint.config
+    try:
+        opened = open_source(source, config.source, Request(prototxt=prototxt))
+        if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
+            return opened
+        opened.table.close()
+        refusal: SsdconvError = MappingError(
+            "the source file holds another network", where=str(source), got=config.name
+        )
+    except (FormatError, MappingError) as error:
+        refusal = error
+    if config.staged is None:
+        raise refusal
+    try:
+        return open_source(source, config.source, Request(config.name, config.num_classes, prototxt))
+    except SsdconvError:
+        raise refusal from None
+
+
+def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
+    """Every stored tensor against the source file's through the mapping, bit for bit."""
+    different = []
+    count = 0
+    for entry, array in opened.plan.mapping.forward(opened.table):
+        count += 1
+        held = checkpoint.state_dict[entry.target].numpy()
+        theirs = np.ascontiguousarray(array)
+        if held.dtype != theirs.dtype or held.shape != theirs.shape:
+            different.append(f"{entry.target}: {held.dtype} {held.shape}, source {theirs.dtype} {theirs.shape}")
+        elif held.tobytes() != theirs.tobytes():
+            worst = float(np.nanmax(np.abs(held.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
+            different.append(f"{entry.target}: differs from {entry.source} by up to {worst:.3g}")
+    return TensorResult(count, tuple(different))
+
+
+def _one_input(
+    model: SSD, own: ProbeInput, other: ProbeInput, prepared: Any, run: OracleRun, progress: Progress | None
+) -> InputResult:
+    run.outputs.add(prepared.input, other.pixels)
+
+    def told(probe: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{own.name}: {probe}", done, total)
+
+    def derive(output: Any) -> Heads:
+        return derived(model, *output)
+
+    results, heads64, heads32 = compare(run.outputs, model, own.pixels, prepared.probes, derive=derive, progress=told)
+    return InputResult(own.name, results, detections(model, run, heads64, heads32))
+
+
+def derived(model: SSD, loc: torch.Tensor, conf: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The ``@`` values of one run: raw heads, scores, and where the network has them, priors as Caffe lays them out."""
+    config = model.config
+    values = {"@loc": loc, "@conf": conf, "@scores": scores_of(conf, config.detect.activation)}
+    if config.priors:
+        priors = Priors.of(config.priors, config.pixels.size, conf.dtype)
+        values["@priors"] = torch.stack([priors.corners.flatten(), priors.variances.flatten()])[None]
+    return values
+
+
+def detections(model: SSD, run: OracleRun, heads64: Heads, heads32: Heads) -> DetectionResult | None:
+    """Final detections of the first image on both sides; None where the oracle gives none.
+
+    The reference's come from its float32 heads, as a user gets them.
+    """
+    config = model.config
+    if run.detections is None:
+        return None
+    if not config.priors:
+        return DetectionResult(problem="the checkpoint knows no priors, so it has no boxes")
+    if "@conf" not in heads32:
+        return DetectionResult(problem="the reference gave no heads")
+    try:
+        found = model.postprocess(heads32["@loc"], heads32["@conf"])[0].numpy()
+    except SsdconvError as error:
+        return DetectionResult(len(run.detections[0]), problem=error.what)
+    boxes = []
+    for heads in (heads64, heads32):
+        loc = heads["@loc"][0].reshape(heads["@loc"].shape[1], -1, 4)
+        priors = Priors.of(config.priors, config.pixels.size, loc.dtype)
+        rule = config.detect
+        form, variances = priors.form(rule.code)[:, None], priors.variances[:, None]
+        box = decode(loc, form, variances, rule.code, rule.variance_encoded)
+        box = box.clamp(0, 1) if rule.clip != "none" else box
+        boxes.append((box[:, 0] if rule.share_location else box).numpy())
+    candidates = Candidates(heads64["@scores"][0].numpy(), boxes[0], heads32["@scores"][0].numpy(), boxes[1])
+    ours = Rows(found["labels"], found["scores"], found["boxes"])
+    return match_detections(run.detections[0], ours, candidates, config.detect)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that computes."""
+    found = {"ssdconv": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    found["numpy"] = np.__version__
+    for package in ("opencv-python-headless", "opencv-python"):
+        try:
+            found["opencv"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
