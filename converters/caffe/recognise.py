@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
 from ssdconv.converters.caffe.emit import deploy_net
 from ssdconv.converters.caffe.graph import graph_config
 from ssdconv.ssd_ref.classes import names_for
-from ssdconv.ssd_ref.config import Graph, Pixels, SSDConfig
+from ssdconv.ssd_ref.config import Graph, Pixels, PriorMap, SSDConfig
 from ssdconv.ssd_ref.networks.caffe import NETWORKS
 
 IDENTITY = frozenset({"Dropout", "Split"})
@@ -57,18 +58,33 @@ def as_named(config: SSDConfig) -> SSDConfig | None:
     candidates = list(named_networks(config))
     if not candidates:
         return None
-    same_priors = [c for c in candidates if c.priors == config.priors]
+    same_priors = [c for c in candidates if same_boxes(c.priors, config.priors)]
     best = (same_priors or candidates)[0]
     if not config.priors:
         return replace(best, detect=config.detect)
     return replace(
         best,
-        name=best.name if same_priors else f"{best.name.rsplit('_', 1)[0]}_custom",
-        priors=config.priors,
+        name=best.name if same_priors else f"{best.name.replace('_voc', '').replace('_coco', '')}_custom",
+        priors=best.priors if same_priors else config.priors,
         detect=config.detect,
         pixels=best.pixels if tells_nothing(config.pixels) else config.pixels,
         class_names=config.class_names or names_for(config.num_classes),
     )
+
+
+def same_boxes(mine: Sequence[PriorMap], theirs: Sequence[PriorMap]) -> bool:
+    """Whether two prior tables are equal up to the rounding of their float32 parameters."""
+    if len(mine) != len(theirs):
+        return False
+    for a, b in zip(mine, theirs, strict=True):
+        if (a.grid, a.clip, len(a.cells)) != (b.grid, b.clip, len(b.cells)):
+            return False
+        numbers = [
+            (*m.step, m.offset, *m.variances, *(side for cell in m.cells for side in cell)) for m in (a, b)
+        ]
+        if any(not math.isclose(x, y, rel_tol=1e-6) for x, y in zip(*numbers, strict=True)):
+            return False
+    return True
 
 
 def tells_nothing(pixels: Pixels) -> bool:
