@@ -1,0 +1,143 @@
+"""ResNet backbones as GluonCV builds them: v1, v1b, v1s (arXiv:1512.03385) and v2 (arXiv:1603.05027).
+
+========  =====================================================================================================
+version   differs by
+========  =====================================================================================================
+``v1``    stride in a bottleneck's first 1x1; a bottleneck's 1x1 convolutions have biases
+``v1b``   stride in a bottleneck's 3x3; no biases
+``v1s``   v1b with three 3x3 convolutions (64, 64, 128 channels) in place of the 7x7
+``v2``    normalisation before convolution; the pixels themselves are normalised first (``norm0``, gamma fixed to 1)
+========  =====================================================================================================
+
+Children: ``norm0`` (v2), ``conv1`` or ``conv1_1`` … ``conv1_3``, ``pool1``, then ``stage1`` … ``stage4`` of blocks ``0``, ``1``, ….
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.backbones.residual import PreActivationBlock, ResidualBlock, Seen
+from ssdconv.ssd_ref.config import ConvSpec, NormSpec
+from ssdconv.ssd_ref.layers import ConvUnit, batch_norm
+
+Version = Literal["v1", "v1b", "v1s", "v2"]
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Depth -> blocks per stage; from 50 layers on the blocks are bottlenecks."""
+
+_TAP = re.compile(r"stage([1-4])(?:\.(\d+)\.act([123]))?")
+
+
+class ResNet(nn.Module):
+    """A ResNet up to its last tap.
+
+    Args:
+        taps: ``stage3`` for a stage's output; with v2 also ``stage3.7.act2``, an activation inside block 7 of stage 3.
+        depth: 18, 34, 50, 101 or 152.
+        version: see the module's table.
+        strides: of the four stages.
+        eps: of every batch normalisation.
+
+    Raises:
+        FormatError: no such depth or tap.
+    """
+
+    def __init__(
+        self,
+        taps: Sequence[str],
+        *,
+        depth: int,
+        version: Version = "v1",
+        strides: Sequence[int] = (1, 2, 2, 2),
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if depth not in BLOCKS:
+            raise FormatError(f"no ResNet with {depth} layers", expected=f"one of {', '.join(map(str, BLOCKS))}")
+        places = [_parse(tap, version, depth) for tap in taps]
+        self.taps = tuple(taps)
+        self.channels: list[int] = [0] * len(places)
+        norm = NormSpec(eps)
+        width = self._stem(version, norm)
+        bottleneck = depth >= 50
+        last_stage, last_block, until = max(places)
+        self.stages = tuple(f"stage{n}" for n in range(1, last_stage + 1))
+        for number, (name, count, stride) in enumerate(zip(self.stages, BLOCKS[depth], strides, strict=False), 1):
+            channels = 64 * 2 ** (number - 1) * (4 if bottleneck else 1)
+            stage = nn.Sequential()
+            for index in range(count):
+                step = stride if index == 0 else 1
+                if version == "v2":
+                    cut = until if (number, index) == (last_stage, last_block) else 0
+                    block: nn.Module = PreActivationBlock(
+                        width, channels, step, bottleneck=bottleneck, norm=norm, until=cut
+                    )
+                else:
+                    block = ResidualBlock(
+                        width,
+                        channels,
+                        step,
+                        bottleneck=bottleneck,
+                        stride_in_3x3=version != "v1",
+                        bias_1x1=version == "v1" and bottleneck,
+                        norm=norm,
+                    )
+                stage.append(block)
+                for position, place in enumerate(places):
+                    if place[:2] == (number, index):
+                        inside = block.widths[f"act{place[2]}"] if isinstance(block, PreActivationBlock) else 0
+                        self.channels[position] = inside if place[2] else channels
+                width = channels
+                if (number, index) == (last_stage, last_block):
+                    break
+            self.add_module(name, stage)
+
+    def _stem(self, version: Version, norm: NormSpec) -> int:
+        if version == "v2":
+            self.add_module("norm0", batch_norm(3, NormSpec(norm.eps, fix_gamma=True)))
+        specs = [ConvSpec("conv1", 64, 7, 2, 3, bias=False, norm=norm)]
+        if version == "v1s":
+            widths = ((64, 2), (64, 1), (128, 1))
+            specs = [ConvSpec(f"conv1_{i}", w, 3, s, 1, bias=False, norm=norm) for i, (w, s) in enumerate(widths, 1)]
+        width = 3
+        for spec in specs:
+            self.add_module(spec.name, ConvUnit(width, spec))
+            width = spec.out_channels
+        self.add_module("pool1", nn.MaxPool2d(3, 2, 1))
+        return width
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> one (N, channels[i], h_i, w_i) per tap."""
+        outputs: Seen = {}
+        for name, child in self.named_children():
+            if name not in self.stages:
+                x = child(x)
+                continue
+            for index, block in child.named_children():
+                seen: Seen = {}
+                x = block(x, seen) if isinstance(block, PreActivationBlock) else block(x)
+                outputs.update((f"{name}.{index}.{key}", value) for key, value in seen.items())
+                outputs = {key: value for key, value in outputs.items() if key in self.taps}
+            outputs[name] = x
+        return [outputs[tap] for tap in self.taps]
+
+
+def _parse(tap: str, version: Version, depth: int) -> tuple[int, int, int]:
+    """(stage, block, activation or 0) of a tap."""
+    match = _TAP.fullmatch(tap)
+    stage = int(match[1]) if match else 1
+    block = int(match[2]) if match and match[2] else BLOCKS[depth][stage - 1] - 1
+    inside = int(match[3]) if match and match[3] else 0
+    if match is None or block >= BLOCKS[depth][stage - 1] or (inside and version != "v2"):
+        raise FormatError(f"no layer {tap!r} to tap in ResNet-{depth} {version}", expected="such as 'stage3'")
+    return stage, block, inside
+
+
+def resnet(taps: Sequence[str], **options: object) -> ResNet:
+    """A ResNet; options as in ``ResNet``."""
+    return ResNet(taps, **options)  # type: ignore[arg-type]
