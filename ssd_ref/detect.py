@@ -50,9 +50,18 @@ def detect(
     return detect_with(loc, conf, Priors.of(maps, image_size, conf.dtype, conf.device), rule)
 
 
-@torch.no_grad()
 def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> list[Detections]:
     """``detect`` with the priors given as tensors; see there."""
+    with torch.inference_mode():
+        fields, sizes = _select(loc, conf, priors, rule)
+        most = rule.keep_top_k if rule.keep_top_k >= 0 else max(sizes, default=0)
+        parts = [field.split_with_sizes(sizes) for field in fields]
+    # Clones made out here are ordinary tensors, which autograd accepts.
+    return [Detections(*(field[:most].clone() for field in entry)) for entry in zip(*parts, strict=True)]
+
+
+def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> tuple[tuple[Tensor, ...], list[int]]:
+    """Boxes, labels, scores, priors after NMS, images one after the other and best first; and how many each has."""
     loc = _checked_loc(loc, conf, priors, rule)
     images, count, classes = conf.shape
     scores = scores_of(conf, rule.activation)
@@ -89,10 +98,7 @@ def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> 
     if rule.clip == "after":
         boxes = boxes.clamp(0, 1)
     sizes = torch.bincount(image, minlength=images).tolist()
-    most = rule.keep_top_k if rule.keep_top_k >= 0 else len(image)
-    fields = (boxes, place % classes, score, place // classes % count)
-    parts = (field.split_with_sizes(sizes) for field in fields)
-    return [Detections(*(field[:most] for field in entry)) for entry in zip(*parts, strict=True)]
+    return (boxes, place % classes, score, place // classes % count), sizes
 
 
 def scores_of(conf: Tensor, activation: str) -> Tensor:

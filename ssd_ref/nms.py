@@ -19,8 +19,8 @@ from torch import Tensor
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.boxes import area, iou_matrix
 
-BLOCK = 64
-"""Boxes of a set resolved at a time."""
+BLOCK, FEW_SETS = 64, 32
+"""Boxes of a set resolved at a time; twice as many while there are few sets, where calls cost more than work."""
 
 _TAME = 1e18
 """Coordinates below this in size cannot make a float32 area, or a sum of two, overflow."""
@@ -69,17 +69,17 @@ def nms_mask(boxes: Tensor, valid: Tensor, threshold: float, inclusive: bool = F
     lengths, order = (places * valid).amax(1).sort(descending=True)
     counts = [count for count in lengths.tolist() if count]
     order = order[: len(counts)]
-    boxes, alive = boxes[order], valid[order].to(boxes.dtype)
-    better = boxes[:, :0], alive[:, :0]
-    for start in range(0, max(counts, default=0), BLOCK):
-        busy, stop = sum(count > start for count in counts), min(start + BLOCK, counts[0])
-        block, state = boxes[:busy, start:stop], alive[:busy, start:stop]
-        if start:
-            state *= _untouched(better[0][:busy], better[1][:busy], block, test)
-        state.copy_(_fixpoint(state, test.drops(block, block).triu_(1)))
+    boxes, alive = boxes[order], valid[order][:, None].to(boxes.dtype)
+    better = boxes[:, :0], alive[..., :0]
+    width = BLOCK * 2 if len(counts) <= FEW_SETS else BLOCK
+    for start in range(0, max(counts, default=0), width):
+        busy, stop = sum(count > start for count in counts), min(start + width, counts[0])
+        block, state = boxes[:busy, start:stop], alive[:busy, :, start:stop]
+        entering = _untouched(state, better[0][:busy], better[1][:busy], block, test)
+        state.copy_(_fixpoint(entering, test.drops(block, block).triu_(1)))
         if stop < counts[0]:
             better = _append(better[0][:busy], better[1][:busy], block, state)
-    keep[order] = alive > 0
+    keep[order] = alive[:, 0] > 0
     return keep
 
 
@@ -104,41 +104,45 @@ def adaptive_nms_mask(boxes: Tensor, valid: Tensor, threshold: float, eta: float
 
 def _tame_iou(a: Tensor, b: Tensor) -> Tensor:
     """``iou_matrix`` of (B, R, 4) and (B, M, 4) in fewer passes, equal to the last bit where no area overflows."""
-    ax0, ay0, ax1, ay1 = a.unsqueeze(2).unbind(-1)
-    bx0, by0, bx1, by1 = b.unsqueeze(1).unbind(-1)
+    ax0, ay0, ax1, ay1 = a.movedim(-1, 0).unsqueeze(-1).contiguous()
+    bx0, by0, bx1, by1 = b.movedim(-1, 0).unsqueeze(-2).contiguous()
     inter = torch.minimum(ax1, bx1).sub_(torch.maximum(ax0, bx0)).clamp_(min=0)
     inter.mul_(torch.minimum(ay1, by1).sub_(torch.maximum(ay0, by0)).clamp_(min=0))
-    union = (area(a).unsqueeze(2) + area(b).unsqueeze(1)).sub_(inter)
+    union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(inter)
     # Two boxes without area: 0 / smallest positive number gives the 0 that is wanted, and changes no other union.
     return inter.div_(union.clamp_(min=torch.finfo(a.dtype).smallest_normal * torch.finfo(a.dtype).eps))
 
 
-def _untouched(better: Tensor, weight: Tensor, block: Tensor, test: _Test) -> Tensor:
-    """(B, M) bool: boxes (B, M, 4) that none of the better kept ones (B, R, 4; weight (B, R) 1 or 0) drops."""
+def _untouched(alive: Tensor, better: Tensor, weight: Tensor, block: Tensor, test: _Test) -> Tensor:
+    """``alive`` (B, 1, M) less the boxes (B, M, 4) that a better kept one (B, R, 4; weight (B, 1, R) 1 or 0) drops."""
     limit = 1 << 18 if block.device.type == "cpu" else 1 << 24  # on the CPU, what fits a core's cache
     step = max(limit // (block.shape[0] * block.shape[1]), 8)
-    count = torch.zeros_like(block[:, None, :, 0])
     for at in range(0, better.shape[1], step):
-        count.baddbmm_(weight[:, None, at : at + step], test.drops(better[:, at : at + step], block))
-    return count[:, 0] == 0
+        alive = _less(alive, weight[..., at : at + step], test.drops(better[:, at : at + step], block))
+    return alive
 
 
 def _fixpoint(alive: Tensor, drops: Tensor) -> Tensor:
-    """(B, M) of 1 and 0: greedy NMS among the ``alive`` (B, M), given who would drop whom (B, M, M)."""
+    """(B, 1, M) of 1 and 0: greedy NMS among the ``alive`` (B, 1, M), given who would drop whom (B, M, M)."""
     keep = alive
     while True:
-        following = alive * (torch.bmm(keep[:, None], drops)[:, 0] == 0)
+        following = _less(alive, keep, drops)
         if torch.equal(following, keep):
             return keep
         keep = following
 
 
+def _less(alive: Tensor, keep: Tensor, drops: Tensor) -> Tensor:
+    """``alive`` (B, 1, M) without what a kept row (B, 1, R) drops (B, R, M); all of 1 and 0, so counts are exact."""
+    return torch.baddbmm(alive, keep, drops, alpha=-1).clamp_(min=0)
+
+
 def _append(better: Tensor, weight: Tensor, block: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Add a block's kept boxes to the better ones, padded (weight 0) to the most that a set kept."""
-    most = int(keep.sum(1).max())
-    kept, front = keep.sort(stable=True, dim=1, descending=True)
-    chosen = block.gather(1, front[:, :most, None].expand(-1, -1, 4))
-    return torch.cat([better, chosen], 1), torch.cat([weight, kept[:, :most]], 1)
+    most = int(keep.sum(-1).max())
+    kept, front = keep.sort(stable=True, dim=-1, descending=True)
+    chosen = block.gather(1, front[:, 0, :most, None].expand(-1, -1, 4))
+    return torch.cat([better, chosen], 1), torch.cat([weight, kept[..., :most]], -1)
 
 
 def _check(boxes: Tensor, valid: Tensor, threshold: float) -> bool:
