@@ -12,6 +12,7 @@ from math import prod
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
+from ssdconv.ssd_ref.caffe_layers.views import MAX_AXES
 from ssdconv.ssd_ref.config import LayerSpec
 
 Shape = tuple[int, ...]
@@ -20,8 +21,6 @@ Rule = Callable[[Params, Shapes, LayerSpec], tuple[Shapes, Shapes]]
 """(parameters, shapes of the bottoms, layer) -> (shapes of the tops, shapes of the learned blobs)."""
 
 RULES: dict[str, Rule] = {}
-MAX_AXES = 32
-"""Caffe's ``kMaxBlobAxes``."""
 
 
 def rule(*types: str) -> Callable[[Rule], Rule]:

@@ -82,8 +82,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 _UNUSED = frozenset(
-    "weight_filler bias_filler filler scale_filler engine force_nd_im2col moving_average_fraction dropout_ratio "
-    "scale_train stable_prod_grad save_output_param visualize visualize_threshold save_file".split()
+    {"weight_filler", "bias_filler", "filler", "scale_filler", "engine", "force_nd_im2col", "dropout_ratio"}
+    | {"moving_average_fraction", "scale_train", "stable_prod_grad", "save_output_param", "visualize"}
+    | {"visualize_threshold", "save_file"}
 )
 """Fields that change nothing in what a trained net computes."""
 
@@ -93,7 +94,9 @@ def spec_of(layer: CaffeLayer) -> LayerSpec:
     key = PARAM_OF.get(layer.type)
     raw = layer.params.get(key, {}) if key else {}
     params = _essential(raw, _DEFAULTS.get(key or "", {})) if isinstance(raw, Mapping) else {}
-    return LayerSpec(layer.name, layer.type, layer.bottoms, layer.tops, params, shared=layer.shared)
+    return LayerSpec(
+        layer.name, layer.type, layer.bottoms, layer.tops, params, shared=layer.shared if any(layer.shared) else ()
+    )
 
 
 def layer_of(spec: LayerSpec) -> CaffeLayer:

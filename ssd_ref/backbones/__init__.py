@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import Backbone
+
+if TYPE_CHECKING:
+    from torch import nn
 
 KINDS = {
     "vgg16": ("sequential", "vgg16"),

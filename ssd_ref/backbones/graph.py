@@ -47,9 +47,9 @@ class LayerGraph(nn.Module):
             if blob.same_as:
                 self._shared[blob.parameter] = blob.same_as
         self._tie()
-        self._register_state_dict_hook(_drop_shared)
-        self._register_load_state_dict_pre_hook(self._fill_shared)
-        self.register_load_state_dict_post_hook(lambda module, _: module._tie())
+        self._register_state_dict_hook(_drop_shared)  # type: ignore[no-untyped-call]
+        self._register_load_state_dict_pre_hook(self._fill_shared)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(lambda module, _: module._tie())  # type: ignore[no-untyped-call]
 
     def layer(self, name: str) -> CaffeLayer:
         """The module of a Caffe layer."""
@@ -134,7 +134,7 @@ def _last_uses(start: str, layers: Iterable[LayerSpec], keep: Iterable[str]) -> 
         last.update(dict.fromkeys((*spec.bottoms, *spec.tops), index))
     kept = set(keep)
     if not kept <= known:
-        raise FormatError(f"no layer writes blob {sorted(kept - known)[0]!r}", where="layer graph")
+        raise FormatError(f"no layer writes blob {min(kept - known)!r}", where="layer graph")
     return [tuple(n for n, at in last.items() if at == index and n not in kept) for index in range(len(steps))]
 
 

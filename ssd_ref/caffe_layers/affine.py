@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer
 from ssdconv.ssd_ref.config import LayerSpec
@@ -41,7 +41,8 @@ class Scale(_AlongAxis):
     """
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        value: Tensor = self.weight if weight is None else weight
+        value = self._parameters["weight"] if weight is None else weight
+        assert value is not None
         y = x * _along(value, self.start(x, value), x.dim())
         return y if self.bias is None else y + _along(self.bias, self.start(x, self.bias), x.dim())
 

@@ -1,12 +1,10 @@
 """Importing this module fills the registry of layer types."""
 
-from ssdconv.ssd_ref.caffe_layers import (  # noqa: F401
-    activations,
-    affine,
-    combine,
-    convolution,
-    normalization,
-    pooling,
-    reshape,
-    resample,
-)
+import ssdconv.ssd_ref.caffe_layers.activations
+import ssdconv.ssd_ref.caffe_layers.affine
+import ssdconv.ssd_ref.caffe_layers.combine
+import ssdconv.ssd_ref.caffe_layers.convolution
+import ssdconv.ssd_ref.caffe_layers.normalization
+import ssdconv.ssd_ref.caffe_layers.pooling
+import ssdconv.ssd_ref.caffe_layers.resample
+import ssdconv.ssd_ref.caffe_layers.reshape  # noqa: F401

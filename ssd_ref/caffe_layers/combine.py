@@ -44,7 +44,7 @@ class Slice(CaffeLayer):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         axis = joined_axis(self.p, "slice_dim", x.dim())
-        return tuple(x.split(slice_sizes(self.p, x.shape[axis], self.tops), axis))
+        return torch.split(x, list(slice_sizes(self.p, x.shape[axis], self.tops)), axis)
 
 
 @layer("Split")

@@ -7,7 +7,7 @@ Layouts: blobs (N, C, H, W). Convolution weight (out, C / group, kernel_h, kerne
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
 from ssdconv.ssd_ref.caffe_layers.params import conv_window

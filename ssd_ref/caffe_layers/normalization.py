@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer
 from ssdconv.ssd_ref.config import LayerSpec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.geometry import pool_sizes
 from ssdconv.ssd_ref.caffe_layers.params import Window, pool_window

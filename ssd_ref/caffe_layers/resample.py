@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.geometry import interp_size
 from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer

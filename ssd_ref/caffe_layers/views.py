@@ -6,11 +6,14 @@ of the SSD branch.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
 
 Shape = tuple[int, ...]
+MAX_AXES = 32
+"""Caffe's ``kMaxBlobAxes``."""
 
 
 def reshape_to(p: Params, shape: Shape) -> Shape:
@@ -19,6 +22,8 @@ def reshape_to(p: Params, shape: Shape) -> Shape:
     Only the ``num_axes`` axes from ``axis`` on are replaced.
     """
     dims = p.message("shape").integers("dim", low=-1)
+    if len(dims) > MAX_AXES:
+        raise p.fail("more dims than Caffe's blobs have", expected=f"at most {MAX_AXES}", got=len(dims))
     rank = len(shape)
     start = p.integer("axis", 0, low=-INT_MAX)
     start = start + rank + 1 if start < 0 else start
@@ -77,7 +82,7 @@ def slice_sizes(p: Params, size: int, tops: int) -> tuple[int, ...]:
     if len(points) != tops - 1:
         raise p.fail("slice points and tops do not fit", expected=f"{tops - 1} points", got=points)
     edges = (0, *points, size)
-    sizes = tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+    sizes = tuple(b - a for a, b in pairwise(edges))
     if min(sizes) <= 0:
         raise p.fail("slice points do not rise within the axis", expected=f"between 0 and {size}", got=points)
     return sizes

@@ -1,0 +1,116 @@
+"""Any SSD-family Caffe net as a config with a layer graph, and such a config as a deploy net.
+
+Deploy, train and test nets are taken, and the train net that a released .caffemodel carries: only what loc and conf need
+is kept, with the priors, the detection rule and the pixels that the net tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from ssdconv.converters.caffe.net import CaffeNet
+from ssdconv.converters.caffe.parts import Parts
+from ssdconv.converters.caffe.select import Selected, select
+from ssdconv.converters.caffe.specs import layer_of
+from ssdconv.converters.caffe.transform import input_size as find_input_size
+from ssdconv.converters.caffe.transform import pixels
+from ssdconv.converters.caffe.wiring import INPUT
+from ssdconv.errors import FormatError, SsdconvError, UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+
+
+def graph_config(
+    net: CaffeNet, *, name: str, weights: CaffeNet | None = None, input_size: tuple[int, int] | None = None
+) -> SSDConfig:
+    """The config of a Caffe net.
+
+    Args:
+        net: a deploy, test or train net.
+        name: for the config.
+        weights: the net inside the weight file; asked where ``net`` does not tell pixels, input size or priors.
+        input_size: (height, width) in pixels to use instead of the net's own.
+
+    Returns:
+        The config; ``graph.warnings`` says what was assumed, ``graph.dropped`` which layers detection does not need.
+
+    Raises:
+        FormatError: no SSD, unsupported layers (all of them named), or sizes that do not fit together.
+    """
+    chosen = select(net)
+    other = select(weights) if weights is not None and weights is not net else None
+    source = _input_blob(chosen)
+    data = chosen.data + (other.data if other else ())
+    shape = chosen.inputs.get(source) or (other.inputs.get(source) if other else None) or ()
+    size = input_size or find_input_size(shape, data, f"input {source!r}")
+    parts = Parts(chosen.wiring, source, (1, 3, *size))
+    parts.locate()
+    priors = parts.priors()
+    classes = parts.check(priors)
+    prepared, unsure = pixels(size, data)
+    warnings = [*chosen.warnings, *parts.found.told.warnings, *unsure]
+    rule = parts.found.told.rule
+    if not priors:
+        lent = _from_weights(weights, parts, size) if other else None
+        if lent is not None:
+            priors, rule = lent.priors, replace(lent.detect, activation=rule.activation)
+            assert lent.graph is not None
+            warnings = [w for w in warnings if w not in parts.found.told.warnings or w in lent.graph.warnings]
+        else:
+            warnings.append("the net does not tell its priors: raw outputs only, no boxes")
+    if other is not None:
+        warnings += _differences(parts, other)
+    graph = parts.graph(source, classes, tuple(warnings))
+    return SSDConfig(name, "caffe", classes, prepared, priors, rule, graph=graph)
+
+
+def graph_net(config: SSDConfig) -> CaffeNet:
+    """The deploy net of a graph config: input, layers, tail; blob shapes included.
+
+    Raises:
+        UsageError: the config has no layer graph.
+    """
+    graph = config.graph
+    if graph is None:
+        raise UsageError("the network is no layer graph", where=config.name)
+    layers = [layer_of(spec) for spec in graph.layers if spec.name not in graph.added]
+    return CaffeNet(
+        config.name, {graph.input: (1, 3, *config.pixels.size)}, (*layers, *(layer_of(spec) for spec in graph.tail))
+    )
+
+
+def _input_blob(chosen: Selected) -> str:
+    """The blob that images come in by: the first one given that layers read, else the one that nothing writes."""
+    wiring = chosen.wiring
+    unwritten = [v.name for values in wiring.reads for v in values if v.maker == INPUT]
+    for name in chosen.inputs:
+        if name in unwritten:
+            return name
+    if not unwritten:
+        raise FormatError("no layer reads an input", where="net", hint="is this a network definition?")
+    return unwritten[0]
+
+
+def _differences(parts: Parts, other: Selected) -> list[str]:
+    """A warning where the weight file's own net has layers of the same names with other parameters."""
+    theirs = {spec.name: spec for spec in other.wiring.layers}
+    names = [
+        spec.name
+        for spec in (parts.wiring.layers[i] for i in parts.order)
+        if spec.name in theirs and (spec.type, spec.params) != (theirs[spec.name].type, theirs[spec.name].params)
+    ]
+    if not names:
+        return []
+    return [f"the weight file's own net has other parameters in {', '.join(names)}: the prototxt's are used"]
+
+
+def _from_weights(weights: CaffeNet | None, parts: Parts, size: tuple[int, int]) -> SSDConfig | None:
+    """The weight file's own config, where it tells priors that fit this net's outputs."""
+    if weights is None:
+        return None
+    try:
+        lent = graph_config(weights, name="", input_size=size)
+    except SsdconvError:
+        return None
+    loc = prod(parts.shapes.blobs[parts.found.loc.name][1:])
+    return lent if lent.priors and lent.num_priors * 4 * parts.loc_classes == loc else None

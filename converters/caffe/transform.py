@@ -1,0 +1,71 @@
+"""Pixels of a Caffe net: its input blob's size, and the ``transform_param`` of its data layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ssdconv.converters.caffe.net import CaffeLayer, Shape
+from ssdconv.converters.caffe.specs import short_float
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
+from ssdconv.ssd_ref.config import Pixels
+
+
+def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[int, int]:
+    """(height, width) in pixels: from the input blob's shape, else from ``resize_param`` or ``crop_size``.
+
+    Raises:
+        FormatError: not a colour image, a size out of range, or no size anywhere.
+    """
+    if shape:
+        if len(shape) != 4 or shape[1] != 3 or not all(0 < side <= INT_MAX for side in shape):
+            raise FormatError("the input is no colour image", where=where, expected="(N, 3, height, width)", got=shape)
+        return shape[2], shape[3]
+    for layer in data:
+        p = _transform(layer)
+        resize = p.message("resize_param")
+        height, width = resize.integer("height", 0), resize.integer("width", 0)
+        if not height or not width:
+            crop = p.integer("crop_size", 0)
+            height, width = p.integer("crop_h", crop), p.integer("crop_w", crop)
+        if height and width:
+            return height, width
+    raise FormatError(
+        "the net does not tell its input size",
+        where=where,
+        hint="give the deploy prototxt, which names it in input_shape or input_dim",
+    )
+
+
+def pixels(size: tuple[int, int], data: Iterable[CaffeLayer]) -> tuple[Pixels, tuple[str, ...]]:
+    """Pixels (BGR, as OpenCV reads them) and what had to be assumed.
+
+    The mean is ``mean_value`` (one, or blue, green, red), the scale ``scale``; Caffe subtracts first, then multiplies.
+    The first data layer that tells either is believed.
+
+    Raises:
+        FormatError: a mean of neither one nor three values.
+    """
+    for layer in data:
+        p = _transform(layer)
+        told = [name for name in ("mean_value", "mean_file", "scale") if name in p]
+        if not told:
+            continue
+        means = p.numbers("mean_value") or (0.0,)
+        if len(means) not in (1, 3):
+            raise p.fail("mean_value must be given once, or for each of three channels", got=means)
+        blue, green, red = (short_float(v) for v in (means * 3 if len(means) == 1 else means))
+        warnings = []
+        if "mean_file" in p and "mean_value" not in p:
+            warnings.append("the mean is in a file of its own (mean_file): mean 0 is assumed")
+        elif "mean_value" not in p:
+            warnings.append("the net does not tell its pixel mean: mean 0 is assumed")
+        mode = p.message("resize_param").data.get("resize_mode", "WARP")
+        if mode != "WARP":
+            warnings.append(f"the net was fed with resize_mode {mode}; images are warped to the input size instead")
+        return Pixels(size, "BGR", (blue, green, red), scale=short_float(p.number("scale", 1.0))), tuple(warnings)
+    return Pixels(size), ("the net does not tell its pixel mean and scale: mean 0 and scale 1 are assumed",)
+
+
+def _transform(layer: CaffeLayer) -> Params:
+    return Params(layer.params, f"layer {layer.name!r} ({layer.type})").message("transform_param")
