@@ -1,0 +1,240 @@
+"""Detections on disk: whatever form they have, and our own stream that an interrupted run continues.
+
+The stream is JSON lines. The first line is the header ``{"format": "ssdconv-detections", "version": 1, "dataset": ...,
+"network": ..., "classes": [...], "written": false}``; then one line per image, ``{"image_id": "000001", "detections":
+[[label, score, x1, y1, x2, y2], ...]}``, labels counted in the header's classes, corners in pixels of the original image,
+every digit kept. A line is written and flushed when its image is done; a last line cut short by a crash is dropped on
+resume. Several processes write a file each (``detections.0.jsonl`` ...), which are read together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ssdconv.errors import FormatError, MissingError, OutputError, UsageError
+from ssdconv.parity.metrics.detections import (
+    ColumnCountError,
+    Detections,
+    DuplicateDetectionError,
+    check_detections,
+)
+from ssdconv.parity.metrics.files_coco import read_coco_results
+from ssdconv.parity.metrics.files_voc import read_voc_detections
+from ssdconv.ssd_ref.data.problems import Problems, report
+from ssdconv.ssd_ref.data.records import Dataset
+
+FORMAT, VERSION = "ssdconv-detections", 1
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """First line of a stream; a run may only resume a stream with an equal header."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    dataset: str
+    network: str
+    classes: tuple[str, ...]
+    written: bool = False
+
+
+class _Line(msgspec.Struct):
+    image_id: str
+    detections: list[tuple[int, float, float, float, float, float]]
+
+
+def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
+    """(header, (line number, line) of every complete line, bytes that are complete)."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].split(b"\n")[:-1]
+    if not lines:
+        raise FormatError("no header line", where=str(path), expected=f'{{"format": "{FORMAT}", ...}}')
+    try:
+        header = msgspec.json.decode(lines[0], type=Header)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"not a detection stream: {error}", where=f"{path}: line 1") from None
+    if (header.format, header.version) != (FORMAT, VERSION):
+        raise FormatError(
+            "another format or version",
+            where=f"{path}: line 1",
+            expected=f"{FORMAT} {VERSION}",
+            got=f"{header.format} {header.version}",
+        )
+    decoder = msgspec.json.Decoder(_Line)
+    found = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            found.append((number, decoder.decode(line)))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ColumnCountError(f"damaged line: {error}", where=f"{path}: line {number}") from None
+    return header, found, whole
+
+
+class DetectionsWriter:
+    """Appends detections image by image; what is done survives any interruption.
+
+    Use it as a context manager. With ``resume`` an existing stream with an equal header is continued: ``done`` holds the
+    images that need not be run again.
+
+    Raises:
+        UsageError: the file exists and ``resume`` is off, or it belongs to another run.
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(
+        self, path: str | Path, *, dataset: str, network: str, classes: Sequence[str], resume: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self.header = Header(dataset=dataset, network=network, classes=tuple(classes))
+        self.done: set[str] = set()
+        whole = 0
+        if self.path.exists() and b"\n" in self.path.read_bytes():
+            if not resume:
+                raise UsageError("the detection file exists", where=str(path), hint="resume it, or name another file")
+            header, lines, whole = _decode(self.path)
+            if header != self.header:
+                raise UsageError(
+                    "the detection file belongs to another run",
+                    where=str(path),
+                    expected=f"{self.header.network} on {self.header.dataset}",
+                    got=f"{header.network} on {header.dataset}",
+                    hint="name another file, or remove this one",
+                )
+            self.done = {line.image_id for _, line in lines}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "r+b" if whole else "wb")
+            self._file.truncate(whole)
+            self._file.seek(whole)
+        except OSError as error:
+            raise OutputError(f"cannot write detections: {error.strerror}", where=str(path)) from None
+        if not whole:
+            self._write(msgspec.json.encode(self.header))
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._file.write(line + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"cannot write detections: {error.strerror}",
+                where=str(self.path),
+                hint="what is written can be resumed",
+            ) from None
+
+    def write(self, image_id: str, labels: ArrayLike, scores: ArrayLike, boxes: ArrayLike) -> None:
+        """Append one image.
+
+        Args:
+            labels: (n,) index into the header's classes.
+            scores: (n,).
+            boxes: (n, 4) xyxy in pixels of the original image.
+
+        Raises:
+            DuplicateDetectionError: the image is written already.
+            FormatError: a number is not finite.
+        """
+        if image_id in self.done:
+            raise DuplicateDetectionError("the image is written already", where=str(self.path), got=image_id)
+        corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+        values = np.asarray(scores, np.float64).reshape(-1)
+        if not (np.isfinite(corners).all() and np.isfinite(values).all()):
+            raise FormatError("a score or corner is not finite", where=f"{self.path}: image {image_id}")
+        columns = zip(np.asarray(labels, np.int64).reshape(-1).tolist(), values.tolist(), corners.tolist(), strict=True)
+        self._write(msgspec.json.encode(_Line(image_id, [(k, s, b[0], b[1], b[2], b[3]) for k, s, b in columns])))
+        self.done.add(image_id)
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> DetectionsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None) -> tuple[Header, Detections]:
+    """Read one stream, or the streams of several processes of one run, as one set.
+
+    Raises:
+        MissingError, FormatError, ColumnCountError: with file and line.
+        UsageError: the files belong to different runs.
+        DuplicateDetectionError: an image stands in them twice.
+        NonFiniteError, InvertedBoxError, ZeroBoxError: see ``check_detections``.
+    """
+    header: Header | None = None
+    seen: dict[str, int] = {}
+    rows: list[tuple[float, ...]] = []
+    places: list[str] = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise MissingError("no such detection file", where=str(path))
+        mine, lines, _ = _decode(path)
+        if header is not None and mine != header:
+            raise UsageError("the detection files belong to different runs", where=str(path), got=mine.network)
+        header = mine
+        for number, line in lines:
+            where = f"{path}: line {number}"
+            if line.image_id in seen:
+                report(DuplicateDetectionError("an image is written twice", where=where, got=line.image_id), keep_going)
+                continue
+            image = seen.setdefault(line.image_id, len(seen))
+            for label, *numbers in line.detections:
+                if not 0 <= label < len(mine.classes):
+                    raise ColumnCountError(
+                        "label out of range", where=where, expected=f"0..{len(mine.classes) - 1}", got=label
+                    )
+                rows.append((image, label, *numbers))
+                places.append(where)
+    if header is None:
+        raise UsageError("no detection file was given")
+    table = np.asarray(rows, np.float64).reshape(-1, 7)
+    index = table[:, :2].astype(np.int64)
+    found = Detections(
+        header.classes, tuple(seen), index[:, 0], index[:, 1], table[:, 2].copy(), table[:, 3:].copy(),
+        written=header.written, covers=True,
+    )  # fmt: skip
+    return header, check_detections(found, lambda row: places[row], keep_going)
+
+
+def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems | None = None) -> Detections:
+    """Read detections in any known form.
+
+    Args:
+        source: a folder of per-class VOC files or of ``*.jsonl`` streams; a ``.jsonl`` stream; a COCO results ``.json``.
+        dataset: gives the class names and category ids.
+        keep_going: collector; bad rows are then left out and counted.
+
+    Raises:
+        MissingError: nothing there, or a folder without detections.
+        DetectionsError and its subclasses: see the readers.
+    """
+    path = Path(source)
+    if path.is_dir():
+        streams = sorted(path.glob("*.jsonl"))
+        if streams:
+            return read_stream(streams, keep_going)[1]
+        return read_voc_detections(path, dataset.classes, keep_going)
+    if not path.exists():
+        raise MissingError("no such detection file or folder", where=str(path))
+    if path.suffix == ".jsonl":
+        return read_stream([path], keep_going)[1]
+    if path.suffix == ".json":
+        return read_coco_results(path, dataset.classes, dataset.category_ids, keep_going)
+    raise UsageError(
+        "unknown form of detections",
+        where=str(path),
+        expected="a folder of comp4_det_test_<class>.txt, a COCO results .json, or a .jsonl stream",
+    )

@@ -1,0 +1,66 @@
+"""The data set names of the command line and how each is opened."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from ssdconv.errors import MissingError, UsageError
+from ssdconv.ssd_ref.data.coco import open_coco
+from ssdconv.ssd_ref.data.problems import Problems, WrongRootError
+from ssdconv.ssd_ref.data.records import Dataset
+from ssdconv.ssd_ref.data.voc import open_voc
+
+_VOC = {
+    "voc07": (("2007", "test"),),
+    "voc07-trainval": (("2007", "trainval"),),
+    "voc12": (("2012", "val"),),
+    "voc12-trainval": (("2012", "trainval"),),
+    "voc0712": (("2007", "trainval"), ("2012", "trainval")),
+}
+_COCO = {
+    "coco-val2017": ("val2017",),
+    "coco-minival": ("minival2014", "minival"),
+    "coco-train2017": ("train2017",),
+}
+DATASETS = (*_VOC, *_COCO)
+"""voc07 = VOC2007 test, voc12 = VOC2012 val (the test annotations are not public), voc0712 = both trainval sets,
+coco-minival = the 5,000 images of val2014 that later became val2017, with their 2014 file names."""
+
+
+def open_dataset(
+    name: str | None,
+    root: str | Path | None = None,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    keep_going: Problems | None = None,
+) -> Dataset:
+    """Open a data set by its name, or any COCO-form JSON by ``annotations`` (then ``name`` is only its label).
+
+    Raises:
+        UsageError: unknown name, or no root given.
+        WrongRootError, MissingError, AnnotationError: see ``open_voc`` and ``open_coco``.
+    """
+    if annotations is not None:
+        return open_coco(annotations=annotations, images=images, name=name, keep_going=keep_going)
+    if name is None or name not in DATASETS:
+        near = get_close_matches(name or "", DATASETS, 2)
+        raise UsageError(
+            f"unknown data set {name!r}",
+            expected=f"one of {', '.join(DATASETS)}",
+            hint=f"did you mean {' or '.join(near)}?" if near else "any COCO-form JSON works with --annotations",
+        )
+    if root is None:
+        raise UsageError(f"{name} needs a data root", hint="--data-root VOCdevkit, or the folder with annotations/")
+    if not Path(root).is_dir():
+        raise WrongRootError("no such folder", where=str(root))
+    if name in _VOC:
+        return open_voc(root, _VOC[name], name=name, keep_going=keep_going)
+    failures: list[MissingError] = []
+    for split in _COCO[name]:
+        try:
+            return open_coco(root, split, images=images, name=name, keep_going=keep_going)
+        except WrongRootError as error:
+            failures.append(error)
+    raise failures[0]
