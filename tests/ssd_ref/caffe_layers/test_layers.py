@@ -1,0 +1,250 @@
+"""What the golden layers do not show: other parameters, batches, autograd, memory formats, and layers beyond BVLC's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ssdconv.converters.caffe.shapes import infer
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.names import blob_names
+from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, build
+from ssdconv.ssd_ref.config import LayerSpec
+
+
+def made(kind: str, params: dict[str, Any], *shapes: tuple[int, ...], tops: int = 1) -> CaffeLayer:
+    bottoms = tuple(f"x{i}" for i in range(len(shapes)))
+    spec = LayerSpec("l", kind, bottoms, tuple(f"y{i}" for i in range(tops)), params)
+    return build(infer([spec], dict(zip(bottoms, shapes, strict=True))).layers[0])
+
+
+def run(kind: str, params: dict[str, Any], *inputs: Tensor, tops: int = 1) -> Any:
+    return made(kind, params, *(tuple(x.shape) for x in inputs), tops=tops)(*inputs)
+
+
+def counting(*shape: int) -> Tensor:
+    return torch.arange(float(np.prod(shape))).reshape(shape)
+
+
+def test_pooling_window_that_starts_behind_the_image() -> None:
+    # stride > kernel and no padding: Caffe keeps the last, empty window and never writes to it (-FLT_MAX for MAX).
+    x = counting(1, 1, 7, 7)
+    y = run("Pooling", {"kernel_size": 2, "stride": 4}, x)
+    assert y.shape == (1, 1, 3, 3)
+    assert y[0, 0, 0, 0] == 8
+    assert y[0, 0, 2, 2] == torch.finfo(torch.float32).min
+
+
+def test_average_pooling_divides_by_the_window_clipped_to_the_padding() -> None:
+    # 4 wide, kernel 3, stride 2, pad 1: windows start at -1, 1, 3; divisors 3, 3, min(6, 5) - 3 = 2 per axis.
+    y = run("Pooling", {"pool": "AVE", "kernel_size": 3, "stride": 2, "pad": 1}, torch.ones(1, 1, 4, 4))
+    line = torch.tensor([2 / 3, 3 / 3, 1 / 2])
+    assert torch.allclose(y[0, 0], line[:, None] * line[None, :])
+
+
+@pytest.mark.parametrize("extra", [{"round_mode": "FLOOR"}, {"ceil_mode": False}])
+def test_pooling_can_round_down(extra: dict[str, Any]) -> None:
+    assert run("Pooling", {"kernel_size": 2, "stride": 2, **extra}, counting(1, 1, 5, 5)).shape == (1, 1, 2, 2)
+    assert run("Pooling", {"kernel_size": 2, "stride": 2}, counting(1, 1, 5, 5)).shape == (1, 1, 3, 3)
+
+
+def test_convolution_of_an_image_smaller_than_its_kernel() -> None:
+    # C++ rounds (2 - 3) / 2 towards zero: one pixel, the missing row and column read as zeros.
+    layer = made("Convolution", {"num_output": 1, "kernel_size": [3], "stride": [2], "bias_term": False}, (1, 1, 2, 2))
+    with torch.no_grad():
+        layer.weight.copy_(counting(1, 1, 3, 3))
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    assert layer(x).flatten().tolist() == [0 * 1 + 1 * 2 + 3 * 3 + 4 * 4]
+
+
+@pytest.mark.parametrize("kind", ["DepthwiseConvolution", "ConvolutionDepthwise"])
+def test_depthwise_forms_are_grouped_convolutions(kind: str) -> None:
+    torch.manual_seed(0)
+    params = {"num_output": 8, "kernel_size": [3], "pad": [1]}
+    x = torch.randn(2, 4, 5, 6)
+    depthwise = made(kind, params, (2, 4, 5, 6))
+    grouped = made("Convolution", {**params, "group": 4}, (2, 4, 5, 6))
+    grouped.load_state_dict(depthwise.state_dict())
+    assert depthwise.weight.shape == (8, 1, 3, 3)
+    assert torch.equal(depthwise(x), grouped(x))
+
+
+def test_batch_norm_keeps_its_statistics_raw() -> None:
+    layer = made("BatchNorm", {"eps": 0.0}, (1, 2, 1, 1))
+    state = {"mean": torch.tensor([3.0, 6.0]), "variance": torch.tensor([12.0, 48.0]), "factor": torch.tensor([3.0])}
+    layer.load_state_dict(state)
+    assert layer(torch.tensor([3.0, 6.0]).reshape(1, 2, 1, 1)).flatten().tolist() == [1.0, 1.0]
+    assert all(torch.equal(layer.state_dict()[k], v) for k, v in state.items())
+    assert not list(layer.parameters())
+
+
+def test_batch_norm_with_batch_statistics() -> None:
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    y = run("BatchNorm", {"use_global_stats": False}, x)
+    assert torch.allclose(y, torch.nn.functional.batch_norm(x, None, None, training=True, eps=1e-5), atol=1e-6)
+
+
+def test_scale_with_two_bottoms_weighs_channels() -> None:
+    x, s = counting(2, 3, 2, 2), torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert torch.equal(run("Scale", {"axis": 0}, x, s), x * s[:, :, None, None])
+
+
+def test_scale_of_several_axes_and_of_none() -> None:
+    wide = made("Scale", {"axis": 1, "num_axes": -1, "bias_term": True}, (2, 3, 4))
+    assert wide.weight.shape == wide.bias.shape == (3, 4)
+    assert made("Scale", {"num_axes": 0}, (2, 3, 4)).weight.shape == ()
+
+
+def test_slice_points_and_equal_slices() -> None:
+    x = counting(1, 6, 2)
+    assert [y.shape[1] for y in run("Slice", {"slice_point": [1, 3]}, x, tops=3)] == [1, 2, 3]
+    assert torch.equal(torch.cat(run("Slice", {}, x, tops=2), 1), x)
+    assert [y.shape[2] for y in run("Slice", {"slice_dim": 2}, x, tops=2)] == [1, 1]
+
+
+def test_interp_keeps_corners() -> None:
+    x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+    assert run("Interp", {"height": 3, "width": 3}, x)[0, 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]]
+    assert run("Interp", {"zoom_factor": 2}, x).shape == (1, 1, 3, 3)  # 2 + (2 - 1) * (2 - 1)
+    assert run("Interp", {"shrink_factor": 2}, counting(1, 1, 5, 7)).shape == (1, 1, 3, 4)
+    cut = run("Interp", {"height": 2, "width": 2, "pad_beg": -1, "pad_end": -1}, counting(1, 1, 4, 4))
+    assert cut[0, 0].tolist() == [[5, 6], [9, 10]]
+
+
+def test_upsample_repeats_pixels() -> None:
+    x = torch.tensor([[[[1.0, 2.0]]]])
+    assert run("Upsample", {"scale": 2}, x)[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "expected"),
+    [
+        ("ReLU6", {}, [0.0, 0.0, 0.5, 6.0]),
+        ("ReLU6", {"negative_slope": 0.5}, [-1.0, 0.0, 0.5, 6.0]),
+        ("Clip", {"min": -1.0, "max": 2.0}, [-1.0, 0.0, 0.5, 2.0]),
+        ("Exp", {"base": 2.0, "scale": 2.0, "shift": 1.0}, [2**-3.0, 2.0, 4.0, 2.0**17]),
+        ("Power", {"scale": -1.0}, [2.0, 0.0, -0.5, -8.0]),
+        ("BNLL", {}, [np.log1p(np.exp(-2.0)), np.log(2.0), np.log1p(np.exp(0.5)), np.log1p(np.exp(8.0))]),
+        ("Swish", {"beta": 2.0}, [-2 / (1 + np.exp(4.0)), 0.0, 0.5 / (1 + np.exp(-1.0)), 8 / (1 + np.exp(-16.0))]),
+        ("Dropout", {}, [-2.0, 0.0, 0.5, 8.0]),
+    ],
+)
+def test_pointwise_formulas(kind: str, params: dict[str, Any], expected: list[float]) -> None:
+    y = run(kind, params, torch.tensor([[-2.0, 0.0, 0.5, 8.0]]))
+    assert y[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_logarithm_to_a_base() -> None:
+    y = run("Log", {"base": 10.0, "scale": 10.0, "shift": 90.0}, torch.tensor([[1.0, 91.0]]))
+    assert y[0].tolist() == pytest.approx([2.0, 3.0])
+
+
+def test_reshape_with_a_leading_one_keeps_batch_items_apart() -> None:
+    x = counting(3, 8)
+    y = run("Reshape", {"shape": {"dim": [1, -1, 4]}}, x)
+    assert y.shape == (3, 2, 4)
+    assert torch.equal(y[1], x[1].reshape(2, 4))
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("Convolution", {"num_output": 4, "kernel_size": [3], "pad": [1], "group": 2}),
+    ("Deconvolution", {"num_output": 4, "kernel_size": [2], "stride": [2]}),
+    ("Pooling", {"kernel_size": 3, "stride": 2}),
+    ("Pooling", {"pool": "AVE", "kernel_size": 2, "stride": 3, "pad": 1}),
+    ("BatchNorm", {}),
+    ("Normalize", {"across_spatial": False, "channel_shared": False}),
+    ("LRN", {"local_size": 3}),
+    ("LRN", {"local_size": 3, "norm_region": "WITHIN_CHANNEL"}),
+    ("Scale", {"bias_term": True}),
+    ("PReLU", {}),
+    ("ReLU", {"negative_slope": 0.1}),
+    ("ELU", {}),
+    ("InnerProduct", {"num_output": 3}),
+    ("Permute", {"order": [0, 2, 3, 1]}),
+    ("Flatten", {}),
+    ("Reshape", {"shape": {"dim": [0, -1, 2]}}),
+    ("Softmax", {}),
+    ("Interp", {"zoom_factor": 2}),
+    ("Upsample", {"scale": 2}),
+    ("Slice", {"slice_point": [1]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "params"), CASES)
+def test_batch_items_gradients_and_channels_last(kind: str, params: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    tops = 2 if kind == "Slice" else 1
+    layer = made(kind, params, (1, 4, 6, 8), tops=tops).double()
+    x = torch.randn(3, 4, 6, 8, dtype=torch.float64)
+
+    def first(value: Tensor) -> Tensor:
+        result = layer(value)
+        return result[0] if isinstance(result, tuple) else result
+
+    whole = first(x)
+    assert torch.allclose(whole, torch.cat([first(x[i : i + 1]) for i in range(3)]))
+    assert torch.allclose(whole, first(x.contiguous(memory_format=torch.channels_last)))
+    assert (
+        torch.autograd.gradcheck(first, (x[:1, :, :4, :4].clone().requires_grad_(),))
+        if kind != "InnerProduct"
+        else True
+    )
+    if blob_names_of(layer):
+        whole.sum().backward()
+        assert all(p.grad is not None for p in layer.parameters())
+
+
+def blob_names_of(layer: CaffeLayer) -> list[str]:
+    return [name for name, _ in layer.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("Convolution", {"num_output": 4}),
+        ("Convolution", {"num_output": 4, "kernel_size": [3], "kernel_h": 3, "kernel_w": 3}),
+        ("Convolution", {"num_output": 4, "kernel_size": [3, 3, 3]}),
+        ("Convolution", {"num_output": 4, "kernel_size": [0]}),
+        ("Convolution", {"num_output": 4, "kernel_size": [3], "stride": [0]}),
+        ("Convolution", {"num_output": 4, "kernel_size": [3], "group": 3}),
+        ("Convolution", {"num_output": -4, "kernel_size": [3]}),
+        ("Convolution", {"num_output": "4", "kernel_size": [3]}),
+        ("Convolution", {"num_output": 4, "kernel_size": [9]}),
+        ("Convolution", {"num_output": 2**31 - 1, "kernel_size": [2**20]}),
+        ("Pooling", {"kernel_size": 2, "pad": 2}),
+        ("Pooling", {"pool": "STOCHASTIC", "kernel_size": 2}),
+        ("Pooling", {"global_pooling": True, "stride": 2}),
+        ("LRN", {"local_size": 4}),
+        ("InnerProduct", {"num_output": 4, "axis": 4}),
+        ("Softmax", {"axis": -5}),
+        ("Reshape", {"shape": {"dim": [-1, -1]}}),
+        ("Reshape", {"shape": {"dim": [7, -1]}}),
+        ("Reshape", {"shape": {"dim": [2**40, 0]}}),
+        ("Reshape", {"shape": {"dim": [0] * 40}}),
+        ("Permute", {"order": [0, 0]}),
+        ("Permute", {"order": [4]}),
+        ("Flatten", {"axis": 3, "end_axis": 1}),
+        ("Slice", {"slice_point": [4]}),
+        ("Interp", {}),
+        ("Interp", {"height": 2**31 - 1, "width": 2**31 - 1}),
+        ("Interp", {"zoom_factor": 2, "pad_beg": -6}),
+        ("Power", {"power": float("nan")}),
+        ("Clip", {"min": 0.0}),
+        ("Log", {"base": 1.0}),
+    ],
+)
+def test_impossible_parameters_name_the_layer(kind: str, params: dict[str, Any]) -> None:
+    with pytest.raises(FormatError) as caught:
+        made(kind, params, (1, 4, 5, 5), tops=2 if kind == "Slice" else 1)
+    assert f"layer 'l' ({kind})" in str(caught.value)
+
+
+def test_names_and_shapes_agree() -> None:
+    layer = made("Scale", {"bias_term": True}, (1, 4, 5, 5))
+    assert [n for n, _ in layer.named_parameters()] == list(
+        blob_names(LayerSpec("l", "Scale", ("x",), ("y",), {"bias_term": True}))
+    )
