@@ -1,0 +1,153 @@
+"""From image files, arrays or PIL images to the input tensor, as the source prepares it.
+
+THE CHANNEL ORDER OF ARRAYS IS BGR, as OpenCV reads and writes them, whatever order the network wants: ``prepare`` turns
+BGR into ``Pixels.order`` itself. Pass ``array_order="RGB"`` for RGB arrays. Files and PIL images carry their own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.resize import resize
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+ImageLike: TypeAlias = Union[str, Path, npt.NDArray[np.uint8], "PillowImage"]
+Order = Literal["BGR", "RGB"]
+
+_PIL_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
+
+
+def prepare(images: ImageLike | Iterable[ImageLike], pixels: Pixels, array_order: Order = "BGR") -> Tensor:
+    """Images to the network's input: resize, then ``((x / unit) - mean) / std * scale`` in float32, in this order of
+    operations; steps that change nothing are skipped.
+
+    Args:
+        images: one image or several; each a path, a PIL image, or a uint8 array (H, W, 3) IN BGR, or (H, W) grey.
+        pixels: the network's rule.
+        array_order: channel order of the arrays among ``images``.
+
+    Returns:
+        (N, 3, height, width) float32, contiguous, channels in ``pixels.order``.
+
+    Raises:
+        MissingError: an image file is absent.
+        FormatError: a file is not an image, or is cut short; a PIL image has a mode without a clear meaning in 8 bit.
+        UsageError: an array is not uint8 of these shapes.
+    """
+    several = _several(images)
+    height, width = pixels.size
+    batch = torch.empty(len(several), 3, height, width)
+    for index, image in enumerate(several):
+        warped = resize(as_bgr(image, array_order), pixels.size, pixels.resize)
+        if pixels.order == "RGB":
+            warped = warped[..., ::-1]
+        batch[index] = torch.from_numpy(normalise(warped, pixels).transpose(2, 0, 1))
+    return batch
+
+
+def normalise(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
+    """``((x / unit) - mean) / std * scale`` in float32 on (H, W, 3) already resized, channels in ``pixels.order``."""
+    out = image.astype(np.float32)
+    if pixels.unit != 1:
+        out /= np.float32(pixels.unit)
+    if any(pixels.mean):
+        out -= np.asarray(pixels.mean, np.float32)
+    if pixels.std != (1.0, 1.0, 1.0):
+        out /= np.asarray(pixels.std, np.float32)
+    if pixels.scale != 1:
+        out *= np.float32(pixels.scale)
+    return out
+
+
+def as_bgr(image: ImageLike, array_order: Order = "BGR") -> npt.NDArray[np.uint8]:
+    """Any accepted image as a uint8 array (H, W, 3) in BGR. Errors as in ``prepare``."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        return _array_as_bgr(image, array_order)
+    if hasattr(image, "convert") and hasattr(image, "mode"):
+        return _pil_as_bgr(image)
+    raise UsageError("not an image", expected="a path, a PIL image or a uint8 array", got=type(image).__name__)
+
+
+def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Read an image file as ``cv2.imread`` does in colour mode, which is what the sources did.
+
+    Grey becomes three equal channels, alpha is dropped, 16 bit is cut to 8, CMYK is converted by OpenCV. An EXIF
+    orientation is applied (OpenCV since 3.1 does so, and Caffe and MXNet read through OpenCV), so boxes refer to the
+    picture as viewers show it. PIL images, in contrast, are taken as they are.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        MissingError: there is no such file.
+        FormatError: it is not an image, is cut short, or cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise MissingError("no such image file", where=str(path), hint="check the path") from None
+    except OSError as error:
+        raise FormatError(f"the image file cannot be read: {error.strerror}", where=str(path)) from None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error as error:
+        raise FormatError(f"OpenCV refuses the image: {error.err}", where=str(path)) from None
+    if image is None:
+        raise FormatError(
+            "not an image that OpenCV can read, or cut short",
+            where=str(path),
+            expected="a whole JPEG, PNG, WebP, BMP, TIFF ... file",
+            got=f"{len(data)} bytes that begin with {data[:12]!r}",
+            hint="open it in a viewer, or fetch it again",
+        )
+    return np.asarray(image, np.uint8)
+
+
+def _several(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
+    if isinstance(images, str | Path) or hasattr(images, "convert"):
+        return [cast(ImageLike, images)]
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    return list(images)
+
+
+def _array_as_bgr(image: npt.NDArray[Any], order: Order) -> npt.NDArray[np.uint8]:
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3) or not image.size:
+        raise UsageError(
+            "an image array must hold bytes",
+            expected="uint8 (H, W, 3) in BGR, or (H, W) grey",
+            got=f"{image.dtype} {image.shape}",
+            hint="drop an alpha channel, and scale floats or 16-bit values to 0..255, before passing the array",
+        )
+    if channels == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(image if order == "BGR" else image[..., ::-1])
+
+
+def _pil_as_bgr(image: PillowImage) -> npt.NDArray[np.uint8]:
+    if image.mode not in _PIL_MODES:
+        raise FormatError(
+            f"a PIL image of mode {image.mode} has no single meaning in 8-bit colour",
+            expected=", ".join(sorted(_PIL_MODES)),
+            hint="convert it to RGB the way you mean it, or pass the file's path",
+        )
+    try:
+        rgb = np.asarray(image.convert("RGB"))
+    except OSError as error:  # PIL decodes lazily: a cut file shows here
+        raise FormatError(f"PIL cannot decode the image: {error}", where=getattr(image, "filename", None)) from None
+    return np.ascontiguousarray(rgb[..., ::-1])
