@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,3 +99,26 @@ def counting(what: str, total: int) -> Iterator[Any]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def following() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar on stderr for work that reports (text, steps done, steps in all); None on anything but a terminal.
+
+    Nothing shows before the work has taken ``SLOW_SECONDS``.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started = time.monotonic()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def tell(text: str, done: int, total: int) -> None:
+            late = time.monotonic() - started > SLOW_SECONDS
+            bar.update(task, description=text, completed=done, total=total, visible=late)
+
+        yield tell

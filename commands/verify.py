@@ -6,7 +6,7 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from ssdconv.commands.arguments import existing
-from ssdconv.commands.output import print_json, working
+from ssdconv.commands.output import following, print_json
 from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, EXIT_PARITY
 
@@ -26,6 +26,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image", nargs="+", default=[], metavar="IMG", help="compare on these images besides seeded noise"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the generated picture (default: 0)")
 
 
 def run(args: Namespace) -> int:
@@ -34,8 +35,8 @@ def run(args: Namespace) -> int:
     images = [existing(image) for image in args.image]
     from ssdconv.parity.verify import verify
 
-    with working("comparing every layer with the source"):
-        report = verify(weights, source, prototxt=prototxt, images=images)
+    with following() as progress:
+        report = verify(weights, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
     if args.json:
         print_json({"passed": bool(report), **json.loads(report.to_json())})
     else:

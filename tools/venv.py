@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "coco,test,lint"
 STAMP = "ssdconv-requirements"
-SHOWN = ("Downloading ", "Obtaining ", "Building ", "Installing ", "ERROR", "WARNING")
+SHOWN = ("Downloading ", "Processing ", "Using cached ", "Installing collected ")
 
 
 def fingerprint() -> str:
@@ -70,14 +70,21 @@ def install(folder: Path) -> None:
         assert pip.stdout is not None
         for line in pip.stdout:
             lines.append(line.rstrip())
-            text = line.strip()
-            if text.startswith(SHOWN) and not text.endswith(".metadata"):
-                print(f"  {text if len(text) < 160 else text[:157] + '...'}", flush=True)
+            if line.strip().startswith(SHOWN) and ".metadata" not in line:
+                print(f"  {_short(line.strip())}", flush=True)
     if pip.returncode:
         print("\n".join(lines[-30:]), file=sys.stderr)
         raise SystemExit(
             f"pip could not install the requirements (exit code {pip.returncode}); its last lines are above"
         )
+
+
+def _short(line: str) -> str:
+    """``Processing /a/b/torch-2.13.0-….whl (from ssdconv)`` without the folder and what asked for it."""
+    if line.startswith("Installing "):
+        return f"installing {line.count(',') + 1} packages"
+    _, _, rest = line.partition(line.split()[0])
+    return rest.partition(" (from")[0].strip().rpartition("/")[2]
 
 
 def main() -> None:
