@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssdconv import __version__
+from ssdconv.converters.mapping import Entry
+from ssdconv.converters.ops import apply_all
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.registry import source as source_named
-from ssdconv.converters.report import ConversionReport, Describer, TensorRow
+from ssdconv.converters.report import ConversionReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.archive import TensorSource
 
 SUFFIXES = {"pth": (".pth",), "safetensors": (".safetensors",), "both": (".pth", ".safetensors")}
 
@@ -62,6 +66,7 @@ def convert(
     channel_order: str | None = None,
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
+    digests: bool = True,
 ) -> ConversionReport:
     """Convert a source file into a checkpoint that ``ssdconv.load`` reads.
 
@@ -75,62 +80,63 @@ def convert(
         channel_order: "RGB" or "BGR", where the file cannot tell.
         format: "pth", "safetensors" or "both"; default: by the suffix of ``dst``, else "pth".
         options: further wishes of one source.
+        digests: give each row of the report its SHA-256 and statistics (a second pass over the tensors).
 
     Raises:
         FormatError, MappingError, MissingError: nothing was written.
         OutputError: the checkpoint could not be written; an older file there is untouched.
     """
+    from ssdconv.ssd_ref.checkpoint import save
+
     started = time.perf_counter()
     path = Path(src)
     outputs = output_paths(path, Path(dst) if dst else None, format)
     wish = Request(network, num_classes, Path(prototxt) if prototxt else None, channel_order, options or {})
-    opened = open_source(path, source, wish)
-    with opened.table as table, ThreadPoolExecutor(1, "sha256") as pool:
+    with ThreadPoolExecutor(1, "sha256") as pool:
+        head_of(path)
         digest = pool.submit(sha256_file, path)
-        describer = Describer()
-        tensors: dict[str, Array] = {}
-        for entry, array in opened.plan.mapping.forward(table):
-            tensors[entry.target] = array
-            describer.add(entry, array)
-        provenance = {
-            "ssdconv": __version__,
-            "source": opened.source.name,
-            "file": path.name,
-            "format": table.format,
-            "sha256": digest.result(),
-            "parity": "not measured",
-        }
-        write_all(outputs, opened.plan, tensors, provenance)
-        rows = describer.rows()
-        table.meta.get("unchanged", lambda: None)()
-        warnings = (*table.warnings, *opened.plan.warnings, *not_finite(rows))
-        return ConversionReport(
-            config=opened.plan.config,
-            rows=rows,
-            drops=opened.plan.mapping.drops,
-            outputs=tuple(outputs),
-            source=path,
-            source_format=table.format,
-            source_sha256=provenance["sha256"],
-            warnings=warnings,
-            seconds=time.perf_counter() - started,
-        )
+        opened = open_source(path, source, wish)
+        with opened.table as table:
+            odd: dict[str, None] = {}
+            sources = [_source(entry, table, odd) for entry in opened.plan.mapping]
+            provenance = {
+                "ssdconv": __version__,
+                "source": opened.source.name,
+                "file": path.name,
+                "format": table.format,
+                "sha256": "",
+                "parity": "not measured",
+            }
+            for output in outputs:
+                save(output, opened.plan.config, sources, provenance, digest=digest)
+            rows = tuple(describe(e, table, digests=digests) for e in opened.plan.mapping)
+            table.meta.get("unchanged", lambda: None)()
+            finite = tuple(f"tensor {name!r} holds NaN or infinite values" for name in odd)
+            return ConversionReport(
+                config=opened.plan.config,
+                rows=rows,
+                drops=opened.plan.mapping.drops,
+                outputs=tuple(outputs),
+                source=path,
+                source_format=table.format,
+                source_sha256=digest.result(),
+                warnings=(*table.warnings, *opened.plan.warnings, *finite),
+                seconds=time.perf_counter() - started,
+            )
 
 
-def write_all(
-    outputs: Sequence[Path], plan: Plan, tensors: Mapping[str, Array], provenance: Mapping[str, Any]
-) -> None:
-    """Write the checkpoint in every wanted format."""
-    from ssdconv.ssd_ref.checkpoint import save
+def _source(entry: Entry, table: TensorTable, odd: dict[str, None]) -> TensorSource:
+    """One reference tensor, to be loaded when it is written; source tensors with NaN or infinity are noted in ``odd``."""
 
-    for output in outputs:
-        save(output, plan.config, tensors, provenance)
+    def load() -> Array:
+        array = apply_all(entry.ops, table[entry.source].load())
+        # A sum is finite only if all terms are; only otherwise is it worth looking at each of them.
+        with np.errstate(all="ignore"):
+            if not np.isfinite(array.sum()) and not np.isfinite(array).all():
+                odd[entry.source] = None
+        return array
 
-
-def not_finite(rows: Sequence[TensorRow]) -> list[str]:
-    """One warning per tensor that holds NaN or infinity."""
-    bad = [r for r in rows if not all(math.isfinite(v) for v in (r.min, r.max, r.mean))]
-    return [f"tensor {row.source!r} holds NaN or infinite values" for row in bad]
+    return TensorSource(entry.target, entry.target_shape, table[entry.source].dtype, load)
 
 
 def output_paths(src: Path, dst: Path | None, format: str | None) -> list[Path]:

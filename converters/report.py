@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssdconv.converters.mapping import Drop, Entry
-from ssdconv.converters.tensors import Array
+from ssdconv.converters.ops import apply_all
+from ssdconv.converters.tensors import LazyTensor
 from ssdconv.ssd_ref.config import SSDConfig
 
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One tensor's way. ``sha256`` is over the reference tensor's C-order bytes; the statistics ignore nothing."""
+    """One tensor's way.
+
+    ``sha256`` is over the reference tensor's C-order bytes; min, max and mean are NaN where the tensor holds NaN. They are
+    left out ("" and None) when the report was made without digests.
+    """
 
     source: str
     target: str
@@ -26,15 +30,10 @@ class TensorRow:
     source_shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     dtype: str
-    sha256: str
-    min: float
-    max: float
-    mean: float
-
-    @property
-    def finite(self) -> bool:
-        """Whether the tensor holds only finite numbers."""
-        return bool(np.isfinite((self.min, self.max, self.mean)).all())
+    sha256: str = ""
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,39 +92,20 @@ class ConversionReport:
         }
 
 
-def describe(entry: Entry, array: Array) -> TensorRow:
-    """The report row of one tensor; reads the whole array once for the hash and once for the statistics."""
-    flat = np.ascontiguousarray(array)
-    digest = hashlib.sha256(flat.data.cast("B") if flat.size else b"").hexdigest()
-    low, high, mean = (float(flat.min()), float(flat.max()), float(flat.mean())) if flat.size else (0.0, 0.0, 0.0)
-    return TensorRow(
+def describe(entry: Entry, table: Mapping[str, LazyTensor], *, digests: bool = True) -> TensorRow:
+    """The report row of one tensor; with ``digests`` its bytes are read for the hash and the statistics."""
+    row = TensorRow(
         entry.source,
         entry.target,
         tuple(str(op) for op in entry.ops),
         entry.source_shape,
         entry.target_shape,
-        str(array.dtype),
-        digest,
-        low,
-        high,
-        mean,
+        str(table[entry.source].dtype),
     )
-
-
-class Describer:
-    """Computes rows on another thread while the tensors are being written; hashing releases the interpreter lock."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "describe")
-        self._rows: list[Future[TensorRow]] = []
-
-    def add(self, entry: Entry, array: Array) -> None:
-        """Queue one tensor."""
-        self._rows.append(self._pool.submit(describe, entry, array))
-
-    def rows(self) -> tuple[TensorRow, ...]:
-        """All rows, in the order added; waits for them."""
-        try:
-            return tuple(row.result() for row in self._rows)
-        finally:
-            self._pool.shutdown()
+    if not digests:
+        return row
+    flat = np.ascontiguousarray(apply_all(entry.ops, table[entry.source].load())).reshape(-1)
+    digest = hashlib.sha256(flat.view(np.uint8)).hexdigest()
+    if not flat.size:
+        return replace(row, sha256=digest)
+    return replace(row, sha256=digest, min=float(flat.min()), max=float(flat.max()), mean=float(flat.mean()))

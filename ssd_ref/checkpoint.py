@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdconv.errors import FormatError, MissingError, OutputError, SsdconvError, UnsafeFileError
+from ssdconv.errors import FormatError, MissingError, SsdconvError, UnsafeFileError
+from ssdconv.ssd_ref.archive import TensorSource, write_pth, write_safetensors
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.model import SSD
@@ -45,48 +47,57 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def as_tensor(array: np.ndarray[Any, Any] | Tensor) -> Tensor:
-    """A tensor over an array's memory, read-only arrays included (torch warns of those; ours are only read)."""
-    if isinstance(array, Tensor):
-        return array.contiguous()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(np.ascontiguousarray(array))
+Tensors = Mapping[str, "np.ndarray[Any, Any] | Tensor"] | Sequence[TensorSource]
+
+
+def tensor_sources(tensors: Tensors) -> list[TensorSource]:
+    """Arrays or torch tensors by name, as sources to be written one by one."""
+    if not isinstance(tensors, Mapping):
+        return list(tensors)
+    arrays = {n: t.detach().cpu().numpy() if isinstance(t, Tensor) else t for n, t in tensors.items()}
+    return [TensorSource(name, a.shape, a.dtype, partial(_same, a)) for name, a in arrays.items()]
+
+
+def _same(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array
 
 
 def save(
     path: str | Path,
     config: SSDConfig,
-    tensors: Mapping[str, np.ndarray[Any, Any] | Tensor],
+    tensors: Tensors,
     provenance: Mapping[str, Any] | None = None,
+    *,
+    digest: Future[str] | None = None,
 ) -> Path:
     """Write a checkpoint atomically; the suffix (.pth, .pt or .safetensors) decides the format.
+
+    Args:
+        path: file to write.
+        config: the network.
+        tensors: its tensors by name, or sources that are loaded one by one while writing.
+        provenance: where the tensors come from, JSON-ready.
+        digest: the source file's SHA-256 where it is still being computed; waited for at the end and stored as
+            ``provenance["sha256"]``.
 
     Raises:
         OutputError: the file cannot be written; what stood there before is untouched.
     """
     path = Path(path)
-    about = {"version": VERSION, "config": json.loads(config.to_json()), "provenance": dict(provenance or {})}
-    text = json.dumps(about)
-    state = {name: as_tensor(array) for name, array in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save_file
+    sources = tensor_sources(tensors)
 
-                save_file(state, temporary, metadata={KEY: text})
-            else:
-                # torch.save puts the name of the file that it writes into the archive.
-                archive = temporary.with_name(f"{temporary.name}.d") / "archive.pth"
-                archive.parent.mkdir()
-                try:
-                    torch.save({KEY: text, "state_dict": state}, archive)
-                    archive.replace(temporary)
-                finally:
-                    archive.unlink(missing_ok=True)
-                    archive.parent.rmdir()
-        except (OSError, RuntimeError) as error:
-            raise OutputError(f"cannot write: {error}", where=str(path)) from error
+    def text(sha256: str) -> str:
+        about = dict(provenance or {}) | ({"sha256": sha256} if digest is not None else {})
+        return json.dumps({"version": VERSION, "config": json.loads(config.to_json()), "provenance": about})
+
+    def final() -> str:
+        return text(digest.result() if digest is not None else "")
+
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            write_safetensors(temporary, sources, KEY, final, text("0" * 64))
+        else:
+            write_pth(temporary, sources, KEY, final)
     return path
 
 
@@ -183,7 +194,8 @@ def build(checkpoint: Checkpoint, *, where: str = "") -> SSD:
                 expected=wanted.get(name, "no such tensor"),
                 got=held.get(name, "no such tensor"),
             )
-    model.load_state_dict(checkpoint.state_dict, assign=True)
+    state = {n: t.float() if t.is_floating_point() else t for n, t in checkpoint.state_dict.items()}
+    model.load_state_dict(state, assign=True)
     return model.eval()
 
 

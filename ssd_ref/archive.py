@@ -1,0 +1,151 @@
+"""Writers of the two checkpoint containers, tensor by tensor: memory is bounded by the largest tensor.
+
+``write_pth`` makes the zip that ``torch.save`` makes (uncompressed records ``archive/data/<i>`` on 64-byte boundaries
+and a protocol-2 pickle), ``write_safetensors`` the format of github.com/huggingface/safetensors. The same input gives the
+same bytes. Both take the text that describes the checkpoint last, so that it may hold a digest of bytes that are still
+being read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssdconv.errors import OutputError
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64
+"""Bytes; what torch uses too, so that tensors can be used where they lie in a memory map."""
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor to be written; ``load`` is called once, in order, and its result dropped after writing."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[], Array]
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def bytes(self) -> memoryview:
+        """The tensor's C-order little-endian bytes."""
+        array = np.ascontiguousarray(self.load(), self.dtype.newbyteorder("<"))
+        if array.shape != self.shape:
+            raise OutputError(f"tensor {self.name!r} changed its shape", expected=self.shape, got=array.shape)
+        return memoryview(array.reshape(-1).view(np.uint8))
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: int
+    kind: Any
+    count: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    shape: tuple[int, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import torch
+
+        stride, step = [], 1
+        for side in reversed(self.shape):
+            stride.append(step)
+            step *= max(side, 1)
+        arguments = (self.storage, 0, self.shape, tuple(reversed(stride)), False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, _Storage):
+            return ("storage", obj.kind, str(obj.key), "cpu", obj.count)
+        return None
+
+
+def write_pth(path: Path, tensors: Iterable[TensorSource], key: str, text: Callable[[], str]) -> None:
+    """Write ``{key: text(), "state_dict": {name: tensor}}`` as ``torch.save`` would; ``text`` is called last."""
+    import torch
+
+    kinds = {
+        "float32": torch.FloatStorage,
+        "float64": torch.DoubleStorage,
+        "float16": torch.HalfStorage,
+        "int64": torch.LongStorage,
+        "int32": torch.IntStorage,
+    }
+    state: OrderedDict[str, _Tensor] = OrderedDict()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+        for index, tensor in enumerate(tensors):
+            _record(archive, f"data/{index}", tensor.bytes())
+            state[tensor.name] = _Tensor(_Storage(index, kinds[tensor.dtype.name], tensor.count), tensor.shape)
+        buffer = io.BytesIO()
+        _Pickler(buffer, 2).dump({key: text(), "state_dict": state})
+        _record(archive, "data.pkl", buffer.getbuffer())
+        _record(archive, "byteorder", memoryview(b"little"))
+        _record(archive, "version", memoryview(b"3\n"))
+
+
+def _record(archive: zipfile.ZipFile, name: str, data: memoryview) -> None:
+    info = zipfile.ZipInfo(f"archive/{name}")
+    assert archive.fp is not None
+    header = archive.fp.tell() + 30 + len(info.filename) + 4
+    padding = -header % ALIGNMENT
+    info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+    with archive.open(info, "w") as stream:
+        stream.write(data)
+
+
+_SAFE = {"float32": "F32", "float64": "F64", "float16": "F16", "int64": "I64", "int32": "I32"}
+
+
+def write_safetensors(
+    path: Path, tensors: Sequence[TensorSource], key: str, text: Callable[[], str], draft: str
+) -> None:
+    """Write tensors with ``text()`` as the metadata ``key``; ``draft`` has the length that the text will have."""
+    ordered = sorted(tensors, key=lambda t: (-t.dtype.itemsize, t.name))
+    with open(path, "wb", buffering=0) as stream:
+        head = _header(ordered, key, draft)
+        stream.write(head)
+        for tensor in ordered:
+            data = tensor.bytes()
+            while data:
+                data = data[stream.write(data) :]
+        final = _header(ordered, key, text())
+        if len(final) != len(head):
+            raise OutputError("the description of the checkpoint changed its length while it was written")
+        stream.seek(0)
+        stream.write(final)
+
+
+def _header(tensors: Sequence[TensorSource], key: str, text: str) -> bytes:
+    table: dict[str, Any] = {"__metadata__": {key: text}}
+    offset = 0
+    for tensor in tensors:
+        size = tensor.count * tensor.dtype.itemsize
+        table[tensor.name] = {
+            "dtype": _SAFE[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(table, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return len(encoded).to_bytes(8, "little") + encoded
