@@ -14,7 +14,7 @@ from ssdconv.converters.caffe.plain import Reader, fill
 from ssdconv.converters.caffe.prune import Pruner
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.caffe.sniff import refuse_strangers
-from ssdconv.converters.caffe.upgrade import MAX_LAYERS, inputs_of, layer_of
+from ssdconv.converters.caffe.upgrade import MAX_LAYERS, inputs_of, layer_of, shown
 from ssdconv.converters.write import atomic_path
 from ssdconv.errors import FormatError
 
@@ -81,7 +81,7 @@ def _net(net: Any, pruner: Pruner, where: str) -> CaffeNet:
     v1 = bool(net.layers)
     layers = tuple(layer_of(m, i, reader, v1=v1) for i, m in enumerate(net.layers if v1 else net.layer))
     for index, field in pruner.unknown:
-        reader.note("net" if index < 0 else f"layer {layers[index].name or f'#{index}'}", field)
+        reader.note("net" if index < 0 else f"layer {shown(layers[index].name) or f'#{index}'}", field)
     name = reader.text(net.name, "net name")
     return CaffeNet(name, inputs_of(net, layers, reader), layers, reader.unknown)
 

@@ -21,7 +21,7 @@ from ssdconv.converters.caffe.opened import OpenedFile
 from ssdconv.converters.caffe.plain import Reader
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.caffe.sniff import refuse_strangers
-from ssdconv.converters.caffe.upgrade import MAX_LAYERS, MAX_NAME, inputs_of, layer_of
+from ssdconv.converters.caffe.upgrade import MAX_LAYERS, MAX_NAME, inputs_of, layer_of, shown
 from ssdconv.converters.caffe.wire import LEN, Field, Wire
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError
@@ -122,9 +122,9 @@ def _walk_layer(wire: Wire, field: Field, walk: _Walk, reader: Reader) -> None:
             raise wire.error("a layer's parameters are too large", field.start, expected=MAX_LAYER_BYTES, layer=label)
     data = wire.data
     pieces = {part: bytes(data[part.start : part.end]) for part in rest}
-    named = [pieces[p] for p in rest if p.number == (4 if v1 else 1) and p.wire == LEN]
+    named = [p for p in rest if p.number == (4 if v1 else 1) and p.wire == LEN]
     if named:
-        label = f"layer {named[-1][2 : 2 + MAX_NAME].decode('utf-8', 'replace')}"
+        label = f"layer {shown(bytes(data[named[-1].begin : named[-1].end])[:MAX_NAME].decode('utf-8', 'replace'))}"
     if not v1:
         kinds = [p for p in rest if p.number == 2 and p.wire == LEN]
         kind = bytes(data[kinds[-1].begin : kinds[-1].end]).decode("utf-8", "replace") if kinds else ""
@@ -186,7 +186,7 @@ def _tensors(source: OpenedFile, walk: _Walk, where: str) -> dict[str, LazyTenso
         owner[layer.name] = index, blobs[0].offset
         for i, blob in enumerate(blobs):
             name = f"{layer.name}/{i}"
-            place = f"layer {layer.name} blob {i}, offset {blob.offset}"
+            place = f"layer {shown(layer.name)} blob {i}, offset {blob.offset}"
             tensors[name] = LazyTensor(name, blob.shape, blob.dtype, partial(_load, source, blob), place)
     return tensors
 

@@ -36,7 +36,7 @@ def layer_of(message: Any, index: int, reader: Reader, *, v1: bool) -> CaffeLaye
     """
     label = f"layer #{index}"
     name = reader.text(_short(message.name, reader, label), label)
-    place = f"layer {name}" if name else label
+    place = f"layer {shown(name)}" if name else label
     if v1 and message.HasField("layer"):
         raise FormatError(
             "the net is written in Caffe's oldest form (V0)",
@@ -90,7 +90,7 @@ def inputs_of(message: Any, layers: Sequence[CaffeLayer], reader: Reader) -> dic
         if given and len(given) != len(layer.tops):
             raise FormatError(
                 "input_param does not fit the layer's tops",
-                where=f"{reader.where}, layer {layer.name}",
+                where=f"{reader.where}, layer {shown(layer.name)}",
                 expected=f"1 or {len(layer.tops)} shapes",
                 got=len(given),
             )
@@ -99,6 +99,11 @@ def inputs_of(message: Any, layers: Sequence[CaffeLayer], reader: Reader) -> dic
         if len(shape) > MAX_DIMS or any(not 0 <= side <= MAX_SIDE for side in shape):
             raise FormatError(f"input {name!r} has an impossible shape", where=reader.where, got=list(shape)[:40])
     return inputs
+
+
+def shown(name: str) -> str:
+    """A name as it may stand in a message: control characters escaped, at most 80 characters."""
+    return (name if name.isprintable() else repr(name)[1:-1])[:80]
 
 
 def _short(name: bytes, reader: Reader, place: str) -> bytes:
