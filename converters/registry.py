@@ -47,6 +47,10 @@ def _caffe(head: bytes, path: Path) -> bool:
     return path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12", b"\xa2")
 
 
+def _gluon(head: bytes, path: Path) -> bool:
+    return head[:8] == b"\x12\x01\0\0\0\0\0\0"
+
+
 SOURCES: dict[str, Source] = {
     s.name: s
     for s in (
@@ -59,6 +63,15 @@ SOURCES: dict[str, Source] = {
             _caffe,
             "ssdconv caffe2pt VGG_VOC0712_SSD_300x300_iter_120000.caffemodel ssd300.pth",
             ("prototxt",),
+        ),
+        Source(
+            "gluon",
+            "GluonCV SSD (.params of MXNet)",
+            "gluon2pt",
+            "pt2gluon",
+            (".params",),
+            _gluon,
+            "ssdconv gluon2pt ssd_512_resnet50_v1_voc.params ssd512.pth",
         ),
     )
 }

@@ -109,7 +109,7 @@ def resolve(names: Iterable[str], wanted: Sequence[ParamName], *, where: str = "
             )
         found[structural] = name
     for w in wanted:
-        found.setdefault(w.structural, _in_dialect(w, dialect, prefix))
+        found.setdefault(w.structural, in_dialect(w, dialect, prefix))
     return found
 
 
@@ -122,7 +122,8 @@ def _network_prefix(names: Iterable[str]) -> str:
     return ""
 
 
-def _in_dialect(name: ParamName, dialect: Dialect, prefix: str) -> str:
+def in_dialect(name: ParamName, dialect: Dialect, prefix: str = "ssd0_") -> str:
+    """The name that a tensor has in a file of that dialect, with the network's own prefix."""
     if dialect == "structural":
         return name.structural
     legacy = prefix + without_counters(name.legacy)

@@ -22,13 +22,11 @@ from torch import Tensor, nn
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.backbones.residual import PreActivationBlock, ResidualBlock, Seen
+from ssdconv.ssd_ref.backbones.resnet_shape import BLOCKS
 from ssdconv.ssd_ref.config import ConvSpec, NormSpec
 from ssdconv.ssd_ref.layers import ConvUnit, batch_norm
 
 Version = Literal["v1", "v1b", "v1s", "v2"]
-
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Depth -> blocks per stage; from 50 layers on the blocks are bottlenecks."""
 
 _TAP = re.compile(r"stage([1-4])(?:\.(\d+)\.act([123]))?")
 

@@ -160,9 +160,7 @@ def prior_maps(design: Design) -> tuple[PriorMap, ...]:
     for index, (grid, step) in enumerate(zip(design.grids, design.steps, strict=True)):
         ratios = (2, 0.5, 3, 1.0 / 3) if 1 <= index <= design.long else (2, 0.5)
         low, high = design.sizes[index : index + 2]
-        maps.append(
-            PriorMap((grid, grid), (step, step), cells(low, high, ratios, lite=design.lite, first=index == 0))
-        )
+        maps.append(PriorMap((grid, grid), (step, step), cells(low, high, ratios, lite=design.lite, first=index == 0)))
     return tuple(maps)
 
 
@@ -206,5 +204,5 @@ def gluon(name: str, num_classes: int | None = None) -> SSDConfig:
     )
 
 
-NETWORKS = {name: gluon for name in DESIGNS}
+NETWORKS = dict.fromkeys(DESIGNS, gluon)
 """Network name -> builder ``(name, num_classes) -> SSDConfig``."""

@@ -1,0 +1,142 @@
+"""Which GluonCV network a .params file holds, by its names, shapes and anchors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
+from ssdconv.converters.gluon.names import resolve
+from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import MappingError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.gluon import DESIGNS, gluon
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a file fits a named network.
+
+    Attributes:
+        name: the network.
+        found: of the network's tensors, how many the file has with their shapes.
+        wanted: how many tensors the network has, anchors apart.
+        left: tensors of the file that the network has no place for.
+        anchors: its anchors are the network's (or the file has none).
+    """
+
+    name: str
+    found: int
+    wanted: int
+    left: int
+    anchors: bool
+
+    @property
+    def whole(self) -> bool:
+        """All tensors fit and none is left; anchors apart."""
+        return self.found == self.wanted and not self.left
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.found} of {self.wanted} tensors fit, {self.left} left over)"
+
+
+@cache
+def reference(config_json: str) -> tuple[dict[str, Shape], frozenset[str]]:
+    """Names and shapes of a network's tensors, and paths of its modules; allocates no tensor."""
+    import torch
+
+    from ssdconv.ssd_ref.model import SSD
+
+    with torch.device("meta"):
+        model = SSD(SSDConfig.from_json(config_json))
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return shapes, frozenset(name for name, _ in model.named_modules())
+
+
+def reference_shapes(config: SSDConfig) -> dict[str, Shape]:
+    """Names and shapes of a network's tensors."""
+    return reference(config.to_json())[0]
+
+
+def class_count(table: TensorTable, config: SSDConfig) -> int | None:
+    """Conf channels per prior that the file's first class predictor has, background included; None without one."""
+    wanted = [r.name for r in rows_of(config) if r.target == "heads.conf.0.bias"]
+    name = resolve(table, wanted)[wanted[0].structural]
+    cells = len(config.priors[0].cells)
+    if name not in table or len(table[name].shape) != 1 or table[name].shape[0] % cells:
+        return None
+    return table[name].shape[0] // cells or None
+
+
+def fit(table: TensorTable, name: str) -> Fit:
+    """How well the file fits one named network, at the file's own class count."""
+    config = gluon(name)
+    config = gluon(name, class_count(table, config))
+    shapes = reference_shapes(config)
+    rows = [row for row in rows_of(config) if row.target in shapes]
+    stored = anchor_names(config)
+    names = resolve(table, [row.name for row in rows] + stored)
+    found = 0
+    for row in rows:
+        theirs = names[row.name.structural]
+        shape = shapes[row.target]
+        found += theirs in table and table[theirs].shape in (shape, (1, *shape, 1, 1))
+    left = len(set(table) - set(names.values()))
+    same = all(
+        names[a.structural] not in table or _equal(table, names[a.structural], expected)
+        for a, expected in zip(stored, anchors(config), strict=True)
+    )
+    return Fit(name, found, len(rows), left, same)
+
+
+def _equal(table: TensorTable, name: str, expected: Array) -> bool:
+    tensor = table[name]
+    same_form = tuple(tensor.shape) == expected.shape and tensor.dtype == expected.dtype
+    return same_form and tensor.load().tobytes() == expected.tobytes()
+
+
+def recognise(table: TensorTable, num_classes: int | None = None) -> tuple[SSDConfig, tuple[str, ...]]:
+    """The network of a file, and what the user should know about the choice.
+
+    Networks that differ in nothing but their name (VOC and COCO versions of one design) are told apart by the class count.
+
+    Raises:
+        MappingError: no named network fits; the message names the one that comes nearest.
+    """
+    fits = [fit(table, name) for name in DESIGNS]
+    whole = [f for f in fits if f.whole]
+    where = str(table.path)
+    if not whole:
+        best = nearest(fits)
+        raise MappingError(
+            "not a network of GluonCV's that is known here",
+            where=where,
+            got=f"nearest is {best}",
+            hint="`--network NAME` tells what differs; a classification network is converted with `--backbone NAME`",
+        )
+    chosen = [f for f in whole if f.anchors]
+    if not chosen:
+        raise MappingError(
+            "the tensors fit, but the anchors in the file are of other sizes than any named network's",
+            where=where,
+            expected=" or ".join(f.name for f in whole),
+            hint="a network with prior sizes of its own is not supported",
+        )
+    count = num_classes or class_count(table, gluon(chosen[0].name))
+    exact = [f for f in chosen if gluon(f.name).num_classes == count]
+    config = gluon((exact or chosen)[0].name, count)
+    warnings: tuple[str, ...] = ()
+    if not exact:
+        others = f", as {', '.join(f.name for f in chosen[1:])} would be" if len(chosen) > 1 else ""
+        taken = f"{count} classes with background: taken for {config.name} with other classes{others}"
+        warnings += (f"{taken}; the file does not tell their names",)
+    if not any(name.endswith(".anchors") or "_anchor_" in name for name in table):
+        warnings += ("the file holds no anchors, so the prior sizes are those of the name alone",)
+    return config, warnings
+
+
+def nearest(fits: list[Fit]) -> Fit:
+    """The fit with the fewest tensors out of place."""
+    return min(fits, key=lambda f: (f.wanted - f.found) + f.left)

@@ -1,0 +1,92 @@
+"""GluonCV as a source: reader, mapping and writer under the names that the registry expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ssdconv.converters.gluon.mapping import anchor_names, anchors, mapping, rows_of
+from ssdconv.converters.gluon.names import in_dialect
+from ssdconv.converters.gluon.parts import parts_of
+from ssdconv.converters.gluon.reader import read_params
+from ssdconv.converters.gluon.recognise import class_count, fit, nearest, recognise, reference, reference_shapes
+from ssdconv.converters.gluon.writer import write_params
+from ssdconv.converters.mapping import TensorMapping
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import MappingError, UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.gluon import DESIGNS
+from ssdconv.ssd_ref.networks.registry import network
+
+
+def read(path: Path) -> TensorTable:
+    """Open a .params file; no MXNet needed. See ``reader.read_params``."""
+    return read_params(path)
+
+
+def plan(table: TensorTable, request: Request) -> Plan:
+    """Recognise the network, or take the one asked for, and map its tensors.
+
+    Raises:
+        MappingError: no network fits, or not the one asked for; then the message says which fits best.
+    """
+    warnings: tuple[str, ...] = ()
+    if request.network:
+        config = network(request.network, "gluon", request.num_classes)
+        if not request.num_classes:
+            config = network(request.network, "gluon", class_count(table, config))
+        pairs = _checked(table, config)
+    else:
+        config, warnings = recognise(table, request.num_classes)
+        pairs = mapping(config, table, reference_shapes(config))
+    return Plan(config, pairs, warnings, probes(config))
+
+
+def _checked(table: TensorTable, config: SSDConfig) -> TensorMapping:
+    shapes = reference_shapes(config)
+    try:
+        pairs = mapping(config, table, shapes)
+        pairs.check(table, shapes, where=str(table.path))
+    except MappingError as error:
+        best = nearest([fit(table, name) for name in DESIGNS])
+        if best.name == config.name or best.found <= best.wanted // 2:
+            raise
+        hint = f"the file fits network {best} best" + (f"; {error.hint}" if error.hint else "")
+        raise MappingError(error.what, where=error.where, expected=error.expected, got=error.got, hint=hint) from None
+    return pairs
+
+
+def probes(config: SSDConfig) -> tuple[tuple[str, str], ...]:
+    """(node of MXNet's graph, reference module) of every layer, then of heads and class scores."""
+    _, modules = reference(config.to_json())
+    found = [(f"ssd0_{p.node}", p.module) for p in parts_of(config) if p.node and (p.needs or p.module) in modules]
+    return (*found, ("ssd0_concat1", "@loc"), ("ssd0_concat0", "@conf"), ("ssd0_softmax0", "@scores"))
+
+
+def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
+    """Write ``dst`` (.params) with the network's anchors; ``request.options["dialect"]`` chooses the names.
+
+    Dialects are ``structural`` (what ``net.load_parameters`` reads; the default), ``legacy`` and ``export``.
+
+    Raises:
+        MappingError: the network is not GluonCV's.
+        UsageError: another suffix or an unknown dialect.
+    """
+    if dst.suffix != ".params":
+        raise UsageError("an MXNet weight file ends in .params", where=str(dst))
+    dialect = request.options.get("dialect", "structural")
+    if dialect not in ("structural", "legacy", "export"):
+        raise UsageError(f"no dialect {dialect!r}", expected="structural, legacy or export")
+    rows = [row for row in rows_of(config) if row.target in tensors]
+
+    def produce() -> Iterator[tuple[str, Array]]:
+        for row in rows:
+            array = tensors[row.target]
+            array = array.reshape(1, -1, 1, 1) if ".l2norm." in row.target else array
+            yield in_dialect(row.name, dialect, "ssd0_"), array
+        for name, array in zip(anchor_names(config), anchors(config), strict=True):
+            yield in_dialect(name, dialect, "ssd0_"), array
+
+    write_params(dst, produce())
+    return [dst]
