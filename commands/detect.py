@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdconv.commands.arguments import add_device, check_device, existing, fraction
 from ssdconv.commands.output import counting, print_json
+from ssdconv.commands.pictures import write_drawn
 from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, OutputError, UsageError
 
@@ -77,25 +78,15 @@ def _detect_one(model: SSD, image: Path, target: Path | None, threshold: float) 
     pixels = read_image(image)
     found = model.detect([pixels], threshold=threshold)[0]
     names = model.config.class_names
-    rows = []
-    for box, label, score in zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
-        name = names[label] if label < len(names) else str(label)
-        rows.append({"box": [round(side, 2) for side in box], "label": label, "name": name, "score": score})
     if target is not None:
-        _draw(pixels, found, names, target)
+        write_drawn(target, pixels, found, names)
     return {
         "image": str(image),
         "width": int(pixels.shape[1]),
         "height": int(pixels.shape[0]),
-        "detections": rows,
+        "detections": found.to_json(names),
         "drawn": None if target is None else str(target),
     }
-
-
-def _draw(pixels: Any, found: Any, names: Sequence[str], target: Path) -> None:
-    from ssdconv.ssd_ref.draw import draw
-
-    draw(pixels, found, names, target)
 
 
 def _print_one(result: dict[str, Any]) -> None:
@@ -104,4 +95,4 @@ def _print_one(result: dict[str, Any]) -> None:
     print(f"{result['image']}: {len(rows)} detection{'' if len(rows) == 1 else 's'}{drawn}")
     for row in rows:
         x1, y1, x2, y2 = row["box"]
-        print(f"  {row['name']:<14} {row['score']:.4f}  ({x1:.1f}, {y1:.1f})–({x2:.1f}, {y2:.1f})")
+        print(f"  {row.get('name', row['label'])!s:<14} {row['score']:.4f}  ({x1:.1f}, {y1:.1f})–({x2:.1f}, {y2:.1f})")

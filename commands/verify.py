@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from ssdconv.commands.arguments import existing
@@ -38,9 +37,9 @@ def run(args: Namespace) -> int:
     with following() as progress:
         report = verify(weights, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
     if args.json:
-        print_json({"passed": bool(report), **json.loads(report.to_json())})
+        print_json(report.to_json())
     else:
         from ssdconv.parity.report.terminal import show
 
         show(report)
-    return EXIT_OK if report else EXIT_PARITY
+    return EXIT_OK if report.passed else EXIT_PARITY

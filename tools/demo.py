@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import ssdconv
+from ssdconv.commands.pictures import write_drawn
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, SsdconvError
 from ssdconv.parity.results import ParityReport
 from ssdconv.parity.verify import verify
-from ssdconv.ssd_ref.draw import draw
 from ssdconv.ssd_ref.pixels import read_image
 
 WEIGHTS = "res10_300x300_ssd_iter_140000.caffemodel"
+NAMES = ("background", "face")  # the file itself tells no names
 THRESHOLD = 0.5
 
 
@@ -41,14 +42,18 @@ def prove(data: Path, checkpoint: Path, photo: Path) -> ParityReport:
     """Step 2: every layer against OpenCV's run of the original file."""
     report = verify(checkpoint, data / WEIGHTS, prototxt=data / "deploy.prototxt", images=[photo])
     print(f"\n2  prove    against {report.oracle}, in {report.seconds:.1f} s")
+    if report.tensors is not None:
+        same, total = report.tensors.compared - len(report.tensors.different), report.tensors.compared
+        print(f"            stored weights: {same} of {total} tensors equal to the file's, bit for bit")
     for fed in report.inputs:
         agree = sum(map(bool, fed.probes))
         worst = fed.worst
-        print(f"            {fed.name}: {agree} of {len(fed.probes)} layers agree", end="")
+        print(f"            {fed.name}: {agree} of {len(fed.probes)} probes agree", end="")
         print(f", worst {worst.ratio:.2f} x the rounding floor ({worst.source})" if worst else "")
         if fed.detections is not None:
-            same = "the same" if fed.detections else "NOT the same"
-            print(f"            {fed.name}: {same} detections ({fed.detections.matched} pairs)")
+            found = fed.detections
+            verdict = "the same detections" if found else "NOT the same detections"
+            print(f"            {fed.name}: {verdict} ({found.matched} pairs, {found.boundary} rounded away)")
     if report.first_divergent is not None:
         print(f"            first difference: {report.first_divergent}")
     return report
@@ -61,7 +66,7 @@ def detect(checkpoint: Path, photo: Path, picture: Path) -> None:
     started = time.perf_counter()
     found = model.detect([pixels], threshold=THRESHOLD)[0]
     seconds = time.perf_counter() - started
-    draw(pixels, found, model.config.class_names, picture)
+    write_drawn(picture, pixels, found, NAMES)
     print(f"\n3  detect   {photo.name}: {len(found.scores)} faces with a score above {THRESHOLD}, in {seconds:.2f} s")
     for box, score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
         print(f"            {score:.4f}  ({box[0]:.0f}, {box[1]:.0f})-({box[2]:.0f}, {box[3]:.0f})")
@@ -82,7 +87,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     verdict = "the PyTorch network is the Caffe network" if report else "the networks DIFFER"
-    print(f"\n{verdict}: {report.probes} layer outputs compared, {time.perf_counter() - started:.1f} s in all")
+    print(f"\n{verdict}: {report.probes} outputs of layers compared, {time.perf_counter() - started:.1f} s in all")
     return EXIT_OK if report else EXIT_PARITY
 
 
