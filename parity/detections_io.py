@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -110,7 +111,7 @@ class DetectionsWriter:
             self.done = {line.image_id for _, line in lines}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "r+b" if whole else "wb")
+            self._file = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115 - closed by close()
             self._file.truncate(whole)
             self._file.seek(whole)
         except OSError as error:
@@ -158,11 +159,21 @@ class DetectionsWriter:
             os.fsync(self._file.fileno())
             self._file.close()
 
-    def __enter__(self) -> DetectionsWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def read_done(folder: str | Path) -> set[str]:
+    """Ids of the images that the streams in a folder hold already, whichever process wrote them.
+
+    Raises:
+        FormatError, ColumnCountError: a stream is damaged before its last line.
+    """
+    streams = [path for path in sorted(Path(folder).glob("*.jsonl")) if b"\n" in path.read_bytes()]
+    return {line.image_id for path in streams for _, line in _decode(path)[1]}
 
 
 def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None) -> tuple[Header, Detections]:
