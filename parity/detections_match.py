@@ -187,15 +187,15 @@ class _Court:
             return "score threshold", True
         if self._at_top_k(score, scores):
             return "top-k cut", True
+        lowest = float(other.scores.min()) if len(other) else -1.0
+        full = 0 <= self.rule.keep_top_k <= len(other)
+        if full and abs(score - lowest) <= tolerance:
+            return "keep-top-k cut", True
         verdict = self._suppressed(side, k, score)
         if verdict is not None:
             return verdict
-        lowest = float(other.scores.min()) if len(other) else -1.0
-        if 0 <= self.rule.keep_top_k <= len(other) and score <= lowest + tolerance:
-            if abs(score - lowest) <= tolerance:
-                return "keep-top-k cut", True
-            if any(self.explain(1 - side, i)[1] for i in self.lonely[1 - side]):
-                return "keep-top-k cut, moved by other rows at a boundary", True
+        if full and score < lowest and any(self.explain(1 - side, i)[1] for i in self.lonely[1 - side]):
+            return "keep-top-k cut, moved by other rows at a boundary", True
         return "nothing on the other side explains its absence", False
 
     def _at_top_k(self, score: float, scores: Array) -> bool:
@@ -213,27 +213,33 @@ class _Court:
         same = np.flatnonzero((other.labels == rows.labels[k]) & (other.scores >= score - self.c.score_tolerance))
         if not same.size:
             return None
-        overlap, slack = _iou(rows.boxes[k], other.boxes[same], self.c.box_tolerance)
-        over = overlap > self.rule.nms_threshold - slack
-        for i, value, room in zip(same[over], overlap[over], slack[over], strict=True):
-            if abs(value - self.rule.nms_threshold) <= room:
-                return f"IoU {value:.7f} with a kept box is at the NMS threshold", True
+        low, high = _iou_range(rows.boxes[k], other.boxes[same], self.c.box_tolerance)
+        over = high > self.rule.nms_threshold
+        for i, least, most in zip(same[over], low[over], high[over], strict=True):
+            if least <= self.rule.nms_threshold:
+                return f"IoU {least:.7f} to {most:.7f} with a kept box is at the NMS threshold", True
+            if int(i) not in self.lonely[1 - side]:
+                continue  # kept on this row's side too
             if abs(float(other.scores[i]) - score) <= self.c.score_tolerance:
                 return "NMS order of two tied scores", True
-            if int(i) in self.lonely[1 - side] and self.explain(1 - side, int(i))[1]:
+            if self.explain(1 - side, int(i))[1]:
                 return "suppressed by a row that is at a boundary itself", True
         return ("both this row and its suppressor were kept", False) if over.any() else None
 
 
-def _iou(box: Array, boxes: Array, tolerance: float) -> tuple[Array, Array]:
-    """IoU of one box with (n, 4) others, and how far rounding of the coordinates can move it (first order)."""
-    box, boxes = box.astype(np.float64), boxes.astype(np.float64)
-    side = np.maximum(box[2:] - box[:2], 0.0)
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
-    inner = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0.0)
-    inter = inner[:, 0] * inner[:, 1]
-    union = np.maximum(side[0] * side[1] + sides[:, 0] * sides[:, 1] - inter, np.finfo(np.float64).tiny)
-    step = tolerance * np.maximum(unit(boxes), unit(box[None])[0])
-    moved = 2 * step * inner.sum(axis=1)
-    overlap = inter / union
-    return overlap, (moved + overlap * (2 * step * (side.sum() + sides.sum(axis=1)) + moved)) / union
+def _iou_range(box: Array, boxes: Array, tolerance: float) -> tuple[Array, Array]:
+    """Smallest and largest IoU of one box with (n, 4) others when every coordinate may be off by its tolerance."""
+    box, boxes = box.astype(np.float64)[None], boxes.astype(np.float64)
+    step = tolerance * np.maximum(unit(boxes), unit(box))[:, None]
+    inner = np.minimum(box[:, 2:], boxes[:, 2:]) - np.maximum(box[:, :2], boxes[:, :2])
+    sides, others = box[:, 2:] - box[:, :2], boxes[:, 2:] - boxes[:, :2]
+    least, most = _area(inner - 2 * step), _area(inner + 2 * step)
+    small = _area(sides - 2 * step) + _area(others - 2 * step)
+    large = _area(sides + 2 * step) + _area(others + 2 * step)
+    tiny = np.finfo(np.float64).tiny
+    return least / np.maximum(large - least, tiny), most / np.maximum(np.maximum(small - most, most), tiny)
+
+
+def _area(sides: Array) -> Array:
+    area: Array = np.maximum(sides, 0.0).prod(axis=1)
+    return area

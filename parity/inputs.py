@@ -52,7 +52,8 @@ def synthetic_picture(seed: int, size: tuple[int, int] = (375, 500)) -> Image:
         shade = (1 - 0.4 * dy)[..., None] * rng.uniform(0, 255, 3)
         picture = np.where(inside[..., None], shade, picture)
     picture += rng.uniform(-6, 6, picture.shape)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    image: Image = np.clip(picture, 0, 255).astype(np.uint8)
+    return image
 
 
 def make_inputs(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +30,7 @@ from ssdconv import __version__
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensors import sha256_file
-from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError
+from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.activations import Heads, Progress, compare
 from ssdconv.parity.detections_match import Candidates, Rows, match_detections
 from ssdconv.parity.inputs import ProbeInput, make_inputs
@@ -116,20 +117,20 @@ def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened
     config = checkpoint.config
     try:
         opened = open_source(source, config.source, Request(prototxt=prototxt))
-        if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
-            return opened
-        opened.table.close()
-        refusal: SsdconvError = MappingError(
-            "the source file holds another network", where=str(source), got=config.name
-        )
-    except (FormatError, MappingError) as error:
-        refusal = error
-    if config.staged is None:
-        raise refusal
+    except FormatError:
+        if config.staged is None:
+            raise
+        with suppress(SsdconvError):
+            return open_source(source, config.source, Request(config.name, config.num_classes, prototxt))
+        raise
+    if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
+        return opened
     try:
-        return open_source(source, config.source, Request(config.name, config.num_classes, prototxt))
-    except SsdconvError:
-        raise refusal from None
+        adopted: Opened = import_module(COLUMNS[config.source]).adopt(opened, config)
+    except BaseException:
+        opened.table.close()
+        raise
+    return adopted
 
 
 def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:

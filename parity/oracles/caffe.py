@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
@@ -53,8 +53,28 @@ def prepare(opened: Opened, prototxt: Path | None, oracle: str = "opencv") -> Pr
     net = given if given is not None and given.inputs else net_of(opened.plan.config)
     text = prototxt if prototxt is not None and net is given else prototxt_text(net)
     name = next(iter(net.inputs))
-    probes = (Probe(name, "@input"), *layer_probes(opened), *head_probes(net, opened.plan.config))
-    return Prepared(OpenCVOracle(text, opened.table.path), probes, name)
+    layers = tuple(layer_probes(opened))
+    taken = {p.source for p in layers}
+    heads = (p for p in head_probes(net, opened.plan.config) if p.source not in taken)
+    return Prepared(OpenCVOracle(text, opened.table.path), (Probe(name, "@input"), *layers, *heads), name)
+
+
+def adopt(opened: Opened, config: SSDConfig) -> Opened:
+    """The same source file with tensors and probes paired to a checkpoint's config instead of the file's own.
+
+    For a checkpoint that holds the network under other tensor names (staged, where the file tells a layer graph). The oracle
+    still runs what the file tells.
+
+    Raises:
+        MappingError: the checkpoint's network does not have the file's tensors.
+    """
+    from ssdconv.converters.caffe.probes import probe_map
+    from ssdconv.converters.caffe.source import mapping
+    from ssdconv.ssd_ref.seeded import reference_shapes
+
+    plan = replace(opened.plan, mapping=mapping(config, opened.table), probes=probe_map(config))
+    plan.mapping.check(opened.table, reference_shapes(config), where=str(opened.table.path))
+    return replace(opened, plan=plan)
 
 
 def prototxt_text(net: CaffeNet) -> bytes:
@@ -86,7 +106,6 @@ def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
     layers = [layer for layer in net.layers if layer.phase != "TRAIN"]
     writers = {top: layer for layer in layers for top in layer.tops}
     final = next((layer for layer in layers if layer.type == "DetectionOutput"), None)
-    known = {layer.name for layer in config.graph.layers} if config.graph else set()
     found: list[Probe] = []
     if final is not None and len(final.bottoms) >= 3:
         loc, scores, priors = final.bottoms[:3]
@@ -94,13 +113,18 @@ def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
         activation = _activation(writers, scores)
         if activation is not None:
             found.append(Probe(writers[activation.bottoms[0]].name, "@conf"))
+            found.append(Probe(activation.name, "@scores"))
         found.append(Probe(writers[scores].name, "@scores"))
         if priors in writers:
             found.append(Probe(writers[priors].name, "@priors"))
     elif config.graph is not None:
         heads = ((config.graph.loc, "@loc"), (config.graph.conf, "@conf"))
         found = [Probe(writers[blob].name, at) for blob, at in heads if blob in writers]
-    return [p for p in found if p.source not in known]
+        read = {blob for layer in layers for blob in layer.bottoms}
+        known = {layer.name for layer in config.graph.layers}
+        ends = [layer for layer in layers if layer.name not in known and read.isdisjoint(layer.tops)]
+        found += [Probe(layer.name, "@scores") for layer in ends if len(ends) == 1]
+    return dict.fromkeys(found)
 
 
 def _activation(writers: dict[str, CaffeLayer], blob: str) -> CaffeLayer | None:
@@ -117,6 +141,8 @@ def _activation(writers: dict[str, CaffeLayer], blob: str) -> CaffeLayer | None:
 
 def why_not(kind: str) -> str:
     """Why an oracle output of this layer type is no probe of its own."""
+    if kind == "PriorBox":
+        return "PriorBox: its boxes are compared behind it, all maps together"
     if kind in MOVES:
         return f"{kind} moves values only; they are compared before it and in the heads"
     if kind in ACTIVATIONS:

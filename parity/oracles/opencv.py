@@ -124,9 +124,9 @@ def _buffer(data: Path | bytes) -> npt.NDArray[np.uint8]:
 @contextmanager
 def _quiet(cv2: Any) -> Iterator[None]:
     """OpenCV prints its errors besides raising them; ours tell them once."""
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.setLogLevel(level)
+        cv2.utils.logging.setLogLevel(level)

@@ -1,0 +1,47 @@
+"""The parity report as Markdown, for a pull request or a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ssdconv.parity.report.summary import facts, failures, groups, verdict
+from ssdconv.parity.results import ParityReport
+from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
+
+
+def render(report: ParityReport, *, every_probe: bool = False) -> str:
+    """The report as Markdown text.
+
+    Args:
+        report: what ``verify`` returned.
+        every_probe: a row per probe and input instead of a row per stage.
+    """
+    return "\n".join(_lines(report, every_probe)) + "\n"
+
+
+def _lines(report: ParityReport, every_probe: bool) -> Iterator[str]:
+    yield f"## Parity: {'passed' if report.passed else 'FAILED'}"
+    yield ""
+    yield f"**{_cell(verdict(report))}**"
+    yield ""
+    yield from (f"- {_cell(label)}: {_cell(text)}" for label, text in facts(report))
+    yield f"- versions: {', '.join(f'{k} {v}' for k, v in report.versions.items())}"
+    head = f"| {{}} | max error / floor (≤ {MAX_RATIO:g}) | rms / floor (≤ {RMS_RATIO:g}) | smallest rtol |"
+    if every_probe:
+        for result in report.inputs:
+            yield from ("", f"### {_cell(result.name)}", "", head.format("layer"), "|---|--:|--:|--:|")
+            for p in result.probes:
+                yield f"| `{p.source}`{'' if p else ' ❌'} | {p.ratio:.2f} | {p.rms_ratio:.2f} | {p.needed:.1e} |"
+    else:
+        yield from ("", head.format("layers | probes"), "|---|--:|--:|--:|--:|")
+        for g in groups(report):
+            mark = f" ❌ {g.failed}" if g.failed else ""
+            yield f"| `{g.name}`{mark} | {g.probes} | {g.ratio:.2f} | {g.rms_ratio:.2f} | {g.worst.needed:.1e} |"
+    found = list(failures(report))
+    if found:
+        yield from ("", "### Divergent layers", "")
+        yield from (f"- `{probe.source}` on {_cell(name)}: {_cell(probe.reason)}" for name, probe in found)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,56 @@
+"""The parity report for a person at a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ssdconv.parity.report.summary import facts, failures, groups, verdict
+from ssdconv.parity.results import ParityReport
+from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
+
+
+def show(report: ParityReport, console: Console | None = None) -> None:
+    """Print a summary on stdout: facts, a line per stage of the network, failures, and the verdict last."""
+    console = console or Console(highlight=False)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in facts(report):
+        grid.add_row(label, Text(text))
+    console.print(grid)
+    console.print()
+    console.print(_table(report))
+    for name, probe in failures(report):
+        first = probe.source == report.first_divergent
+        console.print(Text(f"\n{'FIRST DIVERGENT' if first else 'divergent'}: {probe.source} on {name}", "bold red"))
+        console.print(Text(f"  {probe.reason}"))
+    for result in report.inputs:
+        rows = result.detections.one_sided if result.detections else ()
+        for row in [r for r in rows if not r.explained][:5]:
+            text = f"\nonly the {row.side} has class {row.label}, score {row.score:.6f} on {result.name}"
+            console.print(Text(text, "bold red"))
+            console.print(Text(f"  {row.reason}"))
+    console.print()
+    console.print(Text(verdict(report), "bold green" if report.passed else "bold red"))
+
+
+def _table(report: ParityReport) -> Table:
+    title = f"error over the rounding floor, worst of {len(report.inputs)} inputs (limits: max {MAX_RATIO:g}, rms {RMS_RATIO:g})"
+    table = Table(title=Text(title, "dim"), title_justify="left", box=None, pad_edge=False)
+    table.add_column("layers", overflow="fold")
+    table.add_column("probes", justify="right")
+    table.add_column("max", justify="right")
+    table.add_column("rms", justify="right")
+    table.add_column("worst layer", overflow="fold")
+    for group in groups(report):
+        style = "red" if group.failed else ""
+        mark = f"{group.failed} failed, {group.worst.source}" if group.failed else group.worst.source
+        row = (group.name, str(group.probes), _ratio(group.ratio), _ratio(group.rms_ratio), mark)
+        table.add_row(*row, style=style)
+    return table
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 1000 else f"{value:.1e}"
