@@ -63,8 +63,9 @@ def install(folder: Path) -> None:
     Raises:
         SystemExit: pip failed; its last lines are shown.
     """
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--no-color"]
-    command += ["--progress-bar", "off", "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[{EXTRAS}]"]
+    python, pins = str(folder / "bin" / "python"), str(ROOT / "constraints.txt")
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-color", "--progress-bar", "off"]
+    command += ["-c", pins, "-e", f"{ROOT}[{EXTRAS}]"]
     lines: list[str] = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
         assert pip.stdout is not None

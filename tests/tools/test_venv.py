@@ -20,9 +20,9 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path / name)
     script = tmp_path / "tools" / "venv.py"
     # Installing torch is not what is tested here.
-    fake = '    command = [folder / "bin" / "python", "-c", "import sys; print(\'Processing /x/y.whl (from z)\')"]\n'
+    fake = '    command = [python, "-c", "import sys; print(\'Processing /x/y.whl (from z)\')"]\n'
     text = script.read_text()
-    start, end = text.index('    command = [folder / "bin" / "python"'), text.index("    lines: list[str] = []")
+    start, end = text.index('    command = [python, "-m", "pip"'), text.index("    lines: list[str] = []")
     text = text[:start] + fake + text[end:]
     assert '"-m", "venv"' in text
     script.write_text(text.replace('"-m", "venv"', '"-m", "venv", "--without-pip"'))
