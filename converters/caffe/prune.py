@@ -1,7 +1,7 @@
 """Take the fields that our schema does not know out of a prototxt, and list them.
 
 protobuf's own ``allow_unknown_field`` drops them without a word. Here the text is split into tokens, followed through the
-schema, and unknown fields, comments and blobs are overwritten with blanks, so that line numbers stay right for
+schema, and unknown fields, comments and blobs are replaced by their line ends, so that line numbers stay right for
 ``text_format``, which does the parsing proper.
 """
 
@@ -16,6 +16,9 @@ from ssdconv.errors import FormatError
 
 MAX_TOKENS = 250_000  # the largest known prototxts have about half
 MAX_DEPTH = 32
+MAX_LINES = 500_000
+MAX_STRING = 1 << 16
+MAX_WORD = 256
 _MESSAGE = 11
 _TOKEN = re.compile(
     r"""(?P<blank>(?:[ \t\r\n\f\v]++|\#[^\n]*+)++)
@@ -73,8 +76,10 @@ class Pruner:
         """Tokens without blanks and comments; comments are marked to be blanked out.
 
         Raises:
-            FormatError: a character or an open string that no prototxt has; too many tokens.
+            FormatError: a character or an open string that no prototxt has; too many or too long tokens or lines.
         """
+        if self._text.count("\n") > MAX_LINES:
+            raise self.error("the text has more lines than any network's", 0, expected=f"<= {MAX_LINES}")
         text, at, count = self._text, 0, 0
         while at < len(text):
             match = _TOKEN.match(text, at)
@@ -86,8 +91,10 @@ class Pruner:
                 count += 1
                 if count > MAX_TOKENS:
                     raise self.error("the text is longer than any network's", at, expected=f"<= {MAX_TOKENS} words")
+                if match.end() - at > (MAX_STRING if kind == "string" else MAX_WORD):
+                    raise self.error(f"a {kind} is too long", at, got=f"{match.end() - at} characters")
                 yield Token(kind, match.group(), at, match.end())
-            elif "#" in match.group():
+            elif match.end() - at > MAX_WORD or "#" in match.group():
                 self._blanks.append((at, match.end()))
             at = match.end()
         yield Token("end", "", len(text), len(text))
@@ -182,6 +189,6 @@ class Pruner:
         for start, end in sorted(self._blanks):
             if start < at:
                 continue  # a comment inside an unknown field
-            pieces += [self._text[at:start], re.sub(r"[^\n]", " ", self._text[start:end])]
+            pieces += [self._text[at:start], "\n" * self._text.count("\n", start, end) or " "]
             at = end
         return "".join([*pieces, self._text[at:]])

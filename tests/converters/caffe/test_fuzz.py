@@ -162,8 +162,13 @@ def protobuf_tensors(data: bytes) -> dict[str, bytes] | None:
     for layer in [*net.layer, *net.layers]:
         for i, blob in enumerate(layer.blobs):
             values = np.array(blob.double_data, "<f8") if blob.double_data else np.array(blob.data, "<f4")
-            out[f"{layer.name.decode()}/{i}"] = values.tobytes()
+            out[f"{layer.name.decode()}/{i}"] = plain_bytes(values)
     return out
+
+
+def plain_bytes(values: np.ndarray[Any, Any]) -> bytes:
+    """Bytes with one kind of NaN: older protobufs change the payload of NaNs on their way to Python."""
+    return np.where(np.isnan(values), values.dtype.type(np.nan), values).tobytes()
 
 
 @pytest.mark.parametrize(("count", "seed"), COUNTS)
@@ -185,7 +190,7 @@ def test_caffemodel_mutants(emit, tmp_path, count, seed):
         if rng.random() < 0.4:
             data = mutate_bytes(rng, data)
         path.write_bytes(data)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             with read_caffemodel(path) as table:
                 got = {name: tensor.load() for name, tensor in table.items()}
@@ -196,12 +201,12 @@ def test_caffemodel_mutants(emit, tmp_path, count, seed):
         except Exception as error:  # noqa: BLE001
             pytest.fail(f"{type(error).__name__}: {error} escaped for {data.hex()}")
         finally:
-            assert time.perf_counter() - start < 2, data.hex()
+            assert time.process_time() - start < 2, data.hex()
         accepted += 1
         expected = protobuf_tensors(data)
         refused_by_protobuf += expected is None
         if expected is not None:
-            assert {name: array.tobytes() for name, array in got.items()} == expected, data.hex()
+            assert {name: plain_bytes(array) for name, array in got.items()} == expected, data.hex()
     assert count * 0.1 < accepted < count * 0.9, "the mutants no longer reach both outcomes"
     assert refused_by_protobuf <= accepted * 0.01
 
@@ -252,7 +257,7 @@ def test_prototxt_mutants(count, seed):
             if not tokens:
                 break
         data = "".join(tokens).encode(rng.choice(["utf-8", "utf-8", "latin-1"]))
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             net = parse_prototxt(data, "m.prototxt")
             assert net.layers, data.hex()
@@ -261,5 +266,5 @@ def test_prototxt_mutants(count, seed):
             assert "m.prototxt" in str(error), data.hex()
         except Exception as error:  # noqa: BLE001
             pytest.fail(f"{type(error).__name__}: {error} escaped for {data.hex()}")
-        assert time.perf_counter() - start < 2, data.hex()
+        assert time.process_time() - start < 2, data.hex()
     assert count * 0.1 < accepted < count * 0.9, "the mutants no longer reach both outcomes"

@@ -96,6 +96,26 @@ BAD_MODELS: dict[str, tuple[Callable[..., bytes], str]] = {
     "input_negative": (lambda e: e.sub(3, "data") + e.sub(8, e.int(1, -5)) + e.layer("a"), "impossible shape"),
 }
 
+BAD_TEXTS: dict[str, tuple[Callable[[], str], str]] = {
+    "empty.prototxt": (lambda: "", "the file is empty"),
+    "page.prototxt": (lambda: "\n<html><body>404</body></html>", "web page"),
+    "comments.prototxt": (lambda: "#\n" * 2_000_000, "more lines than any network's"),
+    "half_a_million_lines.prototxt": (lambda: "#   \n" * 499_000, "no layers"),
+    "comments_between.prototxt": (lambda: "a:1#\n" * 400_000, "longer than any network's"),
+    "one_string.prototxt": (lambda: "layer { name: '" + "n" * 4_000_000 + "' }", "a string is too long"),
+    "escapes.prototxt": (lambda: "layer { name: '" + "\\n" * 1_900_000 + "' }", "a string is too long"),
+    "open_string.prototxt": (lambda: "layer { name: '" + "n" * 4_000_000, "string is not closed"),
+    "one_word.prototxt": (lambda: "n" * 4_000_000, "a word is too long"),
+    "blanks.prototxt": (lambda: " " * 4_000_000, "no layers"),
+    "braces.prototxt": (lambda: "layer {" * 500_000, "nested too deeply"),
+    "unknown_braces.prototxt": (lambda: "x {" * 1_000_000, "nested too deeply"),
+    "layers.prototxt": (lambda: "layer{}" * 20_000, "more layers than any network"),
+    "params.prototxt": (lambda: "layer{" + "param{}" * 70_000 + "}", ""),
+    "unknown.prototxt": (lambda: "layer{" + "x{}" * 80_000 + "}", ""),
+    "list.prototxt": (lambda: "layer { loss_weight: [" + "1," * 240_000 + "] }", "longer than any network's"),
+    "large.prototxt": (lambda: "#" * 30_000_000, "larger than any prototxt"),
+}
+
 CHILD = """if True:
     import json, resource, sys, time
     from pathlib import Path
@@ -113,13 +133,16 @@ CHILD = """if True:
     for path in map(Path, sys.argv[1:]):
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         base = status("VmRSS")
-        start = time.perf_counter()
+        start = time.process_time()
         try:
-            read_caffemodel(path).close()
+            if path.suffix == ".prototxt":
+                read_prototxt(path)
+            else:
+                read_caffemodel(path).close()
             said = ["", ""]
         except Exception as error:
             said = [type(error).__name__, str(error)]
-        out[path.name] = [*said, time.perf_counter() - start, (status("VmHWM") - base) / 1024]
+        out[path.name] = [*said, time.process_time() - start, (status("VmHWM") - base) / 1024]
     print(json.dumps(out))
 """
 
@@ -132,9 +155,11 @@ def verdicts(emit, tmp_path_factory) -> dict[str, tuple[str, str, float, float]]
     folder = tmp_path_factory.mktemp("hostile")
     paths = []
     for name, (build, _) in BAD_MODELS.items():
-        path = folder / name
-        path.write_bytes(build(emit))
-        paths.append(str(path))
+        (folder / name).write_bytes(build(emit))
+        paths.append(str(folder / name))
+    for name, (text, _) in BAD_TEXTS.items():
+        (folder / name).write_text(text())
+        paths.append(str(folder / name))
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *paths], check=False, capture_output=True, text=True, timeout=300
     )
@@ -144,10 +169,10 @@ def verdicts(emit, tmp_path_factory) -> dict[str, tuple[str, str, float, float]]
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", BAD_MODELS)
-def test_bad_model(verdicts, name):
+@pytest.mark.parametrize("name", [*BAD_MODELS, *BAD_TEXTS])
+def test_bad_file(verdicts, name):
     kind, message, seconds, mebibytes = verdicts[name]
-    wanted = BAD_MODELS[name][1]
+    wanted = {**BAD_MODELS, **BAD_TEXTS}[name][1]
     if wanted:
         assert kind == "FormatError", message
         assert wanted in message and f"/{name}" in message
