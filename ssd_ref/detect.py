@@ -52,6 +52,8 @@ def detect(
 
 def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> list[Detections]:
     """``detect`` with the priors given as tensors; see there."""
+    if not len(conf):
+        return []
     with torch.inference_mode():
         fields, sizes = _select(loc, conf, priors, rule)
         most = rule.keep_top_k if rule.keep_top_k >= 0 else max(sizes, default=0)
