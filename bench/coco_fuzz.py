@@ -121,7 +121,7 @@ def compare(evaluators: list[str], sets: int, seed: int, tick: Callable[[int], N
             row: dict[str, Any] = report[name]
             try:
                 mine = run_evaluator(name, truth, results)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a candidate may fail in any way; it is counted
                 row["exceptions"] += 1
                 row["first"] = row["first"] or f"set {index}: {error!r}"
                 continue

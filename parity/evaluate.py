@@ -6,10 +6,7 @@ what is on disk. Both need no network and no images.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -17,17 +14,14 @@ from typing import Literal
 import numpy as np
 
 from ssdconv.errors import UsageError
-from ssdconv.parity.bootstrap import Interval, bootstrap, draw, interval, means, resampled
 from ssdconv.parity.detections_io import read_detections
-from ssdconv.parity.metrics.coco import COCO_RULES, CocoRule, evaluate_coco, prepared
-from ssdconv.parity.metrics.coco_match import match_coco
+from ssdconv.parity.metrics.coco import COCO_RULES, CocoRule, prepared
 from ssdconv.parity.metrics.conventions import Convention, convention, written
-from ssdconv.parity.metrics.detections import Detections, Ints
-from ssdconv.parity.metrics.matches import MatchTable
+from ssdconv.parity.metrics.detections import Detections
 from ssdconv.parity.metrics.result import ClassScore, EvaluationResult
+from ssdconv.parity.metrics.scored import Scored, known_or_none, score_coco, score_voc
 from ssdconv.parity.metrics.summary import histogram, thinned, worst_images
-from ssdconv.parity.metrics.truth import Truth, gather
-from ssdconv.parity.metrics.voc import evaluate_voc
+from ssdconv.parity.metrics.truth import gather
 from ssdconv.parity.published import protocol, rows
 from ssdconv.parity.verdict import Measurement, judge_all
 from ssdconv.ssd_ref.data.catalog import open_dataset
@@ -37,67 +31,6 @@ from ssdconv.ssd_ref.data.records import Dataset
 
 SHOWN_FROM = 0.5
 """Score from which a detection counts as confident when the worst images are chosen; no number depends on it."""
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """What both metrics hand on."""
-
-    numbers: dict[str, float | None]
-    intervals: dict[str, Interval]
-    per_class: tuple[Interval | None, ...]
-    ap: tuple[float, ...]
-    tables: tuple[MatchTable, ...]
-    order: Ints
-    evaluator: str
-    seconds: float
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _voc(
-    truth: Truth, detections: Detections, rule: Convention, size: tuple[int, int] | None, resamples: int, seed: int
-) -> _Computed:
-    start = time.perf_counter()
-    scores = evaluate_voc(truth, detections, rule, size)
-    seconds = time.perf_counter() - start
-    spread: Interval | None = None
-    per_class: tuple[Interval | None, ...] = (None,) * len(truth.classes)
-    if resamples:
-        spread, per_class = bootstrap(scores.tables, rule.ap, resamples, seed)
-    intervals = {} if spread is None else {"mAP": spread}
-    return _Computed(
-        {"mAP": _known(scores.mean)}, intervals, per_class, scores.ap, scores.tables, scores.order, "ssdconv", seconds
-    )
-
-
-def _coco(
-    dataset: CocoDataset,
-    truth: Truth,
-    detections: Detections,
-    rule: CocoRule,
-    evaluator: str,
-    resamples: int,
-    seed: int,
-) -> _Computed:
-    start = time.perf_counter()
-    scores = evaluate_coco(dataset.coco_form(), detections, rule, evaluator)
-    seconds = time.perf_counter() - start
-    by_level, order = match_coco(truth, detections)
-    intervals: dict[str, Interval] = {}
-    per_class: tuple[Interval | None, ...] = (None,) * len(truth.classes)
-    if resamples:
-        weights = draw(len(truth.image_ids), resamples, seed)
-        cells = np.stack([resampled(tables, "coco", weights) for tables in by_level])  # levels, resamples, classes
-        for name, part in (("AP", cells), ("AP50", cells[:1]), ("AP75", cells[5:6])):
-            spread = interval(means(part.mean(axis=0)), scores.numbers[name], seed)
-            intervals |= {} if spread is None else {name: spread}
-        columns = cells.mean(axis=0).T
-        per_class = tuple(interval(column, ap, seed) for column, ap in zip(columns, scores.ap, strict=True))
-    numbers = {name: _known(value) for name, value in scores.numbers.items()}
-    return _Computed(numbers, intervals, per_class, scores.ap, by_level[0], order, scores.evaluator, seconds)
 
 
 def _input_size(network: str | None) -> tuple[int, int] | None:
@@ -146,8 +79,8 @@ def evaluate(
         problems: collector of a run that keeps going.
 
     Raises:
-        UsageError: unknown convention, rule or evaluator; COCO's metric on a VOC set; a convention that needs an input size.
-        DetectionsError and its subclasses: detections that do not fit the data set.
+        UsageError: unknown convention, rule or evaluator; COCO's metric on a VOC set; a convention that needs an
+        input size. DetectionsError and its subclasses: detections that do not fit the data set.
     """
     truth = gather(dataset)
     found = detections.aligned(truth.image_ids, truth.classes, problems)
@@ -162,7 +95,7 @@ def evaluate(
             input_size = input_size or _input_size(network)
         resamples = 1000 if resamples is None else resamples
         found = written(found, rule_voc, truth.sizes, truth.origin)
-        done = _voc(truth, found, rule_voc, input_size, resamples, seed)
+        done = score_voc(truth, found, rule_voc, input_size, resamples, seed)
     else:
         if not isinstance(dataset, CocoDataset):
             raise UsageError("COCO's metric needs a data set in COCO's form", where=dataset.name)
@@ -172,10 +105,11 @@ def evaluate(
         rule_coco = COCO_RULES[wanted] if isinstance(wanted, str) else wanted
         found = prepared(found, rule_coco)
         resamples = 200 if resamples is None else resamples
-        done = _coco(dataset, truth, found, rule_coco, evaluator, resamples, seed)
+        done = score_coco(dataset, truth, found, rule_coco, evaluator, resamples, seed)
+    frame = truth.origin + (rule_voc.gt_shift if rule_voc and truth.origin == 1 else 0.0)
     total = len(dataset) if of_images is None else of_images
     classes = tuple(
-        ClassScore(name, _known(ap), spread, t.npos, len(t.scores), t.true_positives)
+        ClassScore(name, known_or_none(ap), spread, t.npos, len(t.scores), t.true_positives)
         for name, ap, spread, t in zip(truth.classes, done.ap, done.per_class, done.tables, strict=True)
     )
     measured = _measurements(dataset, len(truth.image_ids), total, done, classes, rule_voc, rule_coco)
@@ -197,7 +131,7 @@ def evaluate(
         classes=classes,
         curves=tuple(thinned(c.name, t) for c, t in zip(classes, done.tables, strict=True)),
         histogram=histogram(done.tables),
-        worst=worst_images(dataset, truth, found, done.tables, done.order, worst, SHOWN_FROM),
+        worst=worst_images(dataset, truth, found, done.tables, done.order, worst, SHOWN_FROM, frame),
         shown_from=SHOWN_FROM,
         verdicts=() if network is None else judge_all(rows(network), measured, train_data),
         problems={} if problems is None else problems.counts,
@@ -209,7 +143,7 @@ def _measurements(
     dataset: Dataset,
     images: int,
     of_images: int,
-    done: _Computed,
+    done: Scored,
     classes: Sequence[ClassScore],
     rule_voc: Convention | None,
     rule_coco: CocoRule | None,

@@ -113,7 +113,7 @@ def judge(row: PublishedRow, measurement: Measurement, *, counts: bool = True) -
     if obstacle is not None or interval is None or value is None:
         return Verdict("not comparable", obstacle or "not measured", row, measurement.metric, value, gap, counts)
     reaches = f"measured {100 * interval.low:.2f}-{100 * interval.high:.2f} % (95 % of resamples)"
-    printed = f"published {100 * low:.{row.digits + 2}f}-{100 * high:.{row.digits + 2}f} %"
+    printed = f"published {100 * low:.{row.digits + 1}f}-{100 * high:.{row.digits + 1}f} %"
     inside = interval.low <= high and low <= interval.high
     caveat = "" if row.convention or row.ap is None else "; the publisher's box convention is unknown"
     why = f"{reaches} and {printed} {'meet' if inside else 'do not meet'}{caveat}"

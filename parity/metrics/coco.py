@@ -1,10 +1,11 @@
 """COCO evaluation of boxes: twelve numbers and AP per category.
 
-Two evaluators with one interface: ``pycocotools`` is the referee, ``hotcoco`` 1.3.0 the default. hotcoco was chosen among
-hotcoco 1.3.0, ultrafast-pycocotools 0.1.14 and faster-coco-eval 1.8.0 by ``bench/coco_fuzz.py``: over 20,000 random small
-sets (seed 7) its twelve numbers and every cell of its precision and recall tables were bit-identical to pycocotools';
-ultrafast-pycocotools' were too, but its wheels are built per Python version and it calls itself alpha; faster-coco-eval
-differed in the last bit (at most 3.4e-16) in half of the sets. The version is pinned, because equality was shown for it.
+Two evaluators with one interface: ``pycocotools`` is the referee, ``hotcoco`` 1.3.0 the default. hotcoco was chosen
+among hotcoco 1.3.0, ultrafast-pycocotools 0.1.14 and faster-coco-eval 1.8.0 by ``bench/coco_fuzz.py``: over 20,000
+random small sets (seed 7) its twelve numbers and every cell of its precision and recall tables were bit-identical to
+pycocotools'; ultrafast-pycocotools' were too, but its wheels are built per Python version and it calls itself alpha;
+faster-coco-eval differed in the last bit (at most 3.4e-16) in half of the sets. The version is pinned, because
+equality was shown for it.
 
 hotcoco gets the ground truth as a dictionary in COCO's form and the detections as the (n, 7) array of COCO's results
 form, which the tests compare with the referee too.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any, Literal
 
@@ -31,7 +32,9 @@ NUMBERS = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-"""COCO's twelve numbers in COCO's order: AP over IoU .50:.95, at .50, at .75, by area; AR with 1, 10, 100 detections."""
+"""COCO's twelve numbers in COCO's order: AP over IoU .50:.95, at .50, at .75, by area; AR with 1, 10, 100
+detections.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ class CocoScores:
 
 
 def prepared(detections: Detections, rule: CocoRule) -> Detections:
-    """Apply a rule's floor and limit; rows keep their order."""
+    """Apply a rule's floor, limit and box convention; rows keep their order, and doing it twice changes nothing."""
+    if rule.plus_one and detections.xywh is None:
+        corner = detections.boxes[:, :2]
+        detections = replace(detections, xywh=np.hstack([corner, detections.boxes[:, 2:] - corner + 1.0]))
     if rule.score_floor > 0.0:
         detections = detections.select(detections.scores >= rule.score_floor)
     if rule.per_image is not None:
@@ -90,14 +96,12 @@ def prepared(detections: Detections, rule: CocoRule) -> Detections:
     return detections
 
 
-def results_array(
-    detections: Detections, image_ids: Sequence[int], category_ids: Sequence[int], plus_one: bool = False
-) -> Floats:
+def results_array(detections: Detections, image_ids: Sequence[int], category_ids: Sequence[int]) -> Floats:
     """COCO's results form: (n, 7) float64: image id, x, y, width, height, score, category id."""
     xywh = detections.xywh
     if xywh is None:
         corner = detections.boxes[:, :2]
-        xywh = np.concatenate([corner, detections.boxes[:, 2:] - corner + (1.0 if plus_one else 0.0)], axis=1)
+        xywh = np.hstack([corner, detections.boxes[:, 2:] - corner])
     images = np.asarray(image_ids, np.float64)[detections.image]
     categories = np.asarray(category_ids, np.float64)[detections.labels]
     return np.column_stack([images, xywh, detections.scores, categories])
@@ -140,9 +144,7 @@ def evaluate_coco(
     coco_class, eval_class, name = _library(evaluator)
     rule = rule or COCO_RULES["coco"]
     categories = form["categories"]
-    rows = results_array(
-        prepared(detections, rule), [i["id"] for i in form["images"]], [c["id"] for c in categories], rule.plus_one
-    )
+    rows = results_array(prepared(detections, rule), [i["id"] for i in form["images"]], [c["id"] for c in categories])
     with redirect_stdout(StringIO()):
         if evaluator == "pycocotools":
             truth = coco_class()

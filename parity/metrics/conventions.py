@@ -29,8 +29,8 @@ class Convention:
         strict: overlap must exceed the threshold (the Python voc_eval.py of py-faster-rcnn and its descendants,
             ssd.pytorch among them); otherwise reaching it is enough (VOCevaldet.m, ChainerCV, GluonCV, Caffe).
         plus_one: widths and heights are x2-x1+1, y2-y1+1. VOC corners are inclusive pixel indices, so the kit adds 1;
-            ChainerCV and GluonCV add 1 to both right and bottom edges, which is the same; Caffe does it in JaccardOverlap
-            for boxes in pixels. ssd.pytorch leaves it out.
+            ChainerCV and GluonCV add 1 to both right and bottom edges, which is the same; Caffe does it in
+            JaccardOverlap for boxes in pixels. ssd.pytorch leaves it out.
         gt_shift: added to the corners as the XML has them (1-based). -1 in ChainerCV, GluonCV and ssd.pytorch; 0 in the
             kit and in Caffe (which divides the unshifted corners by the image size).
         det_shift: added to the network's corners before scoring. ssd.pytorch's eval.py writes x+1 although its network
@@ -42,12 +42,13 @@ class Convention:
         truncate: the network's corners lose their fraction, as in the text files that Caffe writes for the Matlab kit.
         score_decimals: the same for scores (ssd.pytorch: 3); None keeps them. Rounded scores tie.
         difficult: "ignore" = difficult objects need not be found, and what matches them counts neither way (every
-            published number); "count" = like any other object; "drop" = as if they were not there: what matches them is false.
+            published number); "count" = like any other object; "drop" = as if they were not there: what matches them
+            is false.
         ties: order of detections with equal scores: "given" = as in the file (a stable sort; the kit's sort is stable);
-            "reversed" = the last given comes first (argsort()[::-1] of ChainerCV and GluonCV, as far as numpy's unstable
-            sort allows to say).
-        ap: "11point" = mean of the best precision at recall >= 0, 0.1, ... 1 (VOC2007); "area" = area under the envelope
-            (VOC2010 and later).
+            "reversed" = the last given comes first (argsort()[::-1] of ChainerCV and GluonCV, as far as numpy's
+            unstable sort allows to say).
+        ap: "11point" = mean of the best precision at recall >= 0, 0.1, ... 1 (VOC2007); "area" = area under the
+            envelope (VOC2010 and later).
         coordinates: "original" pixels of the image, or "resized": pixels of the network's input, so that plus_one is a
             pixel of the 300 or 512 image (GluonCV's script).
 

@@ -1,8 +1,8 @@
 """Detections as columns, and the checks they pass before anything is computed from them.
 
 Boxes are (n, 4) float64, xyxy, in pixels of the original image. ``written`` says in which frame: False = as the network
-gives them (0..width, 0..height); True = as a detection file of the VOC kit holds them, after whatever shift and rounding
-the writer applied. Conventions shift and round only what is not yet written.
+gives them (0..width, 0..height); True = as a detection file of the VOC kit holds them, after whatever shift and
+rounding the writer applied. Conventions shift and round only what is not yet written.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def check_detections(
         (DuplicateDetectionError, repeated, "the same detection twice"),
     ):
         for row in np.flatnonzero(mask):
-            got = f"image {detections.image_ids[detections.image[row]]}, score {detections.scores[row]:g}, box {boxes[row].tolist()}"
+            name = detections.image_ids[detections.image[row]]
+            got = f"image {name}, score {detections.scores[row]:g}, box {boxes[row].tolist()}"
             report(
                 kind(what, where=where(int(row)), got=got, hint="keep_going leaves such rows out and counts them"),
                 keep_going,

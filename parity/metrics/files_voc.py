@@ -1,6 +1,7 @@
 """Detection files of the VOC kit: one text file per class, lines ``image_id score xmin ymin xmax ymax``.
 
-The usual name is ``comp4_det_test_<class>.txt``; any name that ends in ``_<class>.txt``, or is ``<class>.txt``, is taken.
+The usual name is ``comp4_det_test_<class>.txt``; any name that ends in ``_<class>.txt``, or is ``<class>.txt``, is
+taken.
 """
 
 from __future__ import annotations

@@ -53,11 +53,14 @@ def worst_images(
     order: Ints,
     count: int,
     floor: float,
+    frame: float = 0.0,
 ) -> tuple[WorstImage, ...]:
-    """The images with most mistakes: false detections with a score of at least ``floor``, and objects not found by such.
+    """The images with most mistakes: false detections with a score of at least ``floor``, and objects not found by
+    such.
 
     Args:
         detections: aligned with ``truth``.
+        frame: the coordinate that the first pixel has in the detections.
         order: rows of the detections in the order of the joined tables.
     """
     images = len(truth.image_ids)
@@ -69,7 +72,6 @@ def worst_images(
     missed = sum((t.positives for t in tables), np.zeros(images, np.int64)) - found
     worst = np.argsort(-(false + missed), kind="stable")[:count]
     paths = {r.image_id: r for r in dataset.take([truth.image_ids[i] for i in worst.tolist()])}
-    shift_det = float(truth.origin) if detections.written else 0.0
     result = []
     for i in worst.tolist():
         if false[i] + missed[i] == 0:
@@ -89,7 +91,7 @@ def worst_images(
             boxes.append(
                 Shown(
                     int(detections.labels[row]),
-                    _box(detections.boxes[row], shift_det),
+                    _box(detections.boxes[row], frame),
                     _STATUS[int(status[place])],
                     round(float(detections.scores[row]), 4),
                 )

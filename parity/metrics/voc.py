@@ -2,8 +2,8 @@
 
 The rule (VOCevaldet.m): in order of score, each detection looks at the object of its image and class that it overlaps
 best, taken or not. If the overlap reaches the threshold, it is ignored when that object is difficult, true when the
-object was not yet found, and false otherwise; below the threshold it is false. Since the choice of object does not depend
-on what was matched before, all overlaps are computed at once and the first claim of each object wins.
+object was not yet found, and false otherwise; below the threshold it is false. Since the choice of object does not
+depend on what was matched before, all overlaps are computed at once and the first claim of each object wins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""COCO, and any set in COCO's JSON form: ``annotations/instances_<split>.json`` with ``<split>/`` or a folder of images.
+"""COCO, and any set in COCO's JSON form: ``annotations/instances_<split>.json`` with ``<split>/`` or a folder of
+images.
 
 Format: https://cocodataset.org/#format-data (object detection). Only the fields that detection needs are read;
 category ids keep their gaps in ``category_ids`` and become labels 0..n-1 in ascending order of id.
@@ -119,7 +120,9 @@ class CocoDataset:
         return replace(self, images=kept, complete=self.complete and len(kept) == len(self.images))
 
     def coco_form(self) -> dict[str, list[dict[str, Any]]]:
-        """The file's own numbers, bit for bit (a missing ``area`` is width x height), annotations in the file's order."""
+        """The file's own numbers, bit for bit (a missing ``area`` is width x height), annotations in the file's
+        order.
+        """
         kept = [o for i in self._order for o in self.objects.get(i, [])]
         return {
             "images": [{"id": i.id, "width": i.width, "height": i.height} for i in self.images.values()],

@@ -42,8 +42,8 @@ class InvertedObjectError(AnnotationError):
 class Problems:
     """Collects errors instead of stopping at the first.
 
-    Readers take ``keep_going: Problems | None``. With None they raise; with a collector they record the error, leave the
-    offending item out (or keep the record without objects) and go on.
+    Readers take ``keep_going: Problems | None``. With None they raise; with a collector they record the error, leave
+    the offending item out (or keep the record without objects) and go on.
     """
 
     def __init__(self) -> None:
