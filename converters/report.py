@@ -108,4 +108,6 @@ def describe(entry: Entry, table: Mapping[str, LazyTensor], *, digests: bool = T
     digest = hashlib.sha256(flat.view(np.uint8)).hexdigest()
     if not flat.size:
         return replace(row, sha256=digest)
-    return replace(row, sha256=digest, min=float(flat.min()), max=float(flat.max()), mean=float(flat.mean()))
+    with np.errstate(all="ignore"):
+        mean = float(flat.mean())
+    return replace(row, sha256=digest, min=float(flat.min()), max=float(flat.max()), mean=mean)
