@@ -17,7 +17,8 @@ from ssdconv.converters.caffe.transform import input_size as find_input_size
 from ssdconv.converters.caffe.transform import pixels
 from ssdconv.converters.caffe.wiring import INPUT
 from ssdconv.errors import FormatError, SsdconvError, UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
+from ssdconv.ssd_ref.config import LayerSpec, SSDConfig
 
 
 def graph_config(
@@ -67,16 +68,22 @@ def graph_config(
 def graph_net(config: SSDConfig) -> CaffeNet:
     """The deploy net of a graph config: input, layers, tail; blob shapes included.
 
+    Depthwise layer types of other Caffes are written as grouped Convolutions, which every reader knows.
+
     Raises:
         UsageError: the config has no layer graph.
     """
     graph = config.graph
     if graph is None:
         raise UsageError("the network is no layer graph", where=config.name)
-    layers = [layer_of(spec) for spec in graph.layers if spec.name not in graph.added]
+    layers = [layer_of(_plain(spec)) for spec in graph.layers if spec.name not in graph.added]
     return CaffeNet(
         config.name, {graph.input: (1, 3, *config.pixels.size)}, (*layers, *(layer_of(spec) for spec in graph.tail))
     )
+
+
+def _plain(spec: LayerSpec) -> LayerSpec:
+    return replace(spec, type="Convolution") if spec.type in DEPTHWISE else spec
 
 
 def _input_blob(chosen: Selected) -> str:

@@ -56,6 +56,7 @@ class Parts:
         self, indices: list[int], strange: tuple[LayerSpec, ...] = (), added: tuple[LayerSpec, ...] = ()
     ) -> NetShapes:
         layers = [self.wiring.layers[i] for i in indices if i not in self.prior_side]
+        layers = [spec for spec in layers if spec.type != "DetectionOutput"]
         require_supported([*layers, *strange])
         # In-place layers of the tail come last, so that ``added`` reads the values before them.
         return infer([*layers, *added], {self.source: self.input})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
 from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
 from ssdconv.ssd_ref.caffe_layers.views import MAX_AXES
 from ssdconv.ssd_ref.config import LayerSpec
@@ -102,6 +103,8 @@ def infer(layers: Iterable[LayerSpec], inputs: Mapping[str, Shape]) -> NetShapes
             raise FormatError("wrong number of tops", where=where, expected=len(tops), got=len(spec.tops))
         tops_of[spec.name] = tuple(_checked(shape, "top", where) for shape in tops)
         blobs.update(zip(spec.tops, tops_of[spec.name], strict=True))
+        if spec.type in DEPTHWISE:  # the group is the channel count, said or not
+            spec = replace(spec, params={**spec.params, "group": bottoms[0][1]})
         found.append(replace(spec, blobs=tuple(_checked(shape, "learned blob", where) for shape in learned)))
     return NetShapes(tuple(found), blobs, tops_of)
 

@@ -31,17 +31,12 @@ class _Convolving(CaffeLayer):
 class Convolution(_Convolving):
     """Cross-correlation with zero padding on both sides: (N, C, H, W) -> (N, out, h, w)."""
 
-    def __init__(self, spec: LayerSpec) -> None:
-        super().__init__(spec)
-        self.depthwise = spec.type in DEPTHWISE
-
     def forward(self, x: Tensor) -> Tensor:
         w = self.window
-        group = x.shape[1] if self.depthwise else self.group
         missing = [max(w.dilation[i] * (w.kernel[i] - 1) + 1 - x.shape[2 + i] - 2 * w.pad[i], 0) for i in (0, 1)]
         if any(missing):  # Caffe rounds a negative size up to one pixel and reads zeros behind the image
             x = F.pad(x, (0, missing[1], 0, missing[0]))
-        return F.conv2d(x, self.weight, self.bias, w.stride, w.pad, w.dilation, group)
+        return F.conv2d(x, self.weight, self.bias, w.stride, w.pad, w.dilation, self.group)
 
 
 @layer("Deconvolution")
