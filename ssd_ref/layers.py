@@ -7,6 +7,7 @@ All tensors are NCHW. Every step that a source framework can show is a module of
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,12 @@ class BatchNorm(nn.BatchNorm2d):
         self.register_buffer("num_batches_tracked", None)
         if fix_gamma:
             self.weight.requires_grad_(False)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        # torch adds a step counter to dicts that do not say "version 2", and would then miss a place for it.
+        super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "version": 2}, *rest)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""

@@ -47,7 +47,7 @@ def make(name, classes=None, prefix=None):
 def randomise(net, seed, size, batch=2):
     """Give every tensor of an SSD or backbone random values by ``seed``.
 
-    He-scaled convolutions, heads 0.05 of that, gammas in 0.5..1.5, small biases. Statistics come from one training pass
+    He-scaled convolutions, heads brought to a given spread, gammas in 0.5..1.5, small biases. Statistics come from one training pass
     on random pictures of ``size`` pixels (the moving average of MXNet starts from 0 and takes a tenth of the batch's) and
     are then shaken a little; the gammas that MXNet counts as 1 get other values, which must not matter.
     """
@@ -72,13 +72,24 @@ def randomise(net, seed, size, batch=2):
                 param.set_data(mx.nd.array(values * rng.uniform(0.8, 1.25, values.shape)))
             elif name.endswith("gamma") and _fixed(name):
                 param.set_data(mx.nd.array(rng.uniform(0.5, 1.5, param.shape)))
+    if hasattr(net, "class_predictors"):
+        _scale_heads(net, pictures[:1])
+
+
+def _scale_heads(net, picture):
+    """Bring every head's outputs to a spread of 1.5 (classes) and 1 (boxes): scores of all sizes, boxes of sane sizes."""
+    for feature, classes, boxes in zip(net.features(picture), net.class_predictors, net.box_predictors):  # noqa: B905
+        for head, spread in ((classes, 1.5), (boxes, 1.0)):
+            weight, bias = head.predictor.weight, head.predictor.bias.data().reshape((1, -1, 1, 1))
+            values = mx.nd.broadcast_sub(head(feature), bias).asnumpy()
+            weight.set_data(weight.data() * float(spread / max(values.std(), 1e-6)))
 
 
 def _values(name, shape, rng):
     if name.endswith("weight"):
         fan_in = int(np.prod(shape[1:]))
         scale = np.sqrt(2.0 / fan_in)
-        return rng.normal(0, scale * 0.05 if "convpredictor" in name else scale, shape)
+        return rng.normal(0, scale, shape)
     if name.endswith("gamma"):
         return rng.uniform(0.5, 1.5, shape)
     if name.endswith("normalize_scale"):

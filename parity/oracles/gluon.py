@@ -1,0 +1,136 @@
+"""GluonCV on MXNet as the oracle of .params files, in an interpreter of its own (``environments``, ``workers/gluon_worker.py``).
+
+It is given the source file itself, never the converted checkpoint, and the network's name in GluonCV's model zoo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssdconv.converters.convert import Opened
+from ssdconv.converters.tensors import Array
+from ssdconv.errors import UsageError
+from ssdconv.parity.activations import Probe
+from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.oracles.base import Availability, Oracle, OracleRun, Outputs
+from ssdconv.parity.oracles.environments import state
+from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.ssd_ref.config import SSDConfig
+
+ORACLES = ("mxnet",)
+ENVIRONMENT = "gluon"
+INPUT = "data"
+
+
+class GluonOracle:
+    """A GluonCV network with the weights of a .params file.
+
+    Args:
+        params: the file, in any dialect.
+        config: the network; its name is GluonCV's.
+        timeout: seconds for one run.
+    """
+
+    def __init__(self, params: Path, config: SSDConfig, *, timeout: float = 600.0) -> None:
+        self.params = Path(params)
+        self.config = config
+        self.timeout = timeout
+
+    @property
+    def name(self) -> str:
+        return "MXNet 1.9.1, GluonCV 0.10.5.post0"
+
+    def available(self) -> Availability:
+        found = state(ENVIRONMENT)
+        return Availability(found.installed, found.reason, found.next_step, "1.9.1" if found.installed else "")
+
+    def run(self, pixels: Array) -> OracleRun:
+        """Run the network and read every node of its graph.
+
+        Raises:
+            MissingError: MXNet is not installed, or failed.
+        """
+        answer = ask_jobs([self.job()], {"0/input": np.ascontiguousarray(pixels, np.float32)}, timeout=self.timeout)
+        return oracle_run(answer, 0, self.config)
+
+    def job(self) -> dict[str, Any]:
+        """The worker's job that computes this network's activations."""
+        return {
+            "do": "activations",
+            "network": self.config.name,
+            "classes": class_names(self.config),
+            "params": str(self.params.resolve()),
+        }
+
+
+def class_names(config: SSDConfig) -> list[str] | None:
+    """Object class names to build GluonCV's network with; None where its own count is right."""
+    standard = 81 if config.name.endswith("coco") else 21
+    return None if config.num_classes == standard else [f"class{i}" for i in range(1, config.num_classes)]
+
+
+def ask_jobs(
+    jobs: Sequence[Mapping[str, Any]], arrays: Mapping[str, Array] | None = None, *, timeout: float = 600.0
+) -> Answer:
+    """Run several jobs of the GluonCV worker in one process; arrays are named ``<job>/<name>`` both ways."""
+    return ask(ENVIRONMENT, "gluon_worker", {"jobs": [dict(job) for job in jobs]}, arrays, timeout=timeout)
+
+
+def oracle_run(answer: Answer, index: int, config: SSDConfig) -> OracleRun:
+    """The activations and detections of one job."""
+    head = f"{index}/nodes/"
+    nodes = {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
+    kinds = {name: "anchors" if "anchorgenerator" in name else "" for name in nodes}
+    return OracleRun(Outputs(nodes), detection_rows(answer, index, nodes, config), kinds)
+
+
+def detection_rows(answer: Answer, index: int, nodes: Mapping[str, Array], config: SSDConfig) -> tuple[Rows, ...]:
+    """Final detections per image: labels with background 0, boxes as fractions of the input."""
+    ids, scores, boxes = (answer.arrays[f"{index}/detections/{key}"] for key in ("ids", "scores", "bboxes"))
+    height, width = config.pixels.size
+    scale = np.array([width, height, width, height], np.float32)
+    rows = []
+    for one_ids, one_scores, one_boxes in zip(ids[..., 0], scores[..., 0], boxes, strict=True):
+        kept = one_ids >= 0
+        rows.append(Rows(one_ids[kept].astype(np.int64) + 1, one_scores[kept], one_boxes[kept] / scale))
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An oracle with its network, and what to compare; see ``parity.oracles.caffe.Prepared``."""
+
+    oracle: Oracle
+    probes: tuple[Probe, ...]
+    input: str
+
+
+def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet") -> Prepared:
+    """Set up MXNet for an opened .params file.
+
+    Raises:
+        UsageError: no such oracle for GluonCV networks.
+    """
+    if oracle not in (*ORACLES, "opencv"):
+        raise UsageError(f"no oracle {oracle!r} for GluonCV networks", expected=f"one of {', '.join(ORACLES)}")
+    config = opened.plan.config
+    return Prepared(GluonOracle(opened.table.path, config), tuple(all_probes(opened.plan.probes)), INPUT)
+
+
+def all_probes(layers: Iterable[tuple[str, str]]) -> Iterable[Probe]:
+    """The input, and every layer, head and score of a plan."""
+    yield Probe(INPUT, "@input")
+    for node, module in layers:
+        yield Probe(node, module)
+
+
+def why_not(kind: str) -> str:
+    """Why a node of MXNet's graph has no probe."""
+    if kind == "anchors":
+        return "stored anchors, checked to the last bit when the file is read"
+    return "moves or regroups values that are compared elsewhere"
