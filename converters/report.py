@@ -105,7 +105,7 @@ def describe(entry: Entry, table: Mapping[str, LazyTensor], *, digests: bool = T
     if not digests:
         return row
     flat = np.ascontiguousarray(apply_all(entry.ops, table[entry.source].load())).reshape(-1)
-    digest = hashlib.sha256(flat.view(np.uint8)).hexdigest()
+    digest = hashlib.sha256(flat.data.cast("B")).hexdigest()
     if not flat.size:
         return replace(row, sha256=digest)
     with np.errstate(all="ignore"):

@@ -143,7 +143,9 @@ def run_detector(
     where = next(model.parameters()).device
     done = read_done(folder)
     if done and not resume:
-        raise UsageError("this folder holds detections already", where=str(folder), hint="resume, or name another folder")
+        raise UsageError(
+            "this folder holds detections already", where=str(folder), hint="resume, or name another folder"
+        )
     todo = [
         batch
         for batch in _batches(len(dataset), batch_size)[rank::processes]

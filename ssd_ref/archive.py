@@ -47,7 +47,7 @@ class TensorSource:
         array = np.ascontiguousarray(self.load(), self.dtype.newbyteorder("<"))
         if array.shape != self.shape:
             raise OutputError(f"tensor {self.name!r} changed its shape", expected=self.shape, got=array.shape)
-        return memoryview(array.reshape(-1).view(np.uint8))
+        return array.reshape(-1).data.cast("B") if array.size else memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Tensor:
         for side in reversed(self.shape):
             stride.append(step)
             step *= max(side, 1)
-        arguments = (self.storage, 0, self.shape, tuple(reversed(stride)), False, OrderedDict())
+        arguments: tuple[Any, ...] = (self.storage, 0, self.shape, tuple(reversed(stride)), False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, arguments
 
 

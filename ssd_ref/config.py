@@ -243,6 +243,7 @@ class DetectRule:
         variance_encoded: the variances are already part of loc (Caffe ``variance_encoded_in_target``).
         share_location: one box per prior for all classes.
         nms_eta: Caffe's adaptive NMS factor (1 = off).
+        max_exponent: cap of ``variance * dw`` and ``variance * dh`` before exp (torchvision), None for none.
     """
 
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
@@ -261,6 +262,7 @@ class DetectRule:
     variance_encoded: bool = False
     share_location: bool = True
     nms_eta: float = 1.0
+    max_exponent: float | None = None
 
 
 @dataclass(frozen=True)

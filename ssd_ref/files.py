@@ -58,7 +58,7 @@ def _settle(temporary: Path, target: Path) -> None:
         temporary.chmod(target.stat().st_mode & 0o7777)
     with open(temporary, "rb+") as stream:
         os.fsync(stream.fileno())
-    os.replace(temporary, target)
+    temporary.replace(target)
     if hasattr(os, "O_DIRECTORY"):
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

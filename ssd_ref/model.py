@@ -48,7 +48,8 @@ class SSD(nn.Module):
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Feature maps that the heads of a staged network read: (N, 3, H, W) -> (N, C_i, h_i, w_i) per source."""
         taps: list[Tensor] = self.backbone(pixels)
-        return taps + self.extras(taps[-1])
+        more: list[Tensor] = self.extras(taps[-1])
+        return taps + more
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) prepared pixels -> raw loc (N, P, 4) and conf (N, P, C)."""

@@ -55,7 +55,7 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-class _Walker(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Walker(pickle._Unpickler):
     # The pure-Python unpickler: its memo is a dict, so that a hostile memo index costs nothing.
 
     def find_class(self, module: str, name: str) -> Any:
@@ -96,11 +96,12 @@ def outline(path: Path) -> Outline | None:
         ) from None
     except FormatError:
         raise
-    except Exception as error:  # any damage ends in one of a dozen exception types of zipfile and pickle
+    except Exception as error:  # noqa: BLE001 - any damage ends in one of a dozen exception types of zipfile and pickle
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
     if not isinstance(root, dict):
         return None
     strings = {k: v for k, v in root.items() if isinstance(k, str) and isinstance(v, str)}
-    state = root.get("state_dict") if isinstance(root.get("state_dict"), dict) else root
+    inner = root.get("state_dict")
+    state = inner if isinstance(inner, dict) else root
     tensors = [(str(k), v.shape, v.dtype) for k, v in state.items() if isinstance(v, _Shape)]
     return Outline(strings, tuple(tensors))

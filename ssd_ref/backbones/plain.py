@@ -5,7 +5,7 @@ The torch modules (``vgg.py``, ``mobilenet.py``) and the Caffe prototxt writer a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,7 +58,9 @@ def vgg16_units(
     for block, count in enumerate(VGG_BLOCKS, 1):
         out = width * min(2 ** (block - 1), 8)
         units += [ConvSpec(f"conv{block}_{i}", out, 3, padding=1) for i in range(1, count + 1)]
-        units.append(PoolSpec("pool5", 3, 1, 1, rounding) if block == 5 else PoolSpec(f"pool{block}", 2, 2, 0, rounding))
+        units.append(
+            PoolSpec("pool5", 3, 1, 1, rounding) if block == 5 else PoolSpec(f"pool{block}", 2, 2, 0, rounding)
+        )
     units.append(ConvSpec("fc6", width * 16, 3, padding=fc6_dilation, dilation=fc6_dilation))
     units.append(ConvSpec("fc7", width * 16, 1))
     return tuple(units)
@@ -101,5 +103,5 @@ def mobilenet_v1_units(
     return tuple(units)
 
 
-UNITS = {"vgg16": vgg16_units, "mobilenet_v1": mobilenet_v1_units}
+UNITS: Mapping[str, Callable[..., tuple[Unit, ...]]] = {"vgg16": vgg16_units, "mobilenet_v1": mobilenet_v1_units}
 """kind -> function giving the unit list for a config's backbone options."""

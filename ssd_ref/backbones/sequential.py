@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssdconv.ssd_ref.backbones.plain import UNITS, ConvSpec, PoolSpec, ScaleSpec, Unit
+from ssdconv.ssd_ref.backbones.plain import UNITS, PoolSpec, ScaleSpec, Unit
+from ssdconv.ssd_ref.config import ConvSpec
 from ssdconv.ssd_ref.layers import ConvUnit, SamePad, Tapped
 
 

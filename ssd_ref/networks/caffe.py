@@ -6,7 +6,7 @@ input (15 % for COCO at 300), with a smaller first one. Caffe casts them to inte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ssdconv.ssd_ref.cells import caffe_cells
 from ssdconv.ssd_ref.classes import names_for
@@ -130,8 +130,8 @@ def mobilenet(name: str = "mobilenet_ssd_voc", num_classes: int | None = None) -
     )
 
 
-NETWORKS = {
-    **{name: vgg for name in SIZES},
+NETWORKS: Mapping[str, Callable[[str, int | None], SSDConfig]] = {
+    **dict.fromkeys(SIZES, vgg),
     "mobilenet_ssd_voc": mobilenet,
     "mobilenet_ssd_voc_bn": mobilenet,
 }

@@ -82,7 +82,5 @@ def networks(source: str | None = None) -> list[NetworkInfo]:
             config = build(name, None)
             backbone = config.staged.backbone.kind if config.staged else "graph"
             height, width = config.pixels.size
-            rows.append(
-                NetworkInfo(candidate, name, height, width, config.num_classes, config.num_priors, backbone)
-            )
+            rows.append(NetworkInfo(candidate, name, height, width, config.num_classes, config.num_priors, backbone))
     return rows

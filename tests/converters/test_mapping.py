@@ -18,7 +18,10 @@ def lazy(name: str, *shape: int, dtype: str = "float32") -> LazyTensor:
     return LazyTensor(name, shape, np.dtype(dtype), load)
 
 
-ENTRIES = (Entry("conv1/kernel", "conv1.weight", (3, 3, 2, 4), (Transpose((3, 2, 0, 1)),)), Entry("b", "conv1.bias", (4,)))
+ENTRIES = (
+    Entry("conv1/kernel", "conv1.weight", (3, 3, 2, 4), (Transpose((3, 2, 0, 1)),)),
+    Entry("b", "conv1.bias", (4,)),
+)
 SOURCE = {"conv1/kernel": lazy("conv1/kernel", 3, 3, 2, 4), "b": lazy("b", 4), "step": lazy("step", 1)}
 TARGET = {"conv1.weight": (4, 2, 3, 3), "conv1.bias": (4,)}
 MAPPING = TensorMapping(ENTRIES, (Drop("step", "training counter"),))
@@ -36,7 +39,7 @@ def test_missing_source_tensor_names_its_neighbour() -> None:
 
 
 def test_left_over_source_tensor() -> None:
-    with pytest.raises(MappingError, match="'conv2' .* has no place"):
+    with pytest.raises(MappingError, match=r"'conv2' .* has no place"):
         MAPPING.check({**SOURCE, "conv2": lazy("conv2", 1)}, TARGET)
 
 
@@ -56,7 +59,7 @@ def test_unfilled_reference_tensor() -> None:
 
 
 def test_reference_of_another_shape() -> None:
-    with pytest.raises(MappingError, match="does not fit 'conv1.weight'"):
+    with pytest.raises(MappingError, match=r"does not fit 'conv1\.weight'"):
         MAPPING.check(SOURCE, {**TARGET, "conv1.weight": (3, 3, 2, 4)})
 
 

@@ -47,7 +47,13 @@ def test_loc_order_within_an_anchor() -> None:
 
 @pytest.mark.parametrize(
     ("op", "shape"),
-    [(Transpose((0, 1)), (2, 3, 4)), (Reshape((5,)), (2, 3)), (Take((0, 1)), (3,)), (Take((0, 0)), (2,)), (Take((0,), 1), (1,))],
+    [
+        (Transpose((0, 1)), (2, 3, 4)),
+        (Reshape((5,)), (2, 3)),
+        (Take((0, 1)), (3,)),
+        (Take((0, 0)), (2,)),
+        (Take((0,), 1), (1,)),
+    ],
 )
 def test_misfits_are_refused(op: Op, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="cannot"):

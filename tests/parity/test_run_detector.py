@@ -136,7 +136,9 @@ def test_bad_images_stop_or_are_counted(model: SSD, devkit: Path, tmp_path: Path
     with pytest.raises(MissingImageError, match=r"000002\.jpg"):
         run_detector(model, open_dataset("voc07", root), tmp_path / "a", batch_size=4, workers=0)
     problems = Problems()
-    stats = run_detector(model, open_dataset("voc07", root), tmp_path / "b", batch_size=4, workers=0, keep_going=problems)
+    stats = run_detector(
+        model, open_dataset("voc07", root), tmp_path / "b", batch_size=4, workers=0, keep_going=problems
+    )
     assert stats.images == 9
     assert {type(e) for e in problems.errors} == {MissingImageError, UnreadableImageError}
 

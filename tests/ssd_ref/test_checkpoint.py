@@ -27,7 +27,9 @@ def tensors(config: SSDConfig) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=[".pth", ".safetensors"])
-def saved(request: pytest.FixtureRequest, config: SSDConfig, tensors: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(
+    request: pytest.FixtureRequest, config: SSDConfig, tensors: dict, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / f"net{request.param}"
     return checkpoint.save(path, config, tensors, {"sha256": "ab"})
 
@@ -84,7 +86,9 @@ def test_pickles_that_run_code_are_refused_unread(tmp_path: Path) -> None:
         assert not marker.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04junk", b"\x10" + b"\0" * 7 + b'{"a": 1', b"<html>quota</html>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"PK\x03\x04junk", b"\x10" + b"\0" * 7 + b'{"a": 1', b"<html>quota</html>"]
+)
 def test_rubbish_is_a_format_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rubbish.pth"
     path.write_bytes(content)

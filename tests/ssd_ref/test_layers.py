@@ -85,7 +85,14 @@ def test_caffe_batch_norm_trains_from_accumulated_statistics() -> None:
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "wanted"),
     # typed out from TensorFlow's definition; 10 -> 5 with (0, 1) is the asymmetric case of specs.md 1.8
-    [(10, 3, 2, (0, 1)), (19, 3, 2, (1, 1)), (75, 2, 2, (0, 1)), (19, 3, 1, (1, 1)), (150, 3, 2, (0, 1)), (5, 1, 1, (0, 0))],
+    [
+        (10, 3, 2, (0, 1)),
+        (19, 3, 2, (1, 1)),
+        (75, 2, 2, (0, 1)),
+        (19, 3, 1, (1, 1)),
+        (150, 3, 2, (0, 1)),
+        (5, 1, 1, (0, 0)),
+    ],
 )
 def test_same_padding(size: int, kernel: int, stride: int, wanted: tuple[int, int]) -> None:
     assert same_padding(size, kernel, stride) == wanted

@@ -41,7 +41,13 @@ def test_blobs_match_the_manifest_name_for_name_and_shape_for_shape(name: str, s
 
 @pytest.mark.parametrize(
     ("name", "priors"),
-    [("ssd300_voc", 8732), ("ssd300_coco", 8732), ("ssd512_voc", 24564), ("ssd512_coco", 24564), ("mobilenet_ssd_voc", 1917)],
+    [
+        ("ssd300_voc", 8732),
+        ("ssd300_coco", 8732),
+        ("ssd512_voc", 24564),
+        ("ssd512_coco", 24564),
+        ("mobilenet_ssd_voc", 1917),
+    ],
 )
 def test_prior_counts_of_the_papers(name: str, priors: int) -> None:
     assert network(name).num_priors == priors
