@@ -92,6 +92,7 @@ def test_small_deploy_net() -> None:
     assert graph.layers[0].blobs == ((4, 3, 3, 3), (4,))
     assert SSDConfig.from_json(config.to_json()).to_json() == config.to_json()
     assert any("mean" in w for w in graph.warnings)
+    assert config_of(INPUT, BODY, SOFT, OUT.replace("code_type: CENTER_SIZE", "")).detect.code == "corner"
 
 
 def test_train_net_gives_the_same_layers_and_priors() -> None:
@@ -130,6 +131,10 @@ def test_priors_from_the_weight_file_when_the_prototxt_has_none() -> None:
     lent = graph_config(net, name="net", weights=parse(DATA, BODY, LOSS))
     assert lent.num_priors == 16
     assert lent.num_classes == 3
+    assert any("no DetectionOutput" in w for w in graph_of(lent).warnings)
+    ruled = graph_config(net, name="net", weights=parse(INPUT, BODY, SOFT, OUT))
+    assert (ruled.detect.nms_threshold, ruled.detect.activation) == (0.3, "softmax")
+    assert not any("no DetectionOutput" in w for w in graph_of(ruled).warnings)
     assert not any("does not tell its priors" in w for w in graph_of(lent).warnings)
 
 

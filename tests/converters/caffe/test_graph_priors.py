@@ -61,7 +61,7 @@ def test_no_flip() -> None:
 
 
 def test_steps() -> None:
-    assert made({"min_size": [9.0]}, (2, 4), (100, 200)).step == (50, 50)
+    assert made({"min_size": [9.0]}, (2, 4), (100, 300)).step == (50, 75)
     assert made({"min_size": [9.0], "step": 7.5}).step == (7.5, 7.5)
     assert made({"min_size": [9.0], "step_h": 3.0, "step_w": 4.0}).step == (3, 4)
 

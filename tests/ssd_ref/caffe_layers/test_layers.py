@@ -46,6 +46,17 @@ def test_average_pooling_divides_by_the_window_clipped_to_the_padding() -> None:
     assert torch.allclose(y[0, 0], line[:, None] * line[None, :])
 
 
+def test_average_pooling_with_more_padding_than_half_a_window() -> None:
+    # 3 wide, kernel 3, stride 1, pad 2: windows start at -2 … 2, those at both ends see one pixel of three.
+    y = run("Pooling", {"pool": "AVE", "kernel_size": 3, "pad": 2}, torch.ones(1, 1, 3, 3))
+    line = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0]) / 3
+    assert torch.allclose(y[0, 0], line[:, None] * line[None, :])
+    # stride 3: windows start at -2 and 1; the second ends at 4, within image and padding (5).
+    y = run("Pooling", {"pool": "AVE", "kernel_size": 3, "stride": 3, "pad": 2}, torch.ones(1, 1, 3, 3))
+    line = torch.tensor([1.0, 2.0]) / 3
+    assert torch.allclose(y[0, 0], line[:, None] * line[None, :])
+
+
 @pytest.mark.parametrize("extra", [{"round_mode": "FLOOR"}, {"ceil_mode": False}])
 def test_pooling_can_round_down(extra: dict[str, Any]) -> None:
     assert run("Pooling", {"kernel_size": 2, "stride": 2, **extra}, counting(1, 1, 5, 5)).shape == (1, 1, 2, 2)
@@ -109,10 +120,21 @@ def test_slice_points_and_equal_slices() -> None:
 def test_interp_keeps_corners() -> None:
     x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
     assert run("Interp", {"height": 3, "width": 3}, x)[0, 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]]
+    line = run("Interp", {"height": 1, "width": 4}, torch.tensor([[[[0.0, 3.0]]]]))
+    assert line.flatten().tolist() == pytest.approx([0, 1, 2, 3])
     assert run("Interp", {"zoom_factor": 2}, x).shape == (1, 1, 3, 3)  # 2 + (2 - 1) * (2 - 1)
     assert run("Interp", {"shrink_factor": 2}, counting(1, 1, 5, 7)).shape == (1, 1, 3, 4)
     cut = run("Interp", {"height": 2, "width": 2, "pad_beg": -1, "pad_end": -1}, counting(1, 1, 4, 4))
     assert cut[0, 0].tolist() == [[5, 6], [9, 10]]
+
+
+def test_within_channel_normalisation_has_no_k() -> None:
+    y = run(
+        "LRN",
+        {"local_size": 1, "alpha": 3.0, "beta": 1.0, "k": 7.0, "norm_region": "WITHIN_CHANNEL"},
+        torch.ones(1, 1, 2, 2),
+    )
+    assert y.flatten().tolist() == pytest.approx([0.25] * 4)
 
 
 def test_upsample_repeats_pixels() -> None:

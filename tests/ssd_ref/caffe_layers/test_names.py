@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ssdconv.ssd_ref.caffe_layers.names import blob_names, layer_name, learned_blobs, module_name
@@ -8,6 +8,8 @@ from ssdconv.ssd_ref.config import LayerSpec
 
 
 @given(st.text())
+@example("%2E")
+@example("a.%.%25")
 def test_escaping_is_reversible_and_leaves_no_dot(name: str) -> None:
     assert layer_name(module_name(name)) == name
     assert "." not in module_name(name)
