@@ -3,7 +3,8 @@
 What is compared, and who computes it:
 
 * stored tensors: the checkpoint's against the source file's through the mapping, bit for bit;
-* pixels: prepared by the checkpoint's config against prepared by the config that the source file itself gives;
+* pixels: prepared by the checkpoint's config against prepared by the config that the source file itself gives (where it
+  tells none, the checkpoint's are used for both, and the report says so);
 * every probe at the rounding floor: the oracle runs the source file, fed with the source's pixels, the reference runs the
   checkpoint, fed with its own (``parity.activations``, ``parity.tolerance``);
 * detections: as sets, with a reason for every one-sided row (``parity.detections_match``).
@@ -44,8 +45,11 @@ from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]
 
-COLUMNS = {"caffe": "ssdconv.parity.oracles.caffe"}
-"""Source -> module that sets up its oracles: ``prepare(opened, prototxt, oracle)`` and ``why_not(layer type)``."""
+COLUMNS = {"caffe": "ssdconv.parity.oracles.caffe", "gluon": "ssdconv.parity.oracles.gluon"}
+"""Source -> module that sets up its oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in that of Caffe."""
+
+
+PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
 
 
 def verify(
@@ -88,7 +92,14 @@ def verify(
         require(prepared.oracle)
         tensors = compare_tensors(opened, checkpoint)
         mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
-        theirs, _ = make_inputs(opened.plan.config.pixels, images, seed)
+        theirs = mine
+        if column.tells_pixels(opened):
+            theirs, _ = make_inputs(opened.plan.config.pixels, images, seed)
+        else:
+            notes = (
+                *notes,
+                "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides",
+            )
         results = []
         not_compared: dict[str, str] = {}
         for own, other in zip(mine, theirs, strict=True):
@@ -107,7 +118,7 @@ def verify(
         tensors=tensors,
         versions=versions(),
         not_compared=not_compared,
-        notes=(*notes, *opened.plan.warnings),
+        notes=notes,
         seconds=time.perf_counter() - started,
     )
 
@@ -197,7 +208,7 @@ def detections(model: SSD, run: OracleRun, heads64: Heads, heads32: Heads) -> De
         priors = Priors.of(config.priors, config.pixels.size, loc.dtype)
         rule = config.detect
         form, variances = priors.form(rule.code)[:, None], priors.variances[:, None]
-        box = decode(loc, form, variances, rule.code, rule.variance_encoded)
+        box = decode(loc, form, variances, rule.code, rule.variance_encoded, rule.max_exponent)
         box = box.clamp(0, 1) if rule.clip != "none" else box
         boxes.append((box[:, 0] if rule.share_location else box).numpy())
     candidates = Candidates(heads64["@scores"][0].numpy(), boxes[0], heads32["@scores"][0].numpy(), boxes[1])

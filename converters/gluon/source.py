@@ -43,6 +43,15 @@ def plan(table: TensorTable, request: Request) -> Plan:
     return Plan(config, pairs, warnings, probes(config))
 
 
+def plan_for(table: TensorTable, config: SSDConfig) -> Plan:
+    """The plan of a file for a given config of GluonCV's, its tensors checked.
+
+    Raises:
+        MappingError: the file does not fit the config.
+    """
+    return Plan(config, _checked(table, config), (), probes(config))
+
+
 def _checked(table: TensorTable, config: SSDConfig) -> TensorMapping:
     shapes = reference_shapes(config)
     try:

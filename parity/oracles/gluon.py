@@ -6,7 +6,7 @@ It is given the source file itself, never the converted checkpoint, and the netw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,16 @@ class GluonOracle:
     Args:
         params: the file, in any dialect.
         config: the network; its name is GluonCV's.
+        nodes: nodes of MXNet's graph to read; None for all.
         timeout: seconds for one run.
     """
 
-    def __init__(self, params: Path, config: SSDConfig, *, timeout: float = 600.0) -> None:
+    def __init__(
+        self, params: Path, config: SSDConfig, *, nodes: Sequence[str] | None = None, timeout: float = 600.0
+    ) -> None:
         self.params = Path(params)
         self.config = config
+        self.nodes = nodes
         self.timeout = timeout
 
     @property
@@ -50,7 +54,7 @@ class GluonOracle:
         return Availability(found.installed, found.reason, found.next_step, "1.9.1" if found.installed else "")
 
     def run(self, pixels: Array) -> OracleRun:
-        """Run the network and read every node of its graph.
+        """Run the network and read the wanted nodes of its graph.
 
         Raises:
             MissingError: MXNet is not installed, or failed.
@@ -65,6 +69,7 @@ class GluonOracle:
             "network": self.config.name,
             "classes": class_names(self.config),
             "params": str(self.params.resolve()),
+            **({} if self.nodes is None else {"nodes": list(self.nodes)}),
         }
 
 
@@ -85,11 +90,10 @@ def oracle_run(answer: Answer, index: int, config: SSDConfig) -> OracleRun:
     """The activations and detections of one job."""
     head = f"{index}/nodes/"
     nodes = {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
-    kinds = {name: "anchors" if "anchorgenerator" in name else "" for name in nodes}
-    return OracleRun(Outputs(nodes), detection_rows(answer, index, nodes, config), kinds)
+    return OracleRun(Outputs(nodes), detection_rows(answer, index, config))
 
 
-def detection_rows(answer: Answer, index: int, nodes: Mapping[str, Array], config: SSDConfig) -> tuple[Rows, ...]:
+def detection_rows(answer: Answer, index: int, config: SSDConfig) -> tuple[Rows, ...]:
     """Final detections per image: labels with background 0, boxes as fractions of the input."""
     ids, scores, boxes = (answer.arrays[f"{index}/detections/{key}"] for key in ("ids", "scores", "bboxes"))
     height, width = config.pixels.size
@@ -118,8 +122,9 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet")
     """
     if oracle not in (*ORACLES, "opencv"):
         raise UsageError(f"no oracle {oracle!r} for GluonCV networks", expected=f"one of {', '.join(ORACLES)}")
-    config = opened.plan.config
-    return Prepared(GluonOracle(opened.table.path, config), tuple(all_probes(opened.plan.probes)), INPUT)
+    probes = tuple(all_probes(opened.plan.probes))
+    nodes = [probe.source for probe in probes if probe.source != INPUT]
+    return Prepared(GluonOracle(opened.table.path, opened.plan.config, nodes=nodes), probes, INPUT)
 
 
 def all_probes(layers: Iterable[tuple[str, str]]) -> Iterable[Probe]:
@@ -129,8 +134,22 @@ def all_probes(layers: Iterable[tuple[str, str]]) -> Iterable[Probe]:
         yield Probe(node, module)
 
 
+def adopt(opened: Opened, config: SSDConfig) -> Opened:
+    """The same source file with tensors and probes paired to a checkpoint's config instead of the one recognised.
+
+    Raises:
+        MappingError: the checkpoint's network does not have the file's tensors.
+    """
+    from ssdconv.converters.gluon.source import plan_for
+
+    return replace(opened, plan=plan_for(opened.table, config))
+
+
+def tells_pixels(opened: Opened) -> bool:
+    """Whether the file tells how pixels are prepared: a named network of GluonCV does."""
+    return True
+
+
 def why_not(kind: str) -> str:
     """Why a node of MXNet's graph has no probe."""
-    if kind == "anchors":
-        return "stored anchors, checked to the last bit when the file is read"
     return "moves or regroups values that are compared elsewhere"

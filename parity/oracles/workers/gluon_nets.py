@@ -54,7 +54,7 @@ def randomise(net, seed, size, batch=2):
     mx.random.seed(seed)
     rng = np.random.RandomState(seed)
     net.initialize(mx.init.Zero(), force_reinit=True)
-    pictures = mx.nd.array(rng.uniform(-2.1, 2.6, (batch, 3, size, size)).astype("float32"))
+    pictures = mx.nd.array(_pictures(rng, batch, size))
     net(pictures[:1])
     params = net.collect_params()
     for name, param in params.items():
@@ -73,12 +73,21 @@ def randomise(net, seed, size, batch=2):
             elif name.endswith("gamma") and _fixed(name):
                 param.set_data(mx.nd.array(rng.uniform(0.5, 1.5, param.shape)))
     if hasattr(net, "class_predictors"):
-        _scale_heads(net, pictures[:1])
+        _scale_heads(net, pictures)
 
 
-def _scale_heads(net, picture):
+def _pictures(rng, batch, size):
+    """Noise and smooth fields by turns, over the range of normalised pixels: (batch, 3, size, size) float32."""
+    noise = rng.uniform(-2.1, 2.6, (batch, 3, size, size))
+    tile = -(-size // 4)
+    for item in range(1, batch, 2):
+        noise[item] = np.kron(rng.uniform(-2.1, 2.6, (3, 4, 4)), np.ones((tile, tile)))[:, :size, :size]
+    return noise.astype("float32")
+
+
+def _scale_heads(net, pictures):
     """Bring every head's outputs to a spread of 1.5 (classes) and 1 (boxes): scores of all sizes, boxes of sane sizes."""
-    for feature, classes, boxes in zip(net.features(picture), net.class_predictors, net.box_predictors):  # noqa: B905
+    for feature, classes, boxes in zip(net.features(pictures), net.class_predictors, net.box_predictors):  # noqa: B905
         for head, spread in ((classes, 1.5), (boxes, 1.0)):
             weight, bias = head.predictor.weight, head.predictor.bias.data().reshape((1, -1, 1, 1))
             values = mx.nd.broadcast_sub(head(feature), bias).asnumpy()

@@ -42,7 +42,7 @@ def _loaded(job):
 def activations(job, arrays):
     """Every operator's output for ``input`` (N, 3, H, W), by node name, and the final detections of an SSD.
 
-    ``nodes`` limits them to names that end with one of its strings. Detections: ``ids``, ``scores``, ``bboxes`` with
+    ``nodes`` limits them to these names. Detections: ``ids``, ``scores``, ``bboxes`` with
     GluonCV's standard ``set_nms(0.45, 400, 100)``.
     """
     net, x = _loaded(job), mx.nd.array(arrays["input"])
@@ -56,7 +56,7 @@ def activations(job, arrays):
     internals = symbol.get_internals()
     want = [name for name in internals.list_outputs() if name.endswith("_output")]
     if "nodes" in job:
-        want = [name for name in want if name[:-7].endswith(tuple(job["nodes"]))]
+        want = [name for name in want if name[:-7] in set(job["nodes"])]
     block = mx.gluon.SymbolBlock(mx.sym.Group([internals[name] for name in want]), mx.sym.var("data"))
     source = {param.name: param for param in net.collect_params().values()}
     for name, param in block.collect_params().items():
