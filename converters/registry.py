@@ -51,6 +51,10 @@ def _gluon(head: bytes, path: Path) -> bool:
     return head[:8] == b"\x12\x01\0\0\0\0\0\0"
 
 
+def _chainer(head: bytes, path: Path) -> bool:
+    return head[:4] == b"PK\x03\x04" and (path.suffix == ".npz" or b".npy" in head[30:256])
+
+
 SOURCES: dict[str, Source] = {
     s.name: s
     for s in (
@@ -63,6 +67,15 @@ SOURCES: dict[str, Source] = {
             _caffe,
             "ssdconv caffe2pt VGG_VOC0712_SSD_300x300_iter_120000.caffemodel ssd300.pth",
             ("prototxt",),
+        ),
+        Source(
+            "chainer",
+            "ChainerCV SSD (.npz)",
+            "chainer2pt",
+            "pt2chainer",
+            (".npz",),
+            _chainer,
+            "ssdconv chainer2pt ssd300_voc0712_converted_2017_06_06.npz ssd300.pth",
         ),
         Source(
             "gluon",

@@ -27,7 +27,14 @@ def to_corners(centers: Tensor) -> Tensor:
     return torch.cat([middle - half, middle + half], dim=-1)
 
 
-def decode(loc: Tensor, priors: Tensor, variances: Tensor, code: Code, variance_encoded: bool = False) -> Tensor:
+def decode(
+    loc: Tensor,
+    priors: Tensor,
+    variances: Tensor,
+    code: Code,
+    variance_encoded: bool = False,
+    max_exponent: float | None = None,
+) -> Tensor:
     """Box regressions to boxes.
 
     With d = loc, v = variances (1 when they are encoded in loc already) and the prior p:
@@ -40,6 +47,7 @@ def decode(loc: Tensor, priors: Tensor, variances: Tensor, code: Code, variance_
         loc: (..., P, 4) in the order dx, dy, dw, dh (or dxmin, dymin, dxmax, dymax).
         priors: (P, 4), broadcast against loc; centre form for ``center_size``, else corner form.
         variances: (P, 4), broadcast against loc.
+        max_exponent: cap of v_wh d_wh for ``center_size``, None for none.
 
     Returns:
         (..., P, 4) xmin, ymin, xmax, ymax as fractions of the image, not clipped.
@@ -49,7 +57,8 @@ def decode(loc: Tensor, priors: Tensor, variances: Tensor, code: Code, variance_
         case "center_size":
             size = priors[..., 2:]
             middle = delta[..., :2] * size + priors[..., :2]
-            half = torch.exp(delta[..., 2:]) * size / 2
+            growth = delta[..., 2:] if max_exponent is None else delta[..., 2:].clamp(max=max_exponent)
+            half = torch.exp(growth) * size / 2
             return torch.cat([middle - half, middle + half], dim=-1)
         case "corner":
             return priors + delta

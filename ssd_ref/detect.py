@@ -133,7 +133,14 @@ def _boxes(loc: Tensor, priors: Priors, rule: DetectRule, place: Tensor, classes
     cell = place // classes
     chosen = loc.view(-1, 4)[cell if rule.share_location else place]
     prior = cell % len(priors)
-    boxes = decode(chosen, priors.form(rule.code)[prior], priors.variances[prior], rule.code, rule.variance_encoded)
+    boxes = decode(
+        chosen,
+        priors.form(rule.code)[prior],
+        priors.variances[prior],
+        rule.code,
+        rule.variance_encoded,
+        rule.max_exponent,
+    )
     return boxes.clamp(0, 1) if rule.clip == "before_nms" else boxes
 
 

@@ -36,6 +36,7 @@ class Environment:
         requirements: pinned wheels with hashes, below ``requirements/``.
         check: statement that must run in the finished environment.
         megabytes: what it takes on disk, roughly.
+        sources: pinned source archives with hashes, built in the environment after the wheels; "" where all are wheels.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Environment:
     requirements: str
     check: str
     megabytes: int
+    sources: str = ""
 
     @property
     def pins(self) -> Path:
@@ -53,7 +55,8 @@ class Environment:
     @property
     def folder(self) -> Path:
         """Where the environment lives; another set of pins has another folder."""
-        digest = hashlib.sha256(self.pins.read_bytes() + repr(self.pythons).encode()).hexdigest()
+        built = (_HERE / "requirements" / self.sources).read_bytes() if self.sources else b""
+        digest = hashlib.sha256(self.pins.read_bytes() + built + repr(self.pythons).encode()).hexdigest()
         return home() / "oracles" / f"{self.name}-{digest[:12]}"
 
     @property
@@ -72,6 +75,23 @@ ENVIRONMENTS: dict[str, Environment] = {
             "gluon.txt",
             "import mxnet, gluoncv; assert float(mxnet.nd.ones(2).sum().asscalar()) == 2",
             750,
+        ),
+        Environment(
+            "chainer",
+            "Chainer 7.8.1 and ChainerCV 0.13.1",
+            ("3.8", "3.9", "3.10"),
+            "chainer.txt",
+            "import chainer, cv2; from chainercv.links import SSD300; SSD300(n_fg_class=1)",
+            260,
+            sources="chainer-build.txt",
+        ),
+        Environment(
+            "torchvision",
+            "torchvision 0.28.0 on this interpreter's torch",
+            (f"{sys.version_info[0]}.{sys.version_info[1]}",),
+            "torchvision.txt",
+            "import importlib.metadata as m; assert m.version('torchvision') == '0.28.0'",
+            50,
         ),
     )
 }
@@ -211,6 +231,10 @@ def _build(env: Environment, python: Path, folder: Path, say: Progress, timeout:
     say(f"installing {env.title} (about {env.megabytes} MB)")
     pip = [str(inner), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
     _step(env, [*pip, "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(env.pins)], timeout)
+    if env.sources:
+        say("building what has no wheels")
+        pip = [*pip, "--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
+        _step(env, [*pip, "-r", str(env.pins.with_name(env.sources))], timeout)
     say("checking that it runs")
     _step(env, [str(inner), "-I", "-c", env.check], 300)
     (folder / "ready").write_text(f"{python}\n")

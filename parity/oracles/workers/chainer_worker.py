@@ -14,11 +14,11 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
-import chainer  # noqa: E402
-import chainer.links as L  # noqa: E402
-import numpy as np  # noqa: E402
-from chainercv.links import SSD300, SSD512  # noqa: E402
-from chainercv.links.model.ssd import Normalize  # noqa: E402
+import chainer
+import chainer.links as L
+import numpy as np
+from chainercv.links import SSD300, SSD512
+from chainercv.links.model.ssd import Normalize
 
 chainer.config.train = False
 chainer.config.enable_backprop = False
@@ -81,7 +81,7 @@ def activations(job, arrays):
     for index, (loc, conf) in enumerate(zip(locs.array, confs.array)):
         found = model.coder.decode(loc, conf, model.nms_thresh, model.score_thresh)
         for key, value in zip(("boxes", "labels", "scores"), found):
-            out["%d/%s" % (index, key)] = value
+            out[f"{index}/{key}"] = value
     return {"links": sorted(record.outputs)}, out
 
 
@@ -117,7 +117,7 @@ def main(folder):
         given = {key: stored[key] for key in stored.files}
     answers, arrays = [], {}
     for index, job in enumerate(jobs):
-        head = "%d/" % index
+        head = f"{index}/"
         mine = {key[len(head) :]: value for key, value in given.items() if key.startswith(head)}
         answer, out = DO[job["do"]](job, mine)
         answers.append(answer)

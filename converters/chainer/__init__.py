@@ -1,0 +1,1 @@
+"""ChainerCV .npz files: reader, mapping, writer."""

@@ -1,0 +1,129 @@
+"""ChainerCV as a source: reader, mapping and writer under the names that the registry expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssdconv.converters.chainer.names import entries, probes
+from ssdconv.converters.chainer.reader import read_npz
+from ssdconv.converters.chainer.writer import write_npz
+from ssdconv.converters.mapping import Drop, TensorMapping
+from ssdconv.converters.ops import apply_all, inverse
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.same_network import check_pixels, first_layer_as, prior_gap, same_extras
+from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import MappingError, UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.chainer import MEAN, NETWORKS, chainer
+
+OUTSIDE = ("updater/", "trainer/", "extensions/", "stop_trigger/", "_snapshot")
+"""Where a trainer's snapshot keeps what is not the model."""
+
+
+def read(path: Path) -> TensorTable:
+    """Open a .npz file; no Chainer needed. See ``reader.read_npz``."""
+    return read_npz(path)
+
+
+def plan(table: TensorTable, request: Request) -> Plan:
+    """Recognise SSD300 or SSD512 and map its tensors.
+
+    ``request.options["preset"]`` is ChainerCV's threshold preset, "evaluate" (default) or "visualize".
+
+    Raises:
+        MappingError: the file holds neither network.
+        UsageError: unknown network or preset.
+    """
+    config = config_of(table, request)
+    prefix = table.meta.get("prefix") or ""
+    drops = [Drop(name, "training state, not part of the detector") for name in table if _outside(name, prefix)]
+    mapping = TensorMapping(tuple(entries(config, prefix)), tuple(drops))
+    return Plan(config, mapping, warnings(table, config), tuple(probes(config)))
+
+
+def config_of(table: TensorTable, request: Request) -> SSDConfig:
+    """The network that the tensors' shapes make; see ``plan``."""
+    prefix = table.meta.get("prefix") or ""
+    heads = sum(f"{prefix}multibox/conf/{index}/b" in table for index in range(8))
+    name = request.network or {6: "ssd300_voc", 7: "ssd512_voc"}.get(heads)
+    if name is None:
+        raise MappingError(
+            "the file holds no SSD of ChainerCV",
+            where=str(table.path),
+            expected="tensors multibox/conf/0/b to multibox/conf/5/b (SSD300) or /6/b (SSD512)",
+            got=f"{len(table)} tensors, first {next(iter(table))!r}" if len(table) else "no tensors",
+            hint="a file of the VGG16 extractor alone is a start for training, not a detector",
+        )
+    if name not in NETWORKS:
+        raise UsageError(f"ChainerCV has no network {name!r}", expected=f"one of {', '.join(NETWORKS)}")
+    channels = _side(table, f"{prefix}multibox/conf/0/b")
+    width = _side(table, f"{prefix}extractor/conv1_1/b") or 64
+    if width > 64:
+        raise MappingError("no SSD has such a first layer", where=str(table.path), expected="<= 64 channels", got=width)
+    classes = request.num_classes or (max(channels // 4, 1) if channels else None)
+    if classes is not None and classes > 2_000:
+        raise MappingError("no SSD has so many classes", where=str(table.path), got=classes)
+    return chainer(name, classes, width=width, preset=request.options.get("preset", "evaluate"))
+
+
+def warnings(table: TensorTable, config: SSDConfig) -> tuple[str, ...]:
+    """What the file does not tell."""
+    if config.num_classes == 21:
+        return ()
+    return (
+        f"{config.num_classes} classes with VOC's prior sizes: ChainerCV has no others; a COCO network needs its own",
+    )
+
+
+def _side(table: TensorTable, name: str) -> int:
+    shape = table[name].shape if name in table else ()
+    return shape[0] if len(shape) == 1 else 0
+
+
+def _outside(name: str, prefix: str) -> bool:
+    return bool(prefix) and not name.startswith(prefix) and name.startswith(OUTSIDE)
+
+
+def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
+    """Write any VGG16 SSD as a .npz file that ``chainer.serializers.load_npz`` reads.
+
+    A BGR network's first layer is turned to RGB, which is what ChainerCV feeds. ChainerCV's classes have VOC's prior sizes
+    and mean pixels fixed; ``request.options["foreign_priors"]`` allows other sizes, for those who set them there.
+
+    Raises:
+        UsageError: ``dst`` does not end in .npz.
+        MappingError: ChainerCV cannot express the network.
+        OutputError: the file could not be written.
+    """
+    if dst.suffix != ".npz":
+        raise UsageError("a Chainer weight file ends in .npz", where=str(dst))
+    rows = list(entries(config))
+    refuse_differences(config, bool(request.options.get("foreign_priors")))
+    turned = first_layer_as("RGB", config, tensors)
+    write_npz(dst, {e.source: apply_all(inverse(e.ops, e.source_shape), turned[e.target]) for e in rows})
+    return [dst]
+
+
+def refuse_differences(config: SSDConfig, foreign_priors: bool = False) -> None:
+    """Raise where ChainerCV would compute something else from the same tensors.
+
+    Two differences are let pass, as ChainerCV's own conversion of Caffe's files has them: sizes that Caffe cuts to whole
+    pixels (at most 1 pixel), and the resize rule.
+
+    Raises:
+        MappingError: other layers, mean or prior sizes.
+    """
+    name = {6: "ssd300_voc", 7: "ssd512_voc"}.get(len(config.priors), "")
+    if not name or not same_extras(config, chainer(name)):
+        raise MappingError("ChainerCV has SSD300 and SSD512 only", where=config.name)
+    check_pixels(config, MEAN, "ChainerCV")
+    theirs = chainer(name)
+    if prior_gap(config, theirs) > 2.0 and not foreign_priors:
+        raise MappingError(
+            f"ChainerCV's {name[:6].upper()} has VOC's prior sizes, this network has others: its boxes would be wrong there",
+            where=config.name,
+            expected=f"first map {theirs.priors[0].cells[0]}",
+            got=f"{config.priors[0].cells[0]}",
+            hint="allow it with the option foreign_priors, and give ChainerCV's SSD class these sizes",
+        )

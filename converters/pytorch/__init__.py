@@ -1,0 +1,1 @@
+"""PyTorch .pth files of other projects: safe reader, mapping, writer."""
