@@ -125,11 +125,12 @@ def _untouched(alive: Tensor, better: Tensor, weight: Tensor, block: Tensor, tes
 def _fixpoint(alive: Tensor, drops: Tensor) -> Tensor:
     """(B, 1, M) of 1 and 0: greedy NMS among the ``alive`` (B, 1, M), given who would drop whom (B, M, M)."""
     keep = alive
-    while True:
+    for _ in range(alive.shape[-1]):  # drops is strictly upper triangular, so this many rounds always do
         following = _less(alive, keep, drops)
         if torch.equal(following, keep):
-            return keep
+            break
         keep = following
+    return keep
 
 
 def _less(alive: Tensor, keep: Tensor, drops: Tensor) -> Tensor:

@@ -56,6 +56,16 @@ def test_decode_by_hand(code: Code, encoded: bool, expected: tuple[float, ...]) 
     assert got == pytest.approx(expected, abs=1e-12)
 
 
+def test_growth_can_be_capped() -> None:
+    """torchvision limits variance * dw to log(1000 / 16): a box grows at most 62.5-fold."""
+    prior, variances = torch.tensor([[0.5, 0.5, 0.25, 0.5]]), torch.tensor([[0.1, 0.1, 0.2, 0.2]])
+    loc = torch.tensor([[0.0, 0.0, 5 * np.log(62.5) + 9, 5 * np.log(62.5) - 5]], dtype=torch.float32)
+    box = decode(loc, prior, variances, "center_size", False, float(np.log(62.5)))[0]
+    torch.testing.assert_close(box[2:] - box[:2], torch.tensor([0.25 * 62.5, 0.5 * 62.5 / np.e]), rtol=1e-5, atol=0)
+    free = decode(loc, prior, variances, "center_size")[0]
+    assert free[2] - free[0] > 90
+
+
 def test_variances_do_not_count_twice() -> None:
     prior, loc = torch.tensor([[0.5, 0.5, 0.2, 0.2]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     variances = torch.tensor([[0.1, 0.1, 0.2, 0.2]])

@@ -137,7 +137,8 @@ def plain(
         w, h = x1 - x0, y1 - y0
         if rule.code == "center_size":
             cx, cy = (x0 + x1) / 2 + v[0] * d[0] * w, (y0 + y1) / 2 + v[1] * d[1] * h
-            w, h = w * math.exp(v[2] * d[2]), h * math.exp(v[3] * d[3])
+            most = math.inf if rule.max_exponent is None else rule.max_exponent
+            w, h = w * math.exp(min(v[2] * d[2], most)), h * math.exp(min(v[3] * d[3], most))
             box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
         else:
             scale = (w, h, w, h) if rule.code == "corner_size" else (side,) * 4
@@ -180,6 +181,7 @@ RULES = {
     "raw scores": DetectRule(activation="none", score_threshold=-0.5, background=None),
     "last class is background": DetectRule(background=3),
     "adaptive": DetectRule(nms_threshold=0.9, nms_eta=0.8),
+    "torchvision": DetectRule(clip="before_nms", max_exponent=0.1),
     "corner size": DetectRule(code="corner_size"),
     "corner size, encoded": DetectRule(code="corner_size", variance_encoded=True, share_location=False),
     "one box per class": DetectRule(share_location=False, top_k=10, keep_top_k=12),
