@@ -55,6 +55,9 @@ def find(wiring: Wiring, shapes: Callable[[], dict[str, Shape]]) -> Found:
         FormatError: no detection layer and no pair of outputs that look like loc and conf.
     """
     layers = wiring.layers
+    for spec in layers:
+        if not spec.bottoms or (not spec.tops and spec.type == "DetectionOutput"):
+            raise FormatError("reads or writes no blob", where=f"layer {spec.name!r} ({spec.type})")
     for kind in ("DetectionOutput", "MultiBoxLoss"):
         indices = wiring.of_type(kind)
         if not indices:

@@ -96,6 +96,9 @@ class Parts:
     def check(self, priors: tuple[PriorMap, ...]) -> int:
         """The class count, after checking that loc, conf and priors fit each other."""
         told = self.found.told
+        for value in (self.found.loc, self.found.conf):
+            if value.name not in self.shapes.blobs:
+                raise FormatError("priors or detections stand where raw outputs should", where=f"blob {value.name!r}")
         loc, conf = (prod(self.shapes.blobs[v.name][1:]) for v in (self.found.loc, self.found.conf))
         self.loc_classes = 1 if told.rule.share_location else told.num_classes
         count = sum(m.count for m in priors) or loc // (4 * self.loc_classes)
