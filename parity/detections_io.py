@@ -183,7 +183,8 @@ def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None)
         MissingError, FormatError, ColumnCountError: with file and line.
         UsageError: the files belong to different runs.
         DuplicateDetectionError: an image stands in them twice.
-        NonFiniteError, InvertedBoxError, ZeroBoxError: see ``check_detections``.
+        NonFiniteError, InvertedBoxError: see ``check_detections``; a network may clip boxes to nothing, so empty and
+            equal ones are fine here.
     """
     header: Header | None = None
     seen: dict[str, int] = {}
@@ -217,7 +218,7 @@ def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None)
         header.classes, tuple(seen), index[:, 0], index[:, 1], table[:, 2].copy(), table[:, 3:].copy(),
         written=header.written, covers=True,
     )  # fmt: skip
-    return header, check_detections(found, lambda row: places[row], keep_going)
+    return header, check_detections(found, lambda row: places[row], keep_going, zero_boxes=True, repeats=True)
 
 
 def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems | None = None) -> Detections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def voc07_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VOCdevkit with the annotations of all 4,952 VOC2007 test images, and no image."""
+    return _extracted(shared / "data" / "voc2007" / "voc2007_test_annotations.tar.xz", tmp_path_factory) / "VOCdevkit"
+
+
+@pytest.fixture(scope="session")
+def yolov2_files(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with comp4_det_test_<class>.txt of a YOLOv2 on VOC2007 test."""
+    return _extracted(shared / "data" / "detections" / "yolov2_voc07test_comp4.tar.xz", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def ssd300_files(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with det_test_<class>.txt of an SSD300 on VOC2007 test."""
+    return _extracted(shared / "data" / "detections" / "ssd300_voc07test_det.tar.xz", tmp_path_factory)
+
+
+def _extracted(archive: Path, factory: pytest.TempPathFactory) -> Path:
+    target = factory.mktemp(archive.name.split(".")[0])
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    return target

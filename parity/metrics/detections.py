@@ -193,7 +193,12 @@ def _twice(detections: Detections) -> Bools:
 
 
 def check_detections(
-    detections: Detections, where: Callable[[int], str], keep_going: Problems | None = None, *, zero_boxes: bool = False
+    detections: Detections,
+    where: Callable[[int], str],
+    keep_going: Problems | None = None,
+    *,
+    zero_boxes: bool = False,
+    repeats: bool = False,
 ) -> Detections:
     """Check every row; what comes back has only good ones.
 
@@ -201,6 +206,7 @@ def check_detections(
         where: row number -> text that names file and line.
         keep_going: collector; bad rows are then recorded and left out.
         zero_boxes: accept x2 == x1 or y2 == y1 (a one-pixel box where corners are inclusive).
+        repeats: accept equal rows.
 
     Raises:
         NonFiniteError, InvertedBoxError, ZeroBoxError, DuplicateDetectionError: each names the first bad row.
@@ -210,7 +216,7 @@ def check_detections(
     bad_number = ~(np.isfinite(detections.scores) & np.isfinite(boxes).all(axis=1))
     inverted = ~bad_number & (sides < 0).any(axis=1)
     zero = ~bad_number & ~inverted & (sides == 0).any(axis=1) & (not zero_boxes)
-    repeated = ~(bad_number | inverted | zero) & _twice(detections)
+    repeated = np.zeros_like(zero) if repeats else ~(bad_number | inverted | zero) & _twice(detections)
     for kind, mask, what in (
         (NonFiniteError, bad_number, "a score or corner is not finite"),
         (InvertedBoxError, inverted, "inverted box"),

@@ -65,8 +65,10 @@ def first_best(pairs: Pairs, overlap: Floats) -> tuple[Floats, Ints]:
     return best, pairs.object[hits[place]]
 
 
-def first_claims(objects: Ints) -> Bools:
-    """True for the first row that names each object."""
-    first = np.zeros(len(objects), np.bool_)
-    first[np.unique(objects, return_index=True)[1]] = True
-    return first
+def first_claims(objects: Ints, count: int) -> Bools:
+    """True for the first row that names each object; objects are numbered below ``count``."""
+    rows = np.arange(len(objects))
+    first = np.empty(count, np.int64)
+    first[objects[::-1]] = rows[::-1]  # of repeated indices numpy keeps the last assignment
+    result: Bools = first[objects] == rows
+    return result

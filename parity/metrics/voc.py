@@ -39,14 +39,15 @@ class VocScores:
     order: Ints
 
 
-def _by_class_and_score(detections: Detections, ties: str) -> Ints:
-    """Row numbers by class, then descending score, then as ``ties`` says."""
-    rows = np.arange(len(detections), dtype=np.int64)
-    if ties == "reversed":
-        rows = rows[::-1]
-    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    small = detections.labels[rows].astype(np.int16)  # 16 bits: numpy then sorts by radix
-    return rows[np.argsort(small, kind="stable")]
+def _by_class_and_score(detections: Detections, classes: int, ties: str) -> tuple[Ints, list[int]]:
+    """Row numbers by class, then descending score, then as ``ties`` says; and where each class begins."""
+    small = detections.labels.astype(np.int16)  # 16 bits: numpy then sorts by radix
+    rows = np.argsort(small, kind="stable")
+    edges = np.searchsorted(small[rows], np.arange(classes + 1)).tolist()
+    for a, b in pairwise(edges):
+        mine = rows[a:b] if ties == "given" else rows[a:b][::-1]
+        rows[a:b] = mine[np.argsort(-detections.scores[mine], kind="stable")]
+    return rows, edges
 
 
 def match(
@@ -69,28 +70,32 @@ def match(
     elif rule.difficult == "count":
         difficult = np.zeros_like(difficult)
     images, classes = len(truth.image_ids), len(truth.classes)
-    order = _by_class_and_score(detections, rule.ties)
-    labels, image, det_boxes = detections.labels[order], detections.image[order], detections.boxes[order]
-    status = np.full(len(order), FALSE, np.int8)
-    pairs = pair_up(labels * images + image, gt_labels * images + gt_image, classes * images)
+    claim = np.full(len(detections), -1, np.int64)  # the object that each detection reaches
+    group = detections.labels * images + detections.image
+    pairs = pair_up(group, gt_labels * images + gt_image, classes * images)
     if len(pairs.owner):
-        overlap = overlaps(det_boxes[pairs.detection], boxes[pairs.object], 1.0 if rule.plus_one else 0.0)
+        extra = 1.0 if rule.plus_one else 0.0
+        overlap = overlaps(detections.boxes[pairs.detection], boxes[pairs.object], extra)
         best, found = first_best(pairs, overlap)
         hit = best > rule.iou_threshold if rule.strict else best >= rule.iou_threshold
-        owner, found = pairs.owner[hit], found[hit]
-        easy = ~difficult[found]
-        status[owner[~easy]] = IGNORED
-        status[owner[easy][first_claims(found[easy])]] = TRUE
+        claim[pairs.owner[hit]] = found[hit]
+    order, edges = _by_class_and_score(detections, classes, rule.ties)
+    status = np.full(len(order), FALSE, np.int8)
+    claimed = claim[order]
+    places = np.flatnonzero(claimed >= 0)
+    hard = difficult[claimed[places]]
+    status[places[hard]] = IGNORED
+    easy = places[~hard]
+    status[easy[first_claims(claimed[easy], len(boxes))]] = TRUE
     positives = np.bincount((gt_labels * images + gt_image)[~difficult], minlength=classes * images)
-    edges = np.searchsorted(labels, np.arange(classes + 1))
     tables = tuple(
         MatchTable(
             detections.scores[order[a:b]],
-            image[a:b],
+            detections.image[order[a:b]],
             status[a:b],
             positives[c * images : (c + 1) * images].astype(np.int64),
         )
-        for c, (a, b) in enumerate(pairwise(edges.tolist()))
+        for c, (a, b) in enumerate(pairwise(edges))
     )
     return tables, order
 
