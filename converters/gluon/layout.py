@@ -10,7 +10,7 @@ An array is one of these; data is in C order::
     V1:      u32 magic,              u32 ndim, i64 x ndim, i32 device type, i32 device id, i32 dtype, data
     oldest:                          u32 ndim, u32 x ndim, i32 device type, i32 device id, i32 dtype, data
 
-Sparse storage puts the shape of the stored part before ``ndim`` and types and shapes of the indices before the data.
+Sparse storage, which is refused, has more shapes in between.
 V3 is V2 under numpy shape semantics: no dimensions then means a scalar.
 """
 
@@ -37,8 +37,8 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
 OTHER_DTYPES = {8: ("int16", 2), 9: ("uint16", 2), 10: ("uint32", 4), 11: ("uint64", 8), 12: ("bfloat16", 2)}
 """Codes that are refused, with name and size in bytes."""
 
-STORAGE = {0: ("dense", 0), 1: ("row_sparse", 1), 2: ("csr", 2)}
-"""Storage code -> name and number of index arrays."""
+STORAGE = {0: "dense", 1: "row_sparse", 2: "csr"}
+"""Storage code -> name."""
 
 MAX_DIMS = 32
 MAX_TENSORS = 20_000

@@ -165,13 +165,13 @@ def _loader(view: Callable[[], memoryview], header: _Header) -> Callable[[], Arr
 def _array(cursor: _Cursor, index: int) -> _Header:
     what, start = f"array {index}", cursor.offset
     (word,) = cursor.numbers("<I", what)
-    storage, indices = "dense", 0
     if word in (V2, V3):
         (code,) = cursor.numbers("<i", what)
         if code not in STORAGE:
             raise cursor.error(f"{what}: unknown storage type", start + 4, expected="0, 1 or 2", got=code)
-        storage, indices = STORAGE[code]
-    stored = _shape(cursor, what) if indices else None
+        if code:
+            # Not read further: MXNet writes shapes here that do not fit the data that follows.
+            raise cursor.error(f"{what} is stored as {STORAGE[code]}; only dense arrays are read", start + 4)
     if word in VERSIONS:
         shape = _shape(cursor, what, scalar=word == V3)
     elif word <= MAX_DIMS:
@@ -185,16 +185,10 @@ def _array(cursor: _Cursor, index: int) -> _Header:
             raise cursor.error(f"{what}: unknown dtype code", cursor.offset - 4, got=type_code)
         name, size = OTHER_DTYPES[type_code]
         dtype, refused = np.dtype(f"V{size}"), f"has dtype {name}, which is not read"
-    if indices:
-        refused = f"is stored as {storage}; only dense tensors are read"
-    sizes = [_nbytes(stored if stored is not None else shape, dtype)]
-    for _ in range(indices):
-        (code,) = cursor.numbers("<i", what)
-        if code not in DTYPES:
-            raise cursor.error(f"{what}: unknown index dtype code", cursor.offset - 4, got=code)
-        sizes.append(_nbytes(_shape(cursor, what), DTYPES[code]))
-    data = cursor.offset
-    cursor.skip(sum(sizes), f"data of {what}, {shape} {dtype}")
+    nbytes = dtype.itemsize
+    for side in shape:
+        nbytes *= side
+    data = cursor.skip(nbytes, f"data of {what}, {shape} {dtype}")
     return _Header(shape, dtype, VERSIONS.get(word, "V0"), start, data, refused)
 
 
@@ -214,13 +208,6 @@ def _sides(cursor: _Cursor, what: str, ndim: int, kind: str) -> tuple[int, ...]:
     if any(side < 0 for side in sides):
         raise cursor.error(f"{what}: negative dimension", start, got=sides)
     return sides
-
-
-def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    total = dtype.itemsize
-    for side in shape:
-        total *= side
-    return total
 
 
 def _names(cursor: _Cursor, arrays: int) -> list[str]:

@@ -118,7 +118,7 @@ def _hostile(p: SimpleNamespace) -> dict[str, tuple[bytes, str]]:
         "storage type 7": (p.list([struct.pack("<Ii", 0xF993FAC9, 7)], ["a"]), "unknown storage type .*got 7"),
         "dtype 99": (p.list([p.array(np.zeros(2, "f4"), code=99)], ["a"]), "unknown dtype code .*got 99"),
         "bfloat16": (p.list([ok, p.array(np.zeros(2, "f2"), code=12)], ["a", "w"]), "'w' has dtype bfloat16"),
-        "row sparse": (p.list([ok, p.row_sparse], ["a", "emb_weight"]), "'emb_weight' is stored as row_sparse"),
+        "row sparse": (p.list([ok, p.row_sparse], ["a", "emb_weight"]), "array 1 is stored as row_sparse"),
         "same name twice": (p.list([ok, ok], ["a", "a"]), "two tensors are named 'a'"),
         "fewer names": (p.list([ok, ok], ["a"]), "number of names .*expected 0 or 2, got 1"),
         "2^60 names": (p.list([ok], [])[:-8] + struct.pack("<Q", 1 << 60), "number of names"),
