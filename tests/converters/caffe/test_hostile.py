@@ -56,7 +56,7 @@ BAD_MODELS: dict[str, tuple[Callable[..., bytes], str]] = {
     "blob_many_dims": (lambda e: e.layer("a", blobs=(e.shape(*[1] * 100_000) + e.floats(1),)), "too many dimensions"),
     "blob_many_runs": (lambda e: e.layer("a", blobs=(e.floats(1) * 300_000,)), "too many runs"),
     "blob_alternating_runs": (
-        lambda e: e.layer("a", blobs=((e.floats_unpacked(1) + e.doubles_unpacked(1)) * 300_000,)),
+        lambda e: e.layer("a", blobs=((e.floats_unpacked(1) + e.doubles_unpacked(1)) * 2_000_000,)),
         "too many runs",
     ),
     "blob_empty_runs": (lambda e: e.layer("a", blobs=(e.floats() * 3_000_000,)), "more fields than any network"),
@@ -178,7 +178,7 @@ def test_bad_file(verdicts, name):
         assert wanted in message and f"/{name}" in message
     assert kind in ("", "FormatError"), message
     assert mebibytes <= 64, f"{mebibytes:.0f} MiB"
-    assert seconds < 4
+    assert seconds < 2  # of processor time
 
 
 def test_every_damage_has_its_own_words():

@@ -171,6 +171,11 @@ def test_own_number_goes_before_another_caffes(emit, save):
     assert net.layers[0].params["permute_param"] == {"order": [3]} and net.unknown == ()
 
 
+def test_numbers_of_other_kinds_are_no_parameters(emit, save):
+    net = read_caffemodel(save(emit.layer("a", "Permute", emit.int(145, 1)))).meta["net"]  # NVIDIA's forward_type
+    assert net.layers[0].params == {} and net.unknown == ("layer a: field '145'",)
+
+
 def test_unknown_fields_are_listed_at_any_depth(emit, save):
     inner = emit.sub(106, emit.int(1, 2) + emit.int(77, 1) + emit.sub(7, emit.int(66, 1)))
     data = emit.int(55, 1) + emit.layer("a", "Convolution", emit.int(999, 1), inner, emit.sub(998, "x"))
@@ -188,6 +193,17 @@ def test_same_name_without_blobs_is_legal(emit, save):
     data = emit.layer("data", "Data") + emit.layer("data", "Data") + emit.layer("c") + emit.layer("c", blobs=(blob,))
     table = read_caffemodel(save(data))
     assert [layer.name for layer in table.meta["net"].layers] == ["data", "data", "c", "c"] and list(table) == ["c/0"]
+
+
+def test_names_cannot_steer_the_terminal(emit, save):
+    name = "a\x1b[2J\n" + "n" * 200
+    with pytest.raises(FormatError) as caught:
+        read_caffemodel(save(emit.layer(name, blobs=(emit.shape(2) + emit.floats(1),))))
+    assert r"layer a\x1b[2J\nnnn" in str(caught.value) and "\x1b" not in str(caught.value)
+    table = read_caffemodel(save(emit.layer(name, "X", emit.int(999, 1), blobs=(emit.shape(1) + emit.floats(1),))))
+    assert all(
+        len(text) < 150 and text.isprintable() for text in (table.meta["net"].unknown[0], table[f"{name}/0"].where)
+    )
 
 
 def test_zero_element_blobs_warn(emit, save):
