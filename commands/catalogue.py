@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
-from ssdconv.commands import convert, detect, doctor, inspect, networks, sources, verify
+from ssdconv.commands import convert, detect, doctor, inspect, networks, published, sources, verify
 from ssdconv.commands.verb import Verb, verb_of
 from ssdconv.errors import UsageError
 
@@ -22,6 +22,7 @@ def verbs() -> dict[str, Verb]:
         verb_of(convert),
         verb_of(inspect),
         verb_of(verify),
+        verb_of(published),
         verb_of(detect),
         verb_of(networks),
         verb_of(doctor),

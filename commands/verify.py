@@ -1,41 +1,64 @@
-"""``ssdconv verify``: activation parity of converted weights with their source, layer by layer."""
+"""``ssdconv verify``: activation parity with the source file, or accuracy over a data set against the published tables."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ssdconv.commands.arguments import existing
+from ssdconv.commands import verify_dataset
+from ssdconv.commands.arguments import add_device, existing
 from ssdconv.commands.output import following, print_json
 from ssdconv.commands.verb import Group
-from ssdconv.errors import EXIT_OK, EXIT_PARITY
+from ssdconv.errors import EXIT_OK, EXIT_PARITY, UsageError
 
 NAME = "verify"
 GROUP: Group = "prove"
-HELP = "prove that converted weights compute what their source computes, layer by layer"
+HELP = "prove that converted weights compute what their source computes: every layer, or mAP over a data set"
 EXAMPLES: tuple[str, ...] = (
     "ssdconv verify out.pth --source x.caffemodel",
     "ssdconv verify out.pth --source x.caffemodel --prototxt deploy.prototxt --image a.jpg b.jpg --json",
+    "ssdconv verify --dataset voc07 --data-root VOCdevkit --weights out.pth --report report",
+    "ssdconv verify --dataset voc07 --data-root VOCdevkit --detections results/",
+    "ssdconv verify --annotations mine.json --images photos --weights out.pth",
 )
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", help="a checkpoint that ssdconv wrote")
-    parser.add_argument("--source", required=True, metavar="FILE", help="the original weight file")
-    parser.add_argument("--prototxt", metavar="FILE", help="the source network's deploy.prototxt (Caffe)")
-    parser.add_argument(
+    parser.add_argument("positional", nargs="?", metavar="WEIGHTS", help="a checkpoint that ssdconv wrote")
+    layers = parser.add_argument_group("layer by layer, against the source file")
+    layers.add_argument("--source", metavar="FILE", help="the original weight file")
+    layers.add_argument("--prototxt", metavar="FILE", help="the source network's deploy.prototxt (Caffe)")
+    layers.add_argument(
         "--image", nargs="+", default=[], metavar="IMG", help="compare on these images besides seeded noise"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the generated picture (default: 0)")
+    layers.add_argument("--seed", type=int, default=0, help="of the noise and of the generated picture (default: 0)")
+    verify_dataset.configure(parser.add_argument_group("accuracy over a data set, against the published tables"))
+    add_device(parser)
 
 
 def run(args: Namespace) -> int:
-    weights, source = existing(args.weights), existing(args.source)
+    if verify_dataset.wanted(args):
+        if args.source or args.prototxt or args.image:
+            raise UsageError("--source is for the layers and --dataset for accuracy; run them one after the other")
+        return verify_dataset.run(args)
+    if not args.source:
+        raise UsageError(
+            "verify needs something to hold the weights against",
+            hint="--source FILE compares every layer, --dataset NAME --data-root DIR measures mAP",
+        )
+    weights = args.positional or args.weights
+    if not weights:
+        raise UsageError("verify needs WEIGHTS", hint="ssdconv verify out.pth --source x.caffemodel")
+    return _layers(args, weights)
+
+
+def _layers(args: Namespace, weights: str) -> int:
+    checkpoint, source = existing(weights), existing(args.source)
     prototxt = existing(args.prototxt) if args.prototxt else None
     images = [existing(image) for image in args.image]
     from ssdconv.parity.verify import verify
 
     with following() as progress:
-        report = verify(weights, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
+        report = verify(checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
     if args.json:
         print_json(report.to_json())
     else:
