@@ -44,7 +44,7 @@ class Source:
 
 
 def _caffe(head: bytes, path: Path) -> bool:
-    return path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12", b"\xa2")
+    return path.suffix == ".caffemodel" or (head[:1] in (b"\x0a", b"\x12", b"\xa2") and not _gluon(head, path))
 
 
 def _gluon(head: bytes, path: Path) -> bool:

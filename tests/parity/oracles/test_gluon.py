@@ -183,21 +183,34 @@ def test_verify_finds_a_changed_weight(mxnet: str, tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_pixels(mxnet: str, shared: Path) -> None:
-    """Input tensors equal GluonCV's SSDDefaultValTransform on real photos that shrink, grow, and do one of each."""
+    """Input tensors equal GluonCV's SSDDefaultValTransform on real photos that shrink, grow, and do one of each.
+
+    Bit for bit where the picture shrinks (area) or grows on one side (linear); where both grow (cubic), MXNet's OpenCV 3.4.2
+    and today's differ by one level in a few bytes of a million.
+    """
     import cv2
 
     from ssdconv.ssd_ref.pixels import prepare as prepared
 
     photos = sorted((shared / "data" / "images").glob("*.jpg"))[:6]
-    photos += sorted((shared / "data" / "coco_val2017_subset").rglob("*.jpg"))[:4]
+    photos += sorted((shared / "data" / "coco_val2017_subset").rglob("*.jpg"))[:6]
     arrays = {path.name: cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in photos}
-    arrays["tiny.jpg"] = next(iter(arrays.values()))[:150, :200]
-    arrays["tall.jpg"] = next(iter(arrays.values()))[:, :120]
+    first = next(iter(arrays.values()))
+    arrays |= {"tiny.jpg": first[:150, :200], "tall.jpg": first[:, :120], "half.jpg": first[:187, :250]}
+    seen = {"area": 0, "linear": 0, "cubic": 0}
     for size in (300, 512):
-        given = {f"0/{name}": array for name, array in arrays.items()}
-        answer = ask_jobs([{"do": "preprocess", "size": size}], given)
+        answer = ask_jobs([{"do": "preprocess", "size": size}], {f"0/{name}": array for name, array in arrays.items()})
         pixels = gluon(f"ssd_{size}_vgg16_atrous_voc").pixels
+        level = np.array(pixels.std)[:, None, None] * 255
         for name, array in arrays.items():
             ours = prepared([array], pixels, array_order="RGB")[0].numpy()
             theirs = answer.arrays[f"0/{name}"]
-            assert np.abs(ours - theirs).max() <= 3e-7, (size, name, array.shape)
+            grows = [size > side for side in array.shape[:2]]
+            kind = "cubic" if all(grows) else "linear" if any(grows) else "area"
+            seen[kind] += 1
+            if kind == "cubic":
+                off = np.abs(ours - theirs) * level
+                assert (off > 0).sum() <= 2e-5 * off.size and off.max() < 1.01, (size, name, array.shape)
+            else:
+                np.testing.assert_array_equal(ours, theirs, err_msg=f"{size} {name} {array.shape}")
+    assert min(seen.values()) >= 3, seen
