@@ -124,7 +124,7 @@ class Pruner:
                 got = repr(token.text) if token.text else "the end of the file"
                 raise self.error("expected a field name", token.start, got=got)
             name, start = token.text, token.start
-            child, dropped = self._known(level, name, quiet=dropping is not None)
+            child, dropped = self._known(level, name)
             if dropped and dropping is None:
                 dropping = len(stack), start
             token = next(stream)
@@ -149,14 +149,13 @@ class Pruner:
                 dropping = None
         return self._blanked()
 
-    def _known(self, level: _Level, name: str, *, quiet: bool) -> tuple[Any, bool]:
+    def _known(self, level: _Level, name: str) -> tuple[Any, bool]:
         """Descriptor of the message that field ``name`` holds (None for scalars), and whether to leave it out."""
         if level.descriptor is None:
             return None, True
         field = level.descriptor.fields_by_name.get(name)
         if field is None or name == "blobs":
-            if not quiet:
-                self.unknown.append((level.layer, f"{level.path}{name}"))
+            self.unknown.append((level.layer, f"{level.path}{name}"))
             return None, True
         return (field.message_type if field.type == _MESSAGE else None), False
 

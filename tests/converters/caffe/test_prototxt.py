@@ -142,6 +142,7 @@ def test_comments_in_any_encoding_and_bom(save):
         ("layer {\n name: 'a' $ }", 2, "unexpected character"),
         ("layer {\n name: 'a>' >", 2, "expected a field name"),
         ("\n" + "a { " * 40, 2, "nested too deeply"),
+        ("# one\n# two\nlayer { odd {\n a: 1\n } # three\n type: 'a'\n type: 'b' }", 7, 'multiple "type"'),
         ("layer {\n name: '\xff' }", 2, "not UTF-8"),
     ],
 )
