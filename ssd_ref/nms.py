@@ -22,6 +22,9 @@ from ssdconv.ssd_ref.boxes import area, iou_matrix
 BLOCK, FEW_SETS = 64, 32
 """Boxes of a set resolved at a time; twice as many while there are few sets, where calls cost more than work."""
 
+PAIRS = 1 << 18
+"""Overlaps computed at a time: on the CPU what fits a core's cache, elsewhere 64 times as many."""
+
 _TAME = 1e18
 """Coordinates below this in size cannot make a float32 area, or a sum of two, overflow."""
 
@@ -115,8 +118,8 @@ def _tame_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def _untouched(alive: Tensor, better: Tensor, weight: Tensor, block: Tensor, test: _Test) -> Tensor:
     """``alive`` (B, 1, M) less the boxes (B, M, 4) that a better kept one (B, R, 4; weight (B, 1, R) 1 or 0) drops."""
-    limit = 1 << 18 if block.device.type == "cpu" else 1 << 24  # on the CPU, what fits a core's cache
-    step = max(limit // (block.shape[0] * block.shape[1]), 8)
+    pairs = PAIRS if block.device.type == "cpu" else PAIRS << 6
+    step = max(pairs // (block.shape[0] * block.shape[1]), 8)
     for at in range(0, better.shape[1], step):
         alive = _less(alive, weight[..., at : at + step], test.drops(better[:, at : at + step], block))
     return alive

@@ -172,6 +172,7 @@ def plain(
 
 RULES = {
     "gluon": DetectRule(top_k=60, top_k_scope="image", keep_top_k=30),
+    "gluon, all kept": DetectRule(top_k=40, top_k_scope="image", keep_top_k=-1),
     "gluon, no limit": DetectRule(top_k=-1, top_k_scope="image", keep_top_k=100),
     "chainer": DetectRule(score_inclusive=True, top_k=-1, nms_inclusive=True, keep_top_k=-1),
     "jedol": DetectRule(top_k=-1, clip="before_nms", min_size=1e-9, max_per_class=400, keep_top_k=200),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssdconv.errors import FormatError, UsageError
+from ssdconv.ssd_ref import nms
 from ssdconv.ssd_ref.nms import adaptive_nms_mask, nms_mask
 
 Box = list[float]
@@ -60,7 +61,7 @@ def expected(boxes: torch.Tensor, valid: torch.Tensor, threshold: float, **rule:
 
 @pytest.mark.parametrize(
     ("threshold", "inclusive", "seed"),
-    [(0.45, False, 0), (0.5, True, 1), (0.0, False, 2), (1.0, True, 3), (1 / 3, True, 4)],
+    [(0.45, False, 0), (0.5, True, 1), (0.0, False, 2), (1.0, True, 3), (1 / 3, True, 4), (0.0, True, 5)],
 )
 def test_ten_thousand_random_sets(threshold: float, inclusive: bool, seed: int) -> None:
     boxes, valid = random_sets(4000, 14, seed)
@@ -80,8 +81,14 @@ def test_sets_longer_than_a_block(largest: int) -> None:
 
 
 def test_many_long_sets() -> None:
-    """More sets than FEW_SETS, so blocks of the other width, and more rows than one chunk."""
+    """More sets than FEW_SETS, so blocks of the other width."""
     boxes, valid = random_sets(40, 150, 11)
+    assert torch.equal(nms_mask(boxes, valid, 0.45), expected(boxes, valid, 0.45))
+
+
+def test_better_boxes_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nms, "PAIRS", 1)
+    boxes, valid = random_sets(6, 300, 12)
     assert torch.equal(nms_mask(boxes, valid, 0.45), expected(boxes, valid, 0.45))
 
 
@@ -114,7 +121,8 @@ def test_boxes_so_large_that_areas_overflow() -> None:
     ]
     boxes, valid = torch.tensor(sets, dtype=torch.float32), torch.ones(2, 3, dtype=torch.bool)
     # Set 0: inf / inf is not a number, so the copy goes. Set 1: finite areas over infinite ones are 0, nothing goes.
-    assert nms_mask(boxes, valid, 0.45).tolist() == [[True, False, True], [True, True, True]]
+    assert nms_mask(boxes[:1], valid[:1], 0.45).tolist() == [[True, False, True]]
+    assert nms_mask(boxes[1:], valid[1:], 0.45).tolist() == [[True, True, True]]
     wide = torch.tensor([[[-1e200, -1e200, 1e200, 1e200], [0.0, 0.0, 1.0, 1.0]]], dtype=torch.float64)
     assert torch.equal(nms_mask(wide, valid[:1, :2], 0.45), expected(wide, valid[:1, :2], 0.45))
 

@@ -44,6 +44,8 @@ def test_opencv(source: tuple[int, int], target: tuple[int, int]) -> None:
         ((375, 500), (300, 300), cv2.INTER_AREA),  # both sides shrink
         ((375, 500), (512, 512), cv2.INTER_CUBIC),  # both grow
         ((480, 640), (512, 512), cv2.INTER_LINEAR),  # one each
+        ((375, 200), (300, 300), cv2.INTER_LINEAR),
+        ((200, 375), (300, 300), cv2.INTER_LINEAR),
         ((300, 500), (300, 300), cv2.INTER_LINEAR),  # an equal side neither grows nor shrinks
         ((300, 200), (300, 300), cv2.INTER_LINEAR),
         ((300, 300), (300, 300), cv2.INTER_LINEAR),
