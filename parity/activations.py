@@ -18,7 +18,7 @@ import copy
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -82,22 +82,23 @@ def compare(
     """
     wanted = _by_reference(probes)
     found: list[tuple[Probe, Measurement]] = []
-    heads64: Heads = {}
-    heads32: Heads = {}
-    exact = copy.deepcopy(model).double()
-    with closing(_Lockstep(model, torch.as_tensor(pixels), list(wanted), derive)) as rounded:
-        for name, value, outputs in _walk(exact, torch.as_tensor(pixels).double(), list(wanted), derive):
-            other, heads32 = rounded.next(name)
-            heads64 = outputs
+    x, names = torch.as_tensor(pixels), list(wanted)
+    with (
+        closing(_Run(copy.deepcopy(model).double(), x.double(), names, derive)) as exact,
+        closing(_Run(model, x, names, derive)) as rounded,
+    ):
+        for name, value in exact:
+            other = rounded.next(name)
             for probe in wanted.pop(name):
                 found.append((probe, _measure(oracle, probe, value, other)))
                 if progress is not None:
                     progress(probe.source, len(found), len(probes))
+        rounded.finish()
     for left in wanted.values():
         found += [(p, Measurement((), problem=f"the reference has no value {p.reference!r}")) for p in left]
     limits = floors([m for _, m in found])
     results = [ProbeResult(p.source, p.reference, m, f, m.problem) for (p, m), f in zip(found, limits, strict=True)]
-    return tuple(results), heads64, heads32
+    return tuple(results), exact.heads, rounded.heads
 
 
 def _measure(oracle: Store, probe: Probe, value: Tensor, rounded: Tensor) -> Measurement:
@@ -121,64 +122,70 @@ def _by_reference(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
     return wanted
 
 
-def _walk(
-    model: nn.Module, pixels: Tensor, names: Sequence[str], derive: Derive
-) -> Iterator[tuple[str, Tensor, Heads]]:
-    """Probes of one run as they come: (name, output, the ``@`` outputs so far)."""
-    channel = _Lockstep(model, pixels, names, derive)
-    with closing(channel):
-        yield from channel
+class _Run:
+    """One forward run in a thread of its own that stops at every probe; it only advances while somebody waits for it.
 
-
-class _Lockstep:
-    """One forward run in a thread that stops at every probe until the probe is fetched."""
+    So of all runs one computes at a time, with all of torch's threads, and at most one probe of each is on its way.
+    """
 
     def __init__(self, model: nn.Module, pixels: Tensor, names: Sequence[str], derive: Derive) -> None:
-        self._queue: queue.Queue[tuple[str, Tensor, Heads] | BaseException | None] = queue.Queue(maxsize=1)
-        self._stop = threading.Event()
+        self.heads: Heads = {}
+        self._out: queue.SimpleQueue[tuple[str, Tensor] | BaseException | None] = queue.SimpleQueue()
+        self._go = threading.Semaphore(0)
+        self._stop = False
         self._thread = threading.Thread(target=self._run, args=(model, pixels, names, derive), daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor, Heads]]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def next(self, name: str) -> tuple[Tensor, Heads]:
-        """The next probe, which must be ``name``: both runs execute the same modules in the same order."""
-        item = self._queue.get()
+    def _wait(self) -> tuple[str, Tensor] | None:
+        self._go.release()
+        item = self._out.get()
         if isinstance(item, BaseException):
             raise item
+        return item
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        while (item := self._wait()) is not None:
+            yield item
+
+    def next(self, name: str) -> Tensor:
+        """The next probe, which must be ``name``: both runs execute the same modules in the same order."""
+        item = self._wait()
         if item is None or item[0] != name:
             raise RuntimeError(f"float32 and float64 runs part at {name!r}: {item and item[0]!r}")
-        return item[1], item[2]
+        return item[1]
+
+    def finish(self) -> None:
+        """Run to the end; ``heads`` are there afterwards."""
+        for _ in self:
+            pass
 
     def close(self) -> None:
-        """Let the thread run out."""
-        self._stop.set()
-        while self._thread.is_alive():
-            with suppress(queue.Empty):
-                self._queue.get_nowait()
-            self._thread.join(0.01)
+        """End the run."""
+        self._stop = True
+        self._go.release()
+        self._thread.join()
 
     def _run(self, model: nn.Module, pixels: Tensor, names: Sequence[str], derive: Derive) -> None:
         handles = []
         seen: set[str] = set()
 
-        def put(name: str, value: Tensor, heads: Heads) -> None:
-            if self._stop.is_set():
-                raise _Stopped
+        def put(name: str, value: Tensor) -> None:
             if name in seen:
                 raise MappingError(f"the reference runs layer {name!r} more than once in one pass")
             seen.add(name)
-            self._queue.put((name, value.detach(), heads))
+            self._out.put((name, value.detach()))
+            pause()
+
+        def pause() -> None:
+            self._go.acquire()
+            if self._stop:
+                raise _Stopped
 
         def hook(wanted: Sequence[str]) -> Callable[[nn.Module, Any, Any], None]:
             def call(_: nn.Module, __: Any, output: Any) -> None:
                 for name in wanted:
                     index = int(name.rpartition(":")[2]) if ":" in name else 0
-                    put(name, output[index] if isinstance(output, tuple | list) else output, {})
+                    put(name, output[index] if isinstance(output, tuple | list) else output)
 
             return call
 
@@ -189,18 +196,20 @@ class _Lockstep:
                 if (path := name.split(":")[0]) in modules:
                     paths.setdefault(path, []).append(name)
             handles = [modules[path].register_forward_hook(hook(wanted)) for path, wanted in paths.items()]
+            pause()
             with torch.inference_mode():
                 if "@input" in names:
-                    put("@input", pixels, {})
-                heads = derive(model(pixels))
+                    put("@input", pixels)
+                heads = dict(derive(model(pixels)))
                 for name in names:
                     if name in heads:
-                        put(name, heads[name], heads)
-            self._queue.put(None)
+                        put(name, heads[name])
+            self.heads = heads
+            self._out.put(None)
         except _Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
-            self._queue.put(error)
+            self._out.put(error)
         finally:
             for handle in handles:
                 handle.remove()

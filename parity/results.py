@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ssdconv.errors import FormatError
-from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO, Floor, Measurement
+from ssdconv.parity.tolerance import MAX_RATIO, Floor, Measurement
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ProbeResult:
     @property
     def excess(self) -> float:
         """The worse of both ratios, each over its limit: above 1 the probe fails."""
-        return max(self.ratio / MAX_RATIO, self.rms_ratio / RMS_RATIO)
+        return max(self.ratio / MAX_RATIO, self.rms_ratio / self.measured.rms_limit)
 
     @property
     def needed(self) -> float:
@@ -242,9 +242,9 @@ class ParityReport:
             "passed": self.passed,
             "first_divergent": self.first_divergent,
             "probes": self.probes,
-            "worst_ratio": self.worst.ratio if self.worst else None,
+            "worst_ratio": self.worst.ratio if self.worst is not None else None,
             "worst_rms_ratio": max((p.rms_ratio for i in self.inputs for p in i.probes), default=None),
-            "worst_probe": self.worst.source if self.worst else None,
+            "worst_probe": self.worst.source if self.worst is not None else None,
         }
         return summary | data
 

@@ -12,12 +12,14 @@ rms       rms(oracle - ref64) / rms(ref32 - ref64)    5      a small error sprea
 ========  ==========================================  =====  =======================================================
 
 Measured with OpenCV 4.14 (fusion and Winograd off) and with outputs of the original Caffe, on a narrow SSD300-VGG16, the
-res10 face SSD and libfacedetection v1, all layers: max 0.42-2.81, rms 0.43-2.04. With any single one of the 204 weight
-tensors of these nets multiplied by 1.0002, max at that tensor's own layer is at least 8.4 and rms at least 14.7 (at 1.0001
-half of that: rms still sees every one), except for one: the bias of res10's conv1_h, whose largest element (5.4e-6) lies
-under the rounding of its layer's outputs. Such a tensor is caught by the comparison of stored bits only. Errors did not pile
-up: the ratios of the deepest layers are those of the first, so layers are compared in one run from the input pixels and
-need not be fed with the oracle's own inputs.
+res10 face SSD and libfacedetection v1: max 0.42-2.81, rms 0.43-2.04 over all layers. On 24 seeded narrow SSD300s, two inputs
+each: max at most 1.87 and rms 1.37 where a layer has 1024 elements or more, 2.3 and 2.5 where it has fewer. With any
+single one of the 202 weight tensors of the three nets multiplied by 1.0002 the tensor's own layer is the first to fail
+(``tests/parity/test_golden.py``), and at 1.0001 every one is still noticed; but for one, the bias of res10's conv1_h, whose
+largest element (5.4e-6) lies under the rounding of its layer's outputs. So do small biases where the activations are a
+thousand times larger: such a tensor is caught by the comparison of stored bits only. Errors do not pile up, the ratios of
+the deepest layers are those of the first; so layers are compared in one run from the input pixels and need not be fed with
+the oracle's own inputs.
 
 What needs care, and how it is judged:
 
@@ -26,8 +28,8 @@ What needs care, and how it is judged:
 * **All-zero probes** (a ReLU behind a dead map): the oracle may see a rounding error where the reference sees exactly 0; the
   floor is then that of the probe before. With that at 0 too, the oracle must be 0.
 * **Denormals**: either side may flush them; errors up to ``2**-126`` never count.
-* **Few elements** (below 1024: the 1x1 maps and their heads): the largest of few errors is a poor estimate of the floor, so
-  the floor is at least the median relative floor over all probes of the same input.
+* **Few elements** (below 1024: the 1x1 maps and their heads): a few errors are a poor estimate of the floor, and they hang
+  together, so the relative floor is at least the largest of the input's other probes, and the limit for rms is 8 as well.
 * **NaN and infinity**: must stand at the same places with the same sign as in ``ref32``; the rest is judged as always. A
   probe without any finite value fails.
 * **Layers that amplify rounding** (normalisation of a small vector, exp): ``ref32`` goes through the same layer with inputs
@@ -51,7 +53,7 @@ RMS_RATIO = 5.0
 HALF_ULP = 2.0**-24
 TINY = 2.0**-126
 FEW = 1024
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,12 @@ class Measurement:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
+
+    @property
+    def rms_limit(self) -> float:
+        """Largest rms ratio that passes."""
+        return RMS_RATIO if self.size >= FEW else MAX_RATIO
 
 
 @dataclass(frozen=True)
@@ -140,27 +147,29 @@ class _Sums:
         self.squares = self.error_squares = self.floor_squares = 0.0
 
     def add(self, start: int, got: Array, exact: Array, rounded: Array) -> None:
-        finite = np.isfinite(got) & np.isfinite(exact) & np.isfinite(rounded)
         positions = None
-        if not finite.all():
+        with np.errstate(invalid="ignore"):
+            total = got.sum() + exact.sum() + rounded.sum()
+        if not math.isfinite(total):
+            finite = np.isfinite(got) & np.isfinite(exact) & np.isfinite(rounded)
             if self.odd < 0:
-                same = (
-                    (got == rounded) | (np.isnan(got) & np.isnan(rounded)) | (np.isfinite(got) & np.isfinite(rounded))
-                )
+                same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+                same |= np.isfinite(got) & np.isfinite(rounded)
                 self.odd = -1 if same.all() else start + int(np.argmin(same))
             positions = np.flatnonzero(finite)
             got, exact, rounded = got[finite], exact[finite], rounded[finite]
             if not positions.size:
                 return
         self.count += got.size
-        self.magnitude = max(self.magnitude, float(np.abs(exact).max()))
-        self.squares += float(np.dot(exact, exact))
+        self.magnitude = max(self.magnitude, float(exact.max()), -float(exact.min()))
+        self.squares += _square_sum(exact)
         got -= exact
         rounded -= exact
-        self.error_squares += float(np.dot(got, got))
-        self.floor_squares += float(np.dot(rounded, rounded))
-        self.floor = max(self.floor, float(np.abs(rounded).max()))
-        worst = int(np.abs(got).argmax())
+        self.error_squares += _square_sum(got)
+        self.floor_squares += _square_sum(rounded)
+        self.floor = max(self.floor, float(rounded.max()), -float(rounded.min()))
+        low, high = int(got.argmin()), int(got.argmax())
+        worst = high if got[high] >= -got[low] else low
         if self.worst < 0 or abs(float(got[worst])) > self.error:
             self.error = abs(float(got[worst]))
             self.worst = start + (worst if positions is None else int(positions[worst]))
@@ -171,10 +180,9 @@ class _Sums:
 
 def floors(measurements: list[Measurement]) -> list[Floor]:
     """The floor of each probe of one input, in order of execution; see the module's docstring for the rules."""
-    usual_max = _median([m.floor / m.magnitude for m in measurements if m.magnitude > 0 and m.floor > 0])
-    usual_rms = _median(
-        [m.floor_rms / m.magnitude_rms for m in measurements if m.magnitude_rms > 0 and m.floor_rms > 0]
-    )
+    many = [m for m in measurements if m.size >= FEW and m.magnitude > 0]
+    usual_max = max((m.floor / m.magnitude for m in many), default=0.0)
+    usual_rms = max((m.floor_rms / m.magnitude_rms for m in many), default=0.0)
     result: list[Floor] = []
     for m in measurements:
         few = m.size < FEW
@@ -188,9 +196,10 @@ def floors(measurements: list[Measurement]) -> list[Floor]:
     return result
 
 
+def _square_sum(values: Array) -> float:
+    # Not np.dot: BLAS would start threads, which is slow for short vectors while torch's own threads are about.
+    return float(np.einsum("i,i->", values, values))
+
+
 def _unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(index, shape))
-
-
-def _median(values: list[float]) -> float:
-    return float(np.median(values)) if values else 0.0

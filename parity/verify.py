@@ -31,7 +31,7 @@ from ssdconv import __version__
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensors import sha256_file
-from ssdconv.errors import FormatError, MissingError, SsdconvError
+from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.activations import Heads, Progress, compare
 from ssdconv.parity.detections_match import Candidates, Rows, match_detections
 from ssdconv.parity.inputs import ProbeInput, make_inputs
@@ -45,7 +45,12 @@ from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]
 
-COLUMNS = {"caffe": "ssdconv.parity.oracles.caffe", "gluon": "ssdconv.parity.oracles.gluon"}
+COLUMNS = {
+    "caffe": "ssdconv.parity.oracles.caffe",
+    "gluon": "ssdconv.parity.oracles.gluon",
+    "chainer": "ssdconv.parity.oracles.chainer",
+    "pytorch": "ssdconv.parity.oracles.pytorch",
+}
 """Source -> module that sets up its oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in that of Caffe."""
 
 
@@ -128,11 +133,12 @@ def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened
     config = checkpoint.config
     try:
         opened = open_source(source, config.source, Request(prototxt=prototxt))
-    except FormatError:
+    except (FormatError, UsageError):
         if config.staged is None:
             raise
+        told = Request(config.name, config.num_classes, prototxt, config.pixels.order)
         with suppress(SsdconvError):
-            return open_source(source, config.source, Request(config.name, config.num_classes, prototxt))
+            return open_source(source, config.source, told)
         raise
     if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
         return opened

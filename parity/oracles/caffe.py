@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
+from ssdconv.converters.caffe.recognise import tells_nothing
 from ssdconv.converters.convert import Opened
 from ssdconv.errors import UsageError
 from ssdconv.parity.activations import Probe
@@ -70,11 +71,28 @@ def adopt(opened: Opened, config: SSDConfig) -> Opened:
     """
     from ssdconv.converters.caffe.probes import probe_map
     from ssdconv.converters.caffe.source import mapping
-    from ssdconv.ssd_ref.seeded import reference_shapes
+    from ssdconv.ssd_ref.model import reference_shapes
 
-    plan = replace(opened.plan, mapping=mapping(config, opened.table), probes=probe_map(config))
+    names = _for_names(config, opened.plan.config)
+    plan = replace(opened.plan, mapping=mapping(names, opened.table), probes=probe_map(names))
     plan.mapping.check(opened.table, reference_shapes(config), where=str(opened.table.path))
     return replace(opened, plan=plan)
+
+
+def _for_names(config: SSDConfig, source: SSDConfig) -> SSDConfig:
+    """``config`` with what tensor names do not depend on, but Caffe's form does, from the source: verify judges it later."""
+    if config.staged is None:
+        return config
+    backbone = config.staged.backbone
+    options = {key: value for key, value in backbone.options.items() if key != "rounding"}
+    staged = replace(config.staged, backbone=replace(backbone, options=options))
+    priors = source.priors if len(source.priors) == len(config.priors) else config.priors
+    return replace(config, staged=staged, priors=priors, detect=source.detect)
+
+
+def tells_pixels(opened: Opened) -> bool:
+    """Whether the file or prototxt tells mean and scale; most deploy nets do not."""
+    return not tells_nothing(opened.plan.config.pixels)
 
 
 def prototxt_text(net: CaffeNet) -> bytes:

@@ -69,10 +69,17 @@ class OpenCVOracle:
             net = self._load(cv2)
             net.setInput(np.ascontiguousarray(pixels, dtype=np.float32))
             names = list(net.getLayerNames())
-            kinds = {n: str(net.getLayer(n).type) for n in names}
+            try:
+                kinds = {n: str(net.getLayer(n).type) for n in names}
+            except cv2.error as error:
+                raise self._cannot("it does not know a layer", error) from None
             shown = [n for n in names if kinds[n] != "Silence"]
             try:
-                values = net.forwardAndRetrieve(shown)
+                values = [tuple(tops) for tops in net.forwardAndRetrieve(shown)]
+                # Only a layer's first output is safe from later in-place layers: run up to the layer for the others.
+                for i, name in enumerate(shown):
+                    if len(values[i]) > 1:
+                        values[i] = tuple(top.copy() for top in net.forwardAndRetrieve([name])[0])
             except cv2.error as error:
                 raise self._cannot(f"layer {self._culprit(cv2, net, shown)} fails", error) from None
         arrays: dict[str, Array] = {}

@@ -39,8 +39,9 @@ def _lines(report: ParityReport, every_probe: bool) -> Iterator[str]:
             yield f"| `{g.name}`{mark} | {g.probes} | {g.ratio:.2f} | {g.rms_ratio:.2f} | {g.worst.needed:.1e} |"
     found = list(failures(report))
     if found:
-        yield from ("", "### Divergent layers", "")
-        yield from (f"- `{probe.source}` on {_cell(name)}: {_cell(probe.reason)}" for name, probe in found)
+        yield from ("", "### First divergent layer", "")
+        for name, probe, more in found:
+            yield f"- `{probe.source}` on {_cell(name)}: {_cell(probe.reason)} ({more} more differ behind it)"
 
 
 def _cell(text: str) -> str:

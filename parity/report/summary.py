@@ -80,7 +80,7 @@ def verdict(report: ParityReport) -> str:
         )
     if report.first_divergent == "detections":
         return "not the same detections, though every layer agrees"
-    if report.first_divergent is not None and not any(i.first_divergent for i in report.inputs):
+    if report.first_divergent is not None and all(i.first_divergent is None for i in report.inputs):
         return f"every layer agrees, but stored tensors differ: {report.first_divergent}"
     return f"not the same network: first divergent layer is {report.first_divergent or 'unknown'}"
 
@@ -98,7 +98,7 @@ def facts(report: ParityReport) -> list[tuple[str, str]]:
     lines += [
         (f"detections, {i.name}", detection_line(i.detections)) for i in report.inputs if i.detections is not None
     ]
-    if not any(i.detections for i in report.inputs):
+    if all(i.detections is None for i in report.inputs):
         lines.append(("detections", "not compared: the source network ends before its detections"))
     lines += [("note", note) for note in report.notes]
     return lines
@@ -128,7 +128,9 @@ def detection_line(found: DetectionResult) -> str:
     return text
 
 
-def failures(report: ParityReport, most: int = 5) -> Iterable[tuple[str, ProbeResult]]:
-    """(input, probe) of the first failures of each input."""
+def failures(report: ParityReport) -> Iterable[tuple[str, ProbeResult, int]]:
+    """(input, first divergent probe, number of further ones behind it) of each input that has any."""
     for result in report.inputs:
-        yield from [(result.name, p) for p in result.probes if not p][:most]
+        failed = [p for p in result.probes if not p]
+        if failed:
+            yield result.name, failed[0], len(failed) - 1

@@ -22,12 +22,12 @@ def show(report: ParityReport, console: Console | None = None) -> None:
     console.print(grid)
     console.print()
     console.print(_table(report))
-    for name, probe in failures(report):
-        first = probe.source == report.first_divergent
-        console.print(Text(f"\n{'FIRST DIVERGENT' if first else 'divergent'}: {probe.source} on {name}", "bold red"))
-        console.print(Text(f"  {probe.reason}"))
+    for name, probe, more in failures(report):
+        console.print(Text(f"\nfirst divergent layer: {probe.source} on {name}", "bold red"))
+        behind = f"; {more} more behind it differ" if more else "; no other layer differs"
+        console.print(Text(f"  {probe.reason}{behind}"))
     for result in report.inputs:
-        rows = result.detections.one_sided if result.detections else ()
+        rows = result.detections.one_sided if result.detections is not None else ()
         for row in [r for r in rows if not r.explained][:5]:
             text = f"\nonly the {row.side} has class {row.label}, score {row.score:.6f} on {result.name}"
             console.print(Text(text, "bold red"))

@@ -50,7 +50,7 @@ def test_a_small_error_everywhere_fails_by_the_rms_alone() -> None:
     exact, forward, _ = product(np.random.default_rng(2))
     shift = 6 * np.sqrt(np.mean((forward - exact) ** 2))
     result = judge(exact + shift, exact, forward)
-    assert not result and result.ratio < 8 < 9 and result.rms_ratio > 5
+    assert not result and result.ratio < 8 and result.rms_ratio > 5
 
 
 def test_the_needed_tolerance_is_the_smallest_that_passes() -> None:
@@ -82,9 +82,14 @@ def test_zeros_must_be_zeros_unless_the_layer_before_was_rounded() -> None:
 
 def test_few_elements_are_judged_by_the_floor_of_the_whole_network() -> None:
     many = Measurement((FEW,), magnitude=1.0, magnitude_rms=0.5, floor=1e-6, floor_rms=2e-7)
+    quiet = Measurement((4, FEW), magnitude=1.0, magnitude_rms=0.5, floor=1e-8, floor_rms=2e-9)
     few = Measurement((FEW - 1,), magnitude=10.0, magnitude_rms=5.0, floor=1e-7, floor_rms=1e-8)
-    limits = floors([many, many, few])
-    assert limits[0].max == 1e-6 and limits[2].max == pytest.approx(1e-5) and limits[2].rms == pytest.approx(2e-6)
+    noisy = Measurement((1,), magnitude=1e-3, magnitude_rms=1e-3, floor=1e-3, floor_rms=1e-3)
+    limits = floors([many, quiet, few, noisy])
+    assert limits[0].max == 1e-6 and limits[1].max < 1e-7, "with many elements the own floor counts"
+    assert limits[2].max == pytest.approx(1e-5) and limits[2].rms == pytest.approx(2e-6)
+    assert floors([few])[0].max == HALF_ULP * 10, "nothing else to go by"
+    assert few.rms_limit == 8 and many.rms_limit == 5
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,0 +1,134 @@
+"""The original Caffe's own outputs as an oracle, and how sharp the rounding floor is on them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssdconv.converters.convert import convert, open_source
+from ssdconv.converters.plan import Request
+from ssdconv.errors import MissingError
+from ssdconv.parity.activations import Probe, compare
+from ssdconv.parity.oracles.base import NpzOracle, Oracle, OracleRun, Outputs
+from ssdconv.parity.oracles.caffe import Prepared, prepare
+from ssdconv.parity.results import InputResult
+from ssdconv.parity.verify import derived, detections
+from ssdconv.ssd_ref.checkpoint import load
+from ssdconv.ssd_ref.model import SSD
+
+pytestmark = pytest.mark.shared
+
+NETS = {
+    "vgg_ssd300_narrow": "golden/vgg_ssd300_narrow.caffemodel golden/vgg_ssd300_narrow.prototxt",
+    "res10_face_ssd": "weights/res10_face_ssd/res10_300x300_ssd_iter_140000.caffemodel weights/res10_face_ssd/deploy.prototxt",
+    "libfacedetection_v1": "weights/libfacedetection_v1/yufacedetectnet-open-v1.caffemodel "
+    "weights/libfacedetection_v1/yufacedetectnet-open-v1.prototxt",
+}
+
+
+@dataclass
+class Recorded:
+    """A converted net, the original Caffe's outputs for one input, and OpenCV holding the same file."""
+
+    model: SSD
+    caffe: NpzOracle
+    opencv: Prepared
+    pixels: Any
+
+    def check(self, oracle: Oracle) -> InputResult:
+        """Compare every probe that the oracle has (the recording leaves out the largest layers)."""
+        run = oracle.run(self.pixels)
+        run.outputs.add(self.opencv.input, self.pixels)
+        probes = [p for p in self.opencv.probes if p.source in run.outputs]
+        return self.compare(run, probes)
+
+    def compare(self, run: OracleRun, probes: list[Probe]) -> InputResult:
+        results, heads64, heads32 = compare(
+            run.outputs, self.model, self.pixels, probes, derive=lambda out: derived(self.model, *out)
+        )
+        return InputResult("recorded", results, detections(self.model, run, heads64, heads32))
+
+
+@pytest.fixture(scope="module", params=NETS)
+def net(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return recorded(request.param, shared, tmp_path_factory.mktemp(request.param))
+
+
+def recorded(name: str, shared: Path, folder: Path) -> Recorded:
+    torch.set_num_threads(1)
+    source, prototxt = (shared / part for part in NETS[name].split())
+    convert(source, folder / "x.pth", prototxt=prototxt)
+    oracle = NpzOracle(shared / "golden" / f"{name}.npz", title="original Caffe")
+    opened = open_source(source, "caffe", Request(prototxt=prototxt))
+    return Recorded(load(folder / "x.pth"), oracle, prepare(opened, prototxt), oracle.input)
+
+
+def test_the_original_caffe_agrees(net: Recorded) -> None:
+    result = net.check(net.caffe)
+    assert result, [(p.source, p.reason) for p in result.probes if not p]
+    recorded_layers = [n for n in np.load(net.caffe.path).files if n not in ("input", "detection_out")]
+    compared = {p.source for p in result.probes}
+    assert {n for n in recorded_layers if not re.search("priorbox", n)} <= compared
+    assert max(p.excess for p in result.probes) < 0.5
+    found = result.detections
+    assert found is not None and found.oracle == found.matched == found.reference and not found.one_sided
+
+
+def test_opencv_agrees_on_the_same_input(net: Recorded) -> None:
+    result = net.check(net.opencv.oracle)
+    assert result and len(result.probes) == len(net.opencv.probes)
+    assert max(p.excess for p in result.probes) < 0.5
+
+
+def test_a_recording_answers_for_its_own_input_only(net: Recorded) -> None:
+    with pytest.raises(MissingError, match="another input"):
+        net.caffe.run(net.pixels + 1)
+    assert not NpzOracle(Path("/nowhere.npz")).available().ok
+
+
+def scaled(net: Recorded, run: OracleRun, probes: list[Probe], name: str, factor: float) -> tuple[str | None, str]:
+    """First divergent reference module with one tensor multiplied, and the module that owns the tensor."""
+    tensor = net.model.state_dict()[name]
+    before = tensor.clone()
+    arrays = {p.source: run.outputs._arrays[p.source] for p in probes}
+    try:
+        tensor.mul_(factor)
+        results, _, _ = compare(
+            Outputs(arrays), net.model, net.pixels, probes, derive=lambda out: derived(net.model, *out)
+        )
+    finally:
+        tensor.copy_(before)
+    first = next((p.reference for p in results if not p), None)
+    return first, name.rsplit(".", 1)[0]
+
+
+@pytest.mark.parametrize("factor", [1.0002, 1 / 1.0002])
+def test_every_eighth_tensor_scaled_is_noticed_at_its_layer(net: Recorded, factor: float) -> None:
+    sweep(net, factor, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1.0002, 1.0001])
+def test_every_tensor_scaled_is_noticed(net: Recorded, factor: float) -> None:
+    sweep(net, factor, 1)
+
+
+BELOW_ROUNDING = {"graph.conv1_h.bias"}
+"""res10: its largest element, 5.4e-6, is one unit in the last place of its layer's outputs."""
+
+
+def sweep(net: Recorded, factor: float, step: int) -> None:
+    run = net.opencv.oracle.run(net.pixels)
+    run.outputs.add(net.opencv.input, net.pixels)
+    probes = list(net.opencv.probes)
+    for name in [n for n in list(net.model.state_dict())[::step] if n not in BELOW_ROUNDING]:
+        first, own = scaled(net, run, probes, name, factor)
+        assert first is not None, f"{name} not noticed"
+        if abs(factor - 1) > 1.5e-4:  # at 1.0001 one bias of the narrow VGG shows one layer later
+            assert first == own, f"{name}: noticed at {first}"
