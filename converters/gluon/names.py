@@ -23,8 +23,9 @@ Dialect = Literal["structural", "legacy", "export", "unnamed"]
 
 _COUNTER = re.compile(r"(?<![a-z0-9])(resnetv[12]|mobilenet|vggatrousextractor|normalize|resnetv1bssd)\d+_")
 _ANCHOR = re.compile(r"(ssd|lite)anchorgenerator\d+_anchor_(\d+)$")
-_NETWORK = re.compile(r"ssd\d+_")
-_FIRST_HEAD = "convpredictor0_conv0_weight"
+_NETWORK = re.compile(r"^ssd\d+_")
+_HEAD = re.compile(r"(?:.*_)?(convpredictor\d+_conv0_(?:weight|bias))")
+_FIRST_BOX_HEAD = "convpredictor1_conv0_weight"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def without_counters(name: str, prefix: str = "") -> str:
     name = bare(name)
     head = "features." if name.startswith("features.") else ""
     name = name.removeprefix(head)
-    name = name.removeprefix(prefix) if prefix else _NETWORK.sub("", name, count=1) if _NETWORK.match(name) else name
+    if match := _HEAD.fullmatch(name):
+        return match[1]  # after reset_class the class predictors have the network's prefix twice
+    name = name.removeprefix(prefix) if prefix else _NETWORK.sub("", name, count=1)
     return head + _ANCHOR.sub(r"\1anchorgenerator\2_anchor_\2", _COUNTER.sub(r"\g<1>0_", name))
 
 
@@ -114,11 +117,11 @@ def resolve(names: Iterable[str], wanted: Sequence[ParamName], *, where: str = "
 
 
 def _network_prefix(names: Iterable[str]) -> str:
-    """The prefix that the user gave the whole network, read off the first class predictor; "" without one."""
+    """The prefix that the user gave the whole network, read off the first box predictor; "" without one."""
     for name in names:
         name = bare(name)
-        if name.endswith(_FIRST_HEAD) and "." not in name:
-            return name[: -len(_FIRST_HEAD)]
+        if name.endswith(_FIRST_BOX_HEAD) and "." not in name:
+            return name[: -len(_FIRST_BOX_HEAD)]
     return ""
 
 

@@ -56,16 +56,21 @@ def activations(job, arrays):
     internals = symbol.get_internals()
     want = [name for name in internals.list_outputs() if name.endswith("_output")]
     if "nodes" in job:
-        want = [name for name in want if name[:-7] in set(job["nodes"])]
+        want = [name for name in want if _plain(name) in set(job["nodes"])]
     block = mx.gluon.SymbolBlock(mx.sym.Group([internals[name] for name in want]), mx.sym.var("data"))
     source = {param.name: param for param in net.collect_params().values()}
     for name, param in block.collect_params().items():
         param._load_init(source[name].data(), mx.cpu())
     values = block(x)
     for name, value in zip(want, values if isinstance(values, (list, tuple)) else [values]):
-        out["nodes/" + name[:-7]] = value.asnumpy()
+        out["nodes/" + _plain(name)] = value.asnumpy()
     attributes = {n["name"]: n.get("attrs", {}) for n in json.loads(symbol.tojson())["nodes"] if n["op"] == "BatchNorm"}
-    return {"nodes": [name[:-7] for name in want], "batch_norms": attributes}, out
+    return {"nodes": [_plain(name) for name in want], "batch_norms": attributes}, out
+
+
+def _plain(output):
+    """An output's node; ``reset_class`` doubles the network's prefix before the class predictors."""
+    return output[: -len("_output")].replace("ssd0_ssd0_", "ssd0_")
 
 
 def preprocess(job, arrays):

@@ -102,6 +102,7 @@ def test_list_without_names_is_refused() -> None:
     ("name", "plain"),
     [
         ("ssd14_resnetv10_conv0_weight", "resnetv10_conv0_weight"),
+        ("ssd3_ssd3_convpredictor4_conv0_weight", "convpredictor4_conv0_weight"),
         ("arg:ssd2_resnetv13_stage1_conv0_weight", "resnetv10_stage1_conv0_weight"),
         ("features.resnetv27_batchnorm0_gamma", "features.resnetv20_batchnorm0_gamma"),
         ("ssd1_ssdanchorgenerator11_anchor_5", "ssdanchorgenerator5_anchor_5"),
