@@ -57,43 +57,28 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in BLOCKS:
             raise FormatError(f"no ResNet with {depth} layers", expected=f"one of {', '.join(map(str, BLOCKS))}")
-        places = [_parse(tap, version, depth) for tap in taps]
         self.taps = tuple(taps)
-        self.channels: list[int] = [0] * len(places)
+        places = [_parse(tap, version, depth) for tap in taps]
+        end = max(places, key=lambda place: (place[0], place[1], place[2] or 9))
+        self.stages = tuple(f"stage{number}" for number in range(1, end[0] + 1))
         norm = NormSpec(eps)
         width = self._stem(version, norm)
-        bottleneck = depth >= 50
-        last_stage, last_block, until = max(places)
-        self.stages = tuple(f"stage{n}" for n in range(1, last_stage + 1))
-        for number, (name, count, stride) in enumerate(zip(self.stages, BLOCKS[depth], strides, strict=False), 1):
-            channels = 64 * 2 ** (number - 1) * (4 if bottleneck else 1)
+        widths: dict[tuple[int, int, int], int] = {}
+        for number, stride in zip(range(1, end[0] + 1), strides, strict=False):
+            channels = 64 * 2 ** (number - 1) * (4 if depth >= 50 else 1)
             stage = nn.Sequential()
-            for index in range(count):
+            for index in range(end[1] + 1 if number == end[0] else BLOCKS[depth][number - 1]):
                 step = stride if index == 0 else 1
                 if version == "v2":
-                    cut = until if (number, index) == (last_stage, last_block) else 0
-                    block: nn.Module = PreActivationBlock(
-                        width, channels, step, bottleneck=bottleneck, norm=norm, until=cut
-                    )
+                    until = end[2] if (number, index) == end[:2] else 0
+                    block = PreActivationBlock(width, channels, step, bottleneck=depth >= 50, norm=norm, until=until)
+                    widths |= {(number, index, int(act[-1])): inner for act, inner in block.widths.items()}
+                    stage.append(block)
                 else:
-                    block = ResidualBlock(
-                        width,
-                        channels,
-                        step,
-                        bottleneck=bottleneck,
-                        stride_in_3x3=version != "v1",
-                        bias_1x1=version == "v1" and bottleneck,
-                        norm=norm,
-                    )
-                stage.append(block)
-                for position, place in enumerate(places):
-                    if place[:2] == (number, index):
-                        inside = block.widths[f"act{place[2]}"] if isinstance(block, PreActivationBlock) else 0
-                        self.channels[position] = inside if place[2] else channels
-                width = channels
-                if (number, index) == (last_stage, last_block):
-                    break
-            self.add_module(name, stage)
+                    stage.append(_after(version, width, channels, step, depth >= 50, norm))
+                width = widths[number, index, 0] = channels
+            self.add_module(f"stage{number}", stage)
+        self.channels = [widths[place] for place in places]
 
     def _stem(self, version: Version, norm: NormSpec) -> int:
         if version == "v2":
@@ -123,6 +108,20 @@ class ResNet(nn.Module):
                 outputs = {key: value for key, value in outputs.items() if key in self.taps}
             outputs[name] = x
         return [outputs[tap] for tap in self.taps]
+
+
+def _after(
+    version: Version, in_channels: int, channels: int, stride: int, bottleneck: bool, norm: NormSpec
+) -> ResidualBlock:
+    return ResidualBlock(
+        in_channels,
+        channels,
+        stride,
+        bottleneck=bottleneck,
+        stride_in_3x3=version != "v1",
+        bias_1x1=version == "v1" and bottleneck,
+        norm=norm,
+    )
 
 
 def _parse(tap: str, version: Version, depth: int) -> tuple[int, int, int]:
