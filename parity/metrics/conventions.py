@@ -36,7 +36,7 @@ class Convention:
         det_shift: added to the network's corners before scoring. ssd.pytorch's eval.py writes x+1 although its network
             was trained on corners minus 1, and scores against corners minus 1: a systematic shift of one pixel that is
             part of its published 77.26 and 77.43.
-        clip: the network's boxes are clipped to the image first (Caffe's OutputBBox; GluonCV's BBoxClipToImage).
+        clip: the network's boxes are clipped to the image first (Caffe's OutputBBox; GluonCV's script, to its input).
         box_decimals: the network's corners are rounded to so many decimals, as written files have them (ssd.pytorch and
             simple-ssd: 1); None keeps them.
         truncate: the network's corners lose their fraction, as in the text files that Caffe writes for the Matlab kit.

@@ -94,6 +94,9 @@ def random_case(rng: np.random.Generator) -> tuple[Truth, Detections, Convention
         kinds, names, int(rng.integers(0, 2)), np.full((images, 2), 50.0), np.sort(rng.integers(0, images, n)),
         rng.integers(0, classes, n), boxes(n), rng.random(n) < 0.3, np.zeros(n, np.bool_), np.ones(n),
     )  # fmt: skip
+    if n > 1:  # equal boxes: which of them is taken shows when one is difficult
+        again = rng.random(n) < 0.3
+        truth.boxes[again] = truth.boxes[rng.integers(0, n, n)][again]
     near = boxes(m)
     label = rng.integers(0, classes, m)
     if n:
@@ -161,6 +164,19 @@ def test_difficult_objects() -> None:
     assert statuses(truth, rows, PLAIN.changed(difficult="count")) == [1, 0]
     assert statuses(truth, rows, PLAIN.changed(difficult="drop")) == [0, 0]
     assert math.isnan(evaluate_voc(truth, found(rows), PLAIN).ap[0]), "nothing is to be found"
+
+
+def test_of_equal_overlaps_the_first_object_counts() -> None:
+    rows = [(0, 0.9, BOX)]
+    assert statuses(truth_of([BOX, BOX], [0, 0], [True, False]), rows) == [-1]
+    assert statuses(truth_of([BOX, BOX], [0, 0], [False, True]), rows) == [1]
+
+
+def test_recall_levels_are_those_of_arange() -> None:
+    """Three of ten objects found: 0.3 does not reach the fourth level, which is 0.30000000000000004."""
+    boxes = [[20.0 * i, 0.0, 20.0 * i + 10, 10.0] for i in range(10)]
+    rows = [(0, 0.9 - i / 10, boxes[i]) for i in range(3)]
+    assert evaluate_voc(truth_of(boxes, [0] * 10), found(rows), PLAIN).ap[0] == pytest.approx(3 / 11, abs=1e-15)
 
 
 def test_another_image_or_class_does_not_match() -> None:
