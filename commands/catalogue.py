@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
-from ssdconv.commands import convert, detect, doctor, inspect, networks, published, sources, verify
+from ssdconv.commands import caffe2npz, convert, detect, doctor, inspect, networks, published, sources, verify
 from ssdconv.commands.verb import Verb, verb_of
 from ssdconv.errors import UsageError
 
@@ -19,6 +19,7 @@ def verbs() -> dict[str, Verb]:
     """
     listed = [
         *sources.verbs(),
+        verb_of(caffe2npz),
         verb_of(convert),
         verb_of(inspect),
         verb_of(verify),

@@ -17,6 +17,8 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv convert out.pth y.caffemodel",
 )
 
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+
 
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", help="a weight file of any source, or a checkpoint that ssdconv wrote")
@@ -27,6 +29,6 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     suffix = Path(args.dst).suffix
     for source in SOURCES.values():
-        if suffix in source.suffixes and Path(args.src).suffix in (".pth", ".pt", ".safetensors"):
+        if suffix in source.suffixes and suffix not in CHECKPOINTS and Path(args.src).suffix in CHECKPOINTS:
             return sources.run_reverse(source.name, args)
     return sources.run_forward(None, args)

@@ -27,7 +27,17 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "choices": ("RGB", "BGR"),
         "help": "channel order that the first layer expects, where the file cannot tell",
     },
+    "like": {
+        "metavar": "FILE",
+        "help": "a file with the same first layer in a known channel order, which then decides it (PyTorch)",
+    },
+    "preset": {"choices": ("evaluate", "visualize"), "help": "threshold preset of ChainerCV (default: evaluate)"},
+    "style": {
+        "choices": ("ssd.pytorch", "simple-ssd", "torchvision", "vgg16_reducedfc"),
+        "help": "project to write for (default: the one that the network came from, else ssd.pytorch)",
+    },
 }
+OF_ONE_SOURCE = ("like", "preset", "style")
 
 
 def verbs() -> list[Verb]:
@@ -73,9 +83,10 @@ def add_wishes(parser: ArgumentParser, fields: Iterable[str]) -> None:
 def run_forward(name: str | None, args: Namespace) -> int:
     """Convert ``args.src``, a file of source ``name`` (None: recognise it), and print the report."""
     src = existing(args.src)
-    wishes = {field: getattr(args, field) for field in OPTIONS if getattr(args, field, None) is not None}
-    if "prototxt" in wishes:
-        existing(wishes["prototxt"])
+    wishes, options = _wishes(args)
+    for field in ("prototxt", "like"):
+        if field in wishes | options:
+            existing((wishes | options)[field])
     from ssdconv.converters.convert import convert
 
     with working(f"converting {src.name}"):
@@ -86,6 +97,7 @@ def run_forward(name: str | None, args: Namespace) -> int:
             network=args.network,
             num_classes=args.num_classes,
             format=args.format,
+            **({"options": options} if options else {}),
             **wishes,
         )
     if args.json:
@@ -98,16 +110,27 @@ def run_forward(name: str | None, args: Namespace) -> int:
 def run_reverse(name: str, args: Namespace) -> int:
     """Write the checkpoint ``args.src`` as a weight file of source ``name`` and print what was written."""
     src = existing(args.src)
+    wishes, options = _wishes(args)
+    from ssdconv.converters.plan import Request
     from ssdconv.converters.reverse import reverse
 
+    request = Request(channel_order=wishes.get("channel_order"), options=options)
     with working(f"writing {args.dst}"):
-        report = reverse(src, args.dst, name)
+        report = reverse(src, args.dst, name, request)
     if args.json:
         print_json(report.to_json())
     else:
         print(f"{report.config.name}: {report.tensors} tensors back to {name}")
         print("\n".join(f"wrote {path}" for path in report.outputs))
     return EXIT_OK
+
+
+def _wishes(args: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the user asked for: fields of the request, and wishes that one source alone understands."""
+    given = {field: getattr(args, field) for field in OPTIONS if getattr(args, field, None) is not None}
+    return {k: v for k, v in given.items() if k not in OF_ONE_SOURCE}, {
+        k: v for k, v in given.items() if k in OF_ONE_SOURCE
+    }
 
 
 def _configure_forward(source: Source, parser: ArgumentParser) -> None:
@@ -121,6 +144,8 @@ def _configure_forward(source: Source, parser: ArgumentParser) -> None:
 def _configure_reverse(source: Source, parser: ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", help="a checkpoint that ssdconv wrote")
     parser.add_argument("dst", metavar="DST", help=f"weight file to write ({source.suffixes[0]})")
+    for field in source.reverse_options:
+        parser.add_argument(f"--{field.replace('_', '-')}", **OPTIONS[field])
 
 
 def _print_conversion(report: ConversionReport) -> None:

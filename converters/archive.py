@@ -1,49 +1,22 @@
-"""A zip archive's members, found through its central directory: the container of .npz and of torch's .pth files.
+"""Reading members of a zip archive, the container of .npz and of torch's .pth files.
 
-Own reading, because these archives come from strangers: every number is checked before it is used, nothing is unpacked until
-it is asked for, and unpacking stops at the size that the directory declares. Refused: encryption, compression other than
-deflate, two members of one name, members that overlap or point outside the file, absolute names and "..".
-Layout: .ZIP File Format Specification 6.3.10 (APPNOTE.TXT), sections 4.3.7 to 4.3.16, zip64 included.
+Nothing is unpacked until it is asked for, and unpacking stops at the size that the directory declares (``zip_directory``).
 """
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssdconv.converters.caffe.opened import OpenedFile
-from ssdconv.errors import FormatError, UnsafeFileError
-
-MAX_MEMBERS = 20_000
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR = struct.Struct("<4sLQL")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
-_MAX32 = 0xFFFFFFFF
-_ENCRYPTED = 0x1 | 0x40 | 0x2000
-_UTF8 = 0x800
-STORED, DEFLATED = 0, 8
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file of the archive: where its bytes lie and what the directory says about them."""
-
-    name: str
-    deflated: bool
-    crc: int
-    packed: int
-    size: int
-    header: int
+from ssdconv.converters.zip_directory import Directory, Member
+from ssdconv.errors import FormatError
 
 
 class Archive:
-    """The members of an open zip file by name, in directory order.
+    """An open zip file.
 
     Args:
         data: the whole file.
@@ -51,171 +24,16 @@ class Archive:
         check: called before each reading; raises when the file was changed since it was opened.
 
     Raises:
-        FormatError: not a zip file, or damaged.
-        UnsafeFileError: made to harm or to hide: overlapping, encrypted, duplicate or absolute members.
+        FormatError, UnsafeFileError: see ``Directory``.
     """
 
     def __init__(self, data: Any, where: str, check: Callable[[], None] | None = None) -> None:
         self._data = memoryview(data)
         self.where = where
         self._check = check or (lambda: None)
-        self.members: dict[str, Member] = {}
-        self._starts: dict[str, int] = {}
-        self._directory()
-
-    def _fail(self, what: str, offset: int, **facts: Any) -> FormatError:
-        return FormatError(what, where=f"{self.where}, offset {offset}", **facts)
-
-    def _directory(self) -> None:
-        count, size, start, end = self._end()
-        if count > MAX_MEMBERS:
-            raise self._fail(
-                "the archive has more members than any network has tensors",
-                end,
-                expected=f"<= {MAX_MEMBERS}",
-                got=count,
-            )
-        if start + size != end:
-            raise self._fail(
-                "the archive's directory is not where its end record says; bytes are missing or were put before it",
-                end,
-                expected=f"a directory that ends at {end}",
-                got=f"one of {size} bytes at {start}",
-            )
-        place = start
-        for _ in range(count):
-            place = self._entry(place, end)
-        if place != end:
-            raise self._fail("the archive's directory has bytes that belong to no member", place)
-        self._lay_out(start)
-
-    def _end(self) -> tuple[int, int, int, int]:
-        """Members, size and offset of the directory, and where it must end."""
-        data, total = self._data, len(self._data)
-        tail = bytes(data[max(0, total - _END.size - 0xFFFF) :])
-        found = tail.rfind(b"PK\5\6")
-        while found >= 0:
-            if len(tail) - found >= _END.size:
-                fields = _END.unpack_from(tail, found)
-                if found + _END.size + fields[7] == len(tail):
-                    break
-            found = tail.rfind(b"PK\5\6", 0, found)
-        if found < 0:
-            raise FormatError(
-                "no end of a zip archive: the file is cut short, or is no zip archive",
-                where=self.where,
-                got=f"{total} bytes",
-                hint="download or copy it again",
-            )
-        place = total - len(tail) + found
-        _, disk, first, here, count, size, start, _ = fields
-        if 0xFFFF in (disk, first, here, count) or _MAX32 in (size, start):
-            place, (disk, first, here, count, size, start) = self._end64(place)
-        elif place >= _LOCATOR.size and bytes(data[place - _LOCATOR.size :][:4]) == b"PK\6\7":
-            place = self._end64(place)[0]  # torch writes both records always; the directory ends before the first
-        if disk or first or here != count:
-            raise self._fail("the archive is one part of several", place)
-        return count, size, start, place
-
-    def _end64(self, place: int) -> tuple[int, tuple[int, ...]]:
-        at = place - _LOCATOR.size
-        if at < 0 or bytes(self._data[at : at + 4]) != b"PK\6\7":
-            raise self._fail("the archive's end record points to a zip64 record that is not there", place)
-        _, _, offset, _ = _LOCATOR.unpack_from(self._data, at)
-        if offset + _END64.size > at or bytes(self._data[offset : offset + 4]) != b"PK\6\6":
-            raise self._fail("the archive's zip64 record is not where its locator says", at, got=offset)
-        fields = _END64.unpack_from(self._data, offset)
-        return offset, fields[4:10]
-
-    def _entry(self, place: int, end: int) -> int:
-        """Read one directory entry; returns where the next one starts."""
-        if place + _CENTRAL.size > end or bytes(self._data[place : place + 4]) != b"PK\1\2":
-            raise self._fail("the archive's directory is damaged", place)
-        fields = _CENTRAL.unpack_from(self._data, place)
-        _, _, _, flags, method, _, _, crc, packed, size, names, extras, comments, disk, _, _, header = fields
-        after: int = place + _CENTRAL.size + names + extras + comments
-        if after > end:
-            raise self._fail("the archive's directory is damaged: an entry runs over its end", place)
-        raw = bytes(self._data[place + _CENTRAL.size :][:names])
-        extra = bytes(self._data[place + _CENTRAL.size + names :][:extras])
-        name = self._name(raw, flags, place)
-        size, packed, header = self._wide(extra, [size, packed, header], place)
-        if flags & _ENCRYPTED:
-            raise UnsafeFileError(f"member {name!r} is encrypted", where=f"{self.where}, offset {place}")
-        if method not in (STORED, DEFLATED) or disk:
-            raise self._fail(
-                f"member {name!r} is compressed by an unknown method", place, expected="stored or deflated", got=method
-            )
-        if method == STORED and packed != size:
-            raise self._fail(f"stored member {name!r} has two sizes", place, got=f"{packed} and {size}")
-        if name in self.members:
-            raise UnsafeFileError(f"two members are called {name!r}", where=f"{self.where}, offset {place}")
-        if name.endswith("/") and not size:
-            return after
-        self.members[name] = Member(name, method == DEFLATED, crc, packed, size, header)
-        return after
-
-    def _name(self, raw: bytes, flags: int, place: int) -> str:
-        try:
-            name = raw.decode("utf-8" if flags & _UTF8 or raw.isascii() else "cp437")
-        except UnicodeDecodeError:
-            raise self._fail("a member's name is not text", place, got=repr(raw[:40])) from None
-        if (
-            not name
-            or "\0" in name
-            or "\\" in name
-            or name.startswith("/")
-            or ".." in name.split("/")
-            or ":" in name[:2]
-        ):
-            raise UnsafeFileError(
-                "a member's name leads out of the archive", where=f"{self.where}, offset {place}", got=repr(name[:80])
-            )
-        return name
-
-    def _wide(self, extra: bytes, values: list[int], place: int) -> list[int]:
-        """Sizes and offset, from the zip64 field where the directory has no room for them."""
-        wide = [i for i, value in enumerate(values) if value == _MAX32]
-        at = 0
-        while wide and at + 4 <= len(extra):
-            kind, length = struct.unpack_from("<2H", extra, at)
-            if kind == 1:
-                if length < 8 * len(wide) or at + 4 + length > len(extra):
-                    break
-                for k, i in enumerate(wide):
-                    values[i] = struct.unpack_from("<Q", extra, at + 4 + 8 * k)[0]
-                return values
-            at += 4 + length
-        if wide:
-            raise self._fail("a member's zip64 sizes are missing", place)
-        return values
-
-    def _lay_out(self, directory: int) -> None:
-        """Where each member's bytes start; none may reach into another or into the directory."""
-        last = 0
-        for member in sorted(self.members.values(), key=lambda m: m.header):
-            at = member.header
-            if at < last:
-                raise UnsafeFileError(
-                    f"member {member.name!r} lies within another one",
-                    where=f"{self.where}, offset {at}",
-                    hint="archives that expand without end are made this way",
-                )
-            if at + _LOCAL.size > directory or bytes(self._data[at : at + 4]) != b"PK\3\4":
-                raise self._fail(f"member {member.name!r} is not where the directory says", at)
-            _, _, flags, method, _, _, _, _, _, names, extras = _LOCAL.unpack_from(self._data, at)
-            start = at + _LOCAL.size + names + extras
-            last = start + member.packed
-            if last > directory:
-                raise self._fail(
-                    f"member {member.name!r} runs into the archive's directory", at, got=f"{member.packed} bytes"
-                )
-            raw = bytes(self._data[at + _LOCAL.size :][:names])
-            if self._name(raw, flags, at) != member.name or (method == DEFLATED) != member.deflated:
-                raise UnsafeFileError(
-                    f"member {member.name!r} is described in two ways", where=f"{self.where}, offset {at}"
-                )
-            self._starts[member.name] = start
+        directory = Directory(self._data, where)
+        self.members = directory.members
+        self._starts = directory.starts
 
     def packed(self, member: Member) -> memoryview:
         """The member's bytes as they lie in the file."""

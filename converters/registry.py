@@ -25,7 +25,8 @@ class Source:
         suffixes: usual file endings, the one to write first.
         sniff: whether the first 512 bytes and the path look like a file of this source.
         example: an example command for ``--help``.
-        options: further fields of ``plan.Request`` that this source understands, offered as ``--options`` of its verb.
+        options: further wishes (``plan.Request``) that this source understands, offered as ``--options`` of its verb.
+        reverse_options: the same for its reverse verb.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Source:
     sniff: Callable[[bytes, Path], bool]
     example: str
     options: tuple[str, ...] = ()
+    reverse_options: tuple[str, ...] = ()
 
     @property
     def module(self) -> SourceModule:
@@ -53,6 +55,12 @@ def _gluon(head: bytes, path: Path) -> bool:
 
 def _chainer(head: bytes, path: Path) -> bool:
     return head[:4] == b"PK\x03\x04" and (path.suffix == ".npz" or b".npy" in head[30:256])
+
+
+def _pytorch(head: bytes, path: Path) -> bool:
+    if head[:4] == b"PK\x03\x04":
+        return b"data.pkl" in head[30:256] or path.suffix in (".pth", ".pt")
+    return head[:1] == b"\x80" or (head[257:262] == b"ustar" and path.suffix in (".pth", ".pt", ".tar"))
 
 
 SOURCES: dict[str, Source] = {
@@ -76,6 +84,18 @@ SOURCES: dict[str, Source] = {
             (".npz",),
             _chainer,
             "ssdconv chainer2pt ssd300_voc0712_converted_2017_06_06.npz ssd300.pth",
+            ("preset",),
+        ),
+        Source(
+            "pytorch",
+            "PyTorch SSD of other projects (.pth)",
+            "torch2pt",
+            "pt2torch",
+            (".pth",),
+            _pytorch,
+            "ssdconv torch2pt ssd300_mAP_77.43_v2.pth ssd300.pth --channel-order RGB",
+            ("channel_order", "like"),
+            ("style", "channel_order"),
         ),
         Source(
             "gluon",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssdconv.converters.chainer.source import write
 from ssdconv.converters.convert import open_source
@@ -33,6 +34,15 @@ class Caffe2npz:
     output: Path
     tensors: int
     warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        return {
+            "network": self.config.name,
+            "output": str(self.output),
+            "tensors": self.tensors,
+            "warnings": list(self.warnings),
+        }
 
 
 def caffe2npz(

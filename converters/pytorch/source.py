@@ -1,0 +1,221 @@
+"""PyTorch projects as a source: reader, mapping and writer under the names that the registry expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssdconv.converters.mapping import Drop, TensorMapping
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.pytorch.order import EXPLANATION, order_like
+from ssdconv.converters.pytorch.reader import read_pth
+from ssdconv.converters.pytorch.styles import ROLES, entries, probes
+from ssdconv.converters.pytorch.writer import write_state_dict
+from ssdconv.converters.same_network import check_pixels, first_layer_as, prior_gap, same_extras
+from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import FormatError, MappingError, UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.pytorch import KINDS, MEANS, pytorch
+
+FIRST = {"torchvision": "backbone.features.0.weight", "ssd.pytorch": "vgg.0.weight", "vgg16_reducedfc": "0.weight"}
+"""Style -> name of its first convolution."""
+PRIORS = ("priors", "priorbox", "dbox_list", "default_boxes")
+"""Names under which forks store the priors."""
+DROPPED = "prior boxes, which follow from the network"
+
+
+def read(path: Path) -> TensorTable:
+    """Open a .pth file; nothing in it is run. See ``reader.read_pth``."""
+    return read_pth(path)
+
+
+def plan(table: TensorTable, request: Request) -> Plan:
+    """Recognise the project and network, and map its tensors.
+
+    ``request.options["like"]`` is a file with the same first layer in a known channel order.
+
+    Raises:
+        MappingError: no SSD300 of these projects.
+        UsageError: the channel order, or with an unusual class count the network, must be told.
+        FormatError: the file is a checkpoint of ssdconv already.
+    """
+    if "ssdconv" in table.meta["strings"]:
+        raise FormatError(
+            "this is a checkpoint of ssdconv, converted already",
+            where=str(table.path),
+            hint="use it as it is; `ssdconv pt2torch` writes it for another project",
+        )
+    style, prefix = style_of(table)
+    name = request.network or network_of(table, style, prefix)
+    if name not in KINDS:
+        raise UsageError(f"no network {name!r} of PyTorch projects", expected=f"one of {', '.join(KINDS)}")
+    style = _agreed(style, name, table)
+    order, notes = _order(table, style, prefix, request)
+    channels, width = _side(table, prefix, entries_name(style, "conf")), _side(table, prefix, FIRST_BIAS[style]) or 64
+    if width > 64 or channels > 8_000:
+        raise MappingError(
+            "no SSD has such layers", where=str(table.path), got=f"{width} first channels, {channels} conf channels"
+        )
+    config = pytorch(
+        name, request.num_classes or (max(channels // 4, 1) if channels else None), width=width, order=order
+    )
+    drops = [Drop(n, DROPPED) for n in table if n.removeprefix(prefix) in PRIORS]
+    mapping = TensorMapping(tuple(entries(config, style, prefix)), tuple(drops))
+    return Plan(config, mapping, notes, tuple(probes(config, style)))
+
+
+FIRST_BIAS = {"torchvision": "backbone.features.0.bias", "ssd.pytorch": "vgg.0.bias", "simple-ssd": "vgg.0.bias"}
+
+
+def entries_name(style: str, role: str) -> str:
+    """Name of the first conf (or loc) bias of a style."""
+    kind = "classification_head" if role == "conf" else "regression_head"
+    return f"head.{kind}.module_list.0.bias" if style == "torchvision" else f"{role}.0.bias"
+
+
+def style_of(table: TensorTable) -> tuple[str, str]:
+    """The project whose names a file has, and what stands before each name ("module." of DataParallel).
+
+    Raises:
+        MappingError: none of the known ones, or a backbone alone.
+    """
+    for style, first in FIRST.items():
+        found = [name for name in table if name == first or name.endswith("." + first)]
+        if len(found) != 1:
+            continue
+        prefix = found[0].removesuffix(first)
+        if style == "vgg16_reducedfc":
+            if prefix or "33.weight" not in table:
+                continue
+            raise MappingError(
+                "this is VGG16's backbone alone (as vgg16_reducedfc.pth), a start for training and no detector",
+                where=str(table.path),
+                got=f"{len(table)} tensors",
+                hint="read it with ssdconv.converters.pytorch.backbone.read_backbone",
+            )
+        if style == "ssd.pytorch":
+            names = list(table)
+            scale = f"{prefix}L2Norm.weight"
+            if scale in table and names.index(scale) < names.index(found[0]):
+                return "simple-ssd", prefix
+        return style, prefix
+    raise MappingError(
+        "the tensors' names are of no known project",
+        where=str(table.path),
+        expected=f"one of {', '.join(FIRST.values())}",
+        got=", ".join(list(table)[:3]) + ", …",
+        hint="known are ssd.pytorch, simple-ssd and torchvision's ssd300_vgg16",
+    )
+
+
+def network_of(table: TensorTable, style: str, prefix: str) -> str:
+    """The network of a style with the file's class count.
+
+    Raises:
+        UsageError: the class count tells no prior sizes.
+    """
+    if style == "torchvision":
+        return "torchvision_ssd300_vgg16"
+    classes = _side(table, prefix, "conf.0.bias") // 4
+    if style == "simple-ssd":
+        return "simple_ssd_ssd300_voc"
+    fits = [n for n, kind in KINDS.items() if kind.style == style and kind.num_classes == classes]
+    if fits:
+        return fits[0]
+    raise UsageError(
+        f"a network of {classes} classes may have VOC's or COCO's prior sizes, and the file does not tell which",
+        where=str(table.path),
+        expected="--network ssd_pytorch_ssd300_voc (30, 60, 111 …) or ssd_pytorch_ssd300_coco (21, 45, 99 …)",
+        hint="take the one whose configuration (data/config.py: voc or coco) the training used",
+    )
+
+
+def _agreed(style: str, name: str, table: TensorTable) -> str:
+    """The style of a named network; ssd.pytorch and simple-ssd have the same names in another order."""
+    wanted = KINDS[name].style
+    if style != wanted and "torchvision" in (style, wanted):
+        raise MappingError(f"the names are {style}'s, network {name!r} is {wanted}'s", where=str(table.path))
+    return wanted
+
+
+def _order(table: TensorTable, style: str, prefix: str, request: Request) -> tuple[str, tuple[str, ...]]:
+    """Channel order of the first layer, and what to tell about it; see ``order``."""
+    if request.channel_order:
+        return request.channel_order, ()
+    like = request.options.get("like")
+    if like and style != "torchvision":
+        first = table[prefix + FIRST["ssd.pytorch"]].load()
+        order = order_like(first, Path(like))
+        return order, (f"channel order {order}: the first layer equals that of {Path(like).name}",)
+    if style == "torchvision":
+        return "RGB", ()
+    if style == "simple-ssd":
+        return "BGR", ("channel order BGR, which simple-ssd's code feeds: weights trained elsewhere may need RGB",)
+    raise UsageError(
+        "the file does not tell which channel order its first layer reads", where=str(table.path), hint=EXPLANATION
+    )
+
+
+def _side(table: TensorTable, prefix: str, name: str) -> int:
+    shape = table[prefix + name].shape if prefix + name in table else ()
+    return shape[0] if len(shape) == 1 else 0
+
+
+def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
+    """Write a VGG16 SSD300 as a state dict of a project.
+
+    ``request.options["style"]`` is "ssd.pytorch", "simple-ssd", "torchvision", or "vgg16_reducedfc" for the backbone alone; default:
+    the project that the network came from, else ssd.pytorch. The first layer is turned to the order that the project's code
+    feeds, or to ``request.channel_order``; a network written for the project that it came from stays as it is.
+    ``request.options["foreign_priors"]`` allows prior sizes that the project does not have.
+
+    Raises:
+        UsageError: unknown style, or ``dst`` does not end in .pth or .pt.
+        MappingError: the project cannot express the network, or would compute something else.
+        OutputError: the file could not be written.
+    """
+    if dst.suffix not in (".pth", ".pt"):
+        raise UsageError("a PyTorch weight file ends in .pth or .pt", where=str(dst))
+    own = KINDS[config.name].style if config.source == "pytorch" and config.name in KINDS else ""
+    style = request.options.get("style") or own or "ssd.pytorch"
+    rows = list(entries(config, style)) if _is_ssd300(config, style) else []
+    if style != own:
+        refuse_differences(config, style, bool(request.options.get("foreign_priors")))
+    order = request.channel_order or (config.pixels.order if style == own else FED[style])
+    turned = first_layer_as(order, config, tensors)
+    write_state_dict(dst, {row.source: turned[row.target] for row in rows})
+    return [dst]
+
+
+FED = {"ssd.pytorch": "RGB", "simple-ssd": "BGR", "torchvision": "RGB", "vgg16_reducedfc": "BGR"}
+"""Style -> channel order that its code feeds; the backbone file is Caffe's, in Caffe's order."""
+
+
+def _is_ssd300(config: SSDConfig, style: str) -> bool:
+    """Raise unless the style has the network's layers."""
+    if style not in ROLES:
+        raise UsageError(f"no style {style!r}", expected=f"one of {', '.join(ROLES)}")
+    if style != "vgg16_reducedfc" and not same_extras(config, pytorch("ssd_pytorch_ssd300_voc")):
+        raise MappingError(f"{style} has SSD300 on VGG16 only", where=config.name)
+    return True
+
+
+def refuse_differences(config: SSDConfig, style: str, foreign_priors: bool = False) -> None:
+    """Raise where a project would compute something else from the same tensors.
+
+    Let pass are the clamp of priors to the image, which all projects have, and the resize rule.
+
+    Raises:
+        MappingError: other mean pixels or prior sizes.
+    """
+    check_pixels(config, MEANS["RGB"], style)
+    names = [name for name, kind in KINDS.items() if kind.style == style]
+    gap = min((prior_gap(config, pytorch(name)) for name in names), default=0.0)
+    if gap > 2.0 and not foreign_priors:
+        raise MappingError(
+            f"{style} has other prior sizes than this network: its boxes would be wrong there",
+            where=config.name,
+            expected=f"first map {' or '.join(str(pytorch(n).priors[0].cells[0]) for n in names)}",
+            got=f"{config.priors[0].cells[0]}",
+            hint="allow it with the option foreign_priors, and give the project's code these sizes",
+        )
