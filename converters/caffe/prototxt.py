@@ -58,7 +58,7 @@ def parse_prototxt(data: bytes, where: str) -> CaffeNet:
         text_format.Parse(text, net)
     except text_format.ParseError as error:
         raise _located(error, where) from None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # not seen, but not ours to promise
         raise FormatError(f"not a valid prototxt: {error}", where=where) from None
     return _net(net, pruner, where)
 

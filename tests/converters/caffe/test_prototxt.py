@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,15 @@ def test_text_and_binary_say_the_same(shared: Path):
     text = read_prototxt(folder / "vgg_ssd300_narrow.prototxt")
     binary = read_caffemodel(folder / "vgg_ssd300_narrow.caffemodel").meta["net"]
     assert [replace(layer, blobs=()) for layer in binary.layers] == list(text.layers)
+
+
+def test_inputs_are_written_once(tmp_path):
+    layer = CaffeLayer("in", "Input", (), ("data",), {"input_param": {"shape": [{"dim": [1, 3]}]}})
+    net = CaffeNet("n", {"data": (1, 3), "free": ()}, (layer,))
+    write_prototxt(net, tmp_path / "x.prototxt")
+    text = (tmp_path / "x.prototxt").read_text()
+    assert re.findall(r"^input.*", text, re.MULTILINE) == ['input: "free"']  # its shape is not known: none is written
+    assert read_prototxt(tmp_path / "x.prototxt") == net
 
 
 def test_writing_what_the_schema_lacks_is_an_error(tmp_path):
