@@ -15,11 +15,12 @@ LEVELS = {
     "errors": 0,
     "ssd_ref": 1,
     "converters": 2,
-    "zoo": 3,
-    "parity": 4,
-    "commands": 5,
-    "cli": 6,
-    "__main__": 7,
+    "parity": 3,
+    "fetch": 4,
+    "zoo": 5,
+    "commands": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 

