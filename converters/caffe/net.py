@@ -20,7 +20,8 @@ class CaffeLayer:
             repeated fields as lists, enums as their names: ``{"convolution_param": {"num_output": 64, "pad": [1]}}``.
         blobs: shapes of the blobs stored for the layer, in order (empty for a prototxt).
         shared: per learned blob the name in ``param { name: … }``, "" where unnamed.
-        phase: "TRAIN" or "TEST" where include/exclude rules or ``phase`` restrict the layer to one, else "".
+        phase: "TRAIN" or "TEST" where include/exclude rules restrict the layer to one, else "". The layer's own ``phase``
+            field is no such rule: training snapshots carry ``phase: TRAIN`` in every layer.
     """
 
     name: str
