@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssdconv.converters.convert import convert
-    from ssdconv.ssd_ref.checkpoint import load
+    from ssdconv.zoo import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "load"]
 
 _HOMES = {
     "convert": "ssdconv.converters.convert",
-    "load": "ssdconv.ssd_ref.checkpoint",
+    "load": "ssdconv.zoo",
 }
 
 

@@ -15,7 +15,8 @@ from ssdconv.errors import UsageError
 from ssdconv.fetch.converted import intact, known, make, target
 from ssdconv.fetch.download import Options, Progress
 from ssdconv.fetch.entry import FILE, Entry, entries, find, folder
-from ssdconv.fetch.store import Obtained, obtain, wanted
+from ssdconv.fetch.lock import locked
+from ssdconv.fetch.store import Obtained, forget_archives, obtain, wanted
 
 if TYPE_CHECKING:
     from ssdconv.ssd_ref.model import SSD
@@ -54,10 +55,13 @@ def original(
     Raises:
         DownloadError: one could not be fetched.
     """
-    return [
-        obtain(file, entry.place, offline=offline, mirror=mirror, options=options, progress=progress)
-        for file in entry.files
-    ]
+    with locked(entry.place.folder / "all.busy"):
+        found = [
+            obtain(file, entry.place, offline=offline, mirror=mirror, options=options, progress=progress)
+            for file in entry.files
+        ]
+        forget_archives(entry.place)
+    return found
 
 
 def weights(

@@ -172,12 +172,15 @@ def _from_one(
     if not member:
         return _bring(address, target, expected, options, progress)
     inside = Expected(origin.size, *(_pair(origin)))
-    archive = place.folder / f"archive-{hashlib.sha256(origin.url.encode()).hexdigest()[:12]}"
+    archive = place.folder / f"archive-{hashlib.sha256(origin.url.partition('#')[0].encode()).hexdigest()[:12]}"
     _bring(address, archive, inside, options, progress)
-    try:
-        return extract(archive, member, target, expected, limit=options.limit)
-    finally:
-        archive.unlink(missing_ok=True)
+    return extract(archive, member, target, expected, limit=options.limit)
+
+
+def forget_archives(place: Place) -> None:
+    """Remove archives whose members have been taken."""
+    for path in place.folder.glob("archive-????????????"):
+        path.unlink(missing_ok=True)
 
 
 def _pair(origin: Origin) -> tuple[str | None, str | None]:
