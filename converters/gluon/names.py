@@ -116,6 +116,13 @@ def resolve(names: Iterable[str], wanted: Sequence[ParamName], *, where: str = "
     return found
 
 
+def plain_names(names: Iterable[str]) -> set[str]:
+    """A file's names without counters and without the network's own prefix, whatever it is."""
+    names = list(names)
+    prefix = _network_prefix(names)
+    return {without_counters(name, prefix) for name in names}
+
+
 def _network_prefix(names: Iterable[str]) -> str:
     """The prefix that the user gave the whole network, read off the first box predictor; "" without one."""
     for name in names:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
-from ssdconv.converters.gluon.names import resolve
+from ssdconv.converters.gluon.names import plain_names, resolve, without_counters
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.config import SSDConfig
@@ -24,7 +24,7 @@ class Fit:
         found: of the network's tensors, how many the file has with their shapes.
         wanted: how many tensors the network has, anchors apart.
         left: tensors of the file that the network has no place for.
-        anchors: its anchors are the network's (or the file has none).
+        anchors: its anchors are the network's (or the file has none); False unless all tensors fit.
     """
 
     name: str
@@ -84,10 +84,11 @@ def fit(table: TensorTable, name: str) -> Fit:
         shape = shapes[row.target]
         found += theirs in table and table[theirs].shape in (shape, (1, *shape, 1, 1))
     left = len(set(table) - set(names.values()))
-    same = all(
-        names[a.structural] not in table or _equal(table, names[a.structural], expected)
-        for a, expected in zip(stored, anchors(config), strict=True)
-    )
+    stored = [a for a in stored if names[a.structural] in table]
+    same = not stored
+    if found == len(rows) and not left:
+        tables = dict(zip((a.structural for a in anchor_names(config)), anchors(config), strict=True))
+        same = all(_equal(table, names[a.structural], tables[a.structural]) for a in stored)
     return Fit(name, found, len(rows), left, same)
 
 
@@ -105,11 +106,10 @@ def recognise(table: TensorTable, num_classes: int | None = None) -> tuple[SSDCo
     Raises:
         MappingError: no named network fits; the message names the one that comes nearest.
     """
-    fits = [fit(table, name) for name in DESIGNS]
-    whole = [f for f in fits if f.whole]
+    whole = [f for f in (fit(table, name) for name in plausible(table)) if f.whole]
     where = str(table.path)
     if not whole:
-        best = nearest(fits)
+        best = nearest(table)
         raise MappingError(
             "not a network of GluonCV's that is known here",
             where=where,
@@ -137,6 +137,17 @@ def recognise(table: TensorTable, num_classes: int | None = None) -> tuple[SSDCo
     return config, warnings
 
 
-def nearest(fits: list[Fit]) -> Fit:
-    """The fit with the fewest tensors out of place."""
-    return min(fits, key=lambda f: (f.wanted - f.found) + f.left)
+def plausible(table: TensorTable) -> list[str]:
+    """Named networks whose first layer is in the file."""
+    names = plain_names(table)
+    found = []
+    for name in DESIGNS:
+        first = rows_of(gluon(name))[0].name
+        if not names.isdisjoint((without_counters(first.structural), without_counters(first.legacy))):
+            found.append(name)
+    return found
+
+
+def nearest(table: TensorTable) -> Fit:
+    """The named network with the fewest tensors out of place."""
+    return min((fit(table, name) for name in DESIGNS), key=lambda f: (f.wanted - f.found) + f.left)

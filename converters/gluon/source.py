@@ -9,14 +9,13 @@ from ssdconv.converters.gluon.mapping import anchor_names, anchors, mapping, row
 from ssdconv.converters.gluon.names import in_dialect
 from ssdconv.converters.gluon.parts import parts_of
 from ssdconv.converters.gluon.reader import read_params
-from ssdconv.converters.gluon.recognise import class_count, fit, nearest, recognise, reference, reference_shapes
+from ssdconv.converters.gluon.recognise import class_count, nearest, recognise, reference, reference_shapes
 from ssdconv.converters.gluon.writer import write_params
 from ssdconv.converters.mapping import TensorMapping
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.networks.gluon import DESIGNS
 from ssdconv.ssd_ref.networks.registry import network
 
 
@@ -58,7 +57,7 @@ def _checked(table: TensorTable, config: SSDConfig) -> TensorMapping:
         pairs = mapping(config, table, shapes)
         pairs.check(table, shapes, where=str(table.path))
     except MappingError as error:
-        best = nearest([fit(table, name) for name in DESIGNS])
+        best = nearest(table)
         if best.name == config.name or best.found <= best.wanted // 2:
             raise
         hint = f"the file fits network {best} best" + (f"; {error.hint}" if error.hint else "")

@@ -39,6 +39,15 @@ def _loaded(job):
     return net
 
 
+def graph(job, arrays):
+    """Names of all nodes of a network's graph, and what it says about its batch normalisations; nothing is computed."""
+    net = gluon_nets.make(job["network"], None, "ssd0_")
+    symbol = mx.sym.Group(list(net(mx.sym.var("data"))))
+    nodes = [node for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]
+    norms = {node["name"]: node.get("attrs", {}) for node in nodes if node["op"] == "BatchNorm"}
+    return {"nodes": [node["name"] for node in nodes], "batch_norms": norms}, {}
+
+
 def activations(job, arrays):
     """Every operator's output for ``input`` (N, 3, H, W), by node name, and the final detections of an SSD.
 
@@ -64,8 +73,7 @@ def activations(job, arrays):
     values = block(x)
     for name, value in zip(want, values if isinstance(values, (list, tuple)) else [values]):
         out["nodes/" + _plain(name)] = value.asnumpy()
-    attributes = {n["name"]: n.get("attrs", {}) for n in json.loads(symbol.tojson())["nodes"] if n["op"] == "BatchNorm"}
-    return {"nodes": [_plain(name) for name in want], "batch_norms": attributes}, out
+    return {}, out
 
 
 def _plain(output):
@@ -133,7 +141,7 @@ def bench(job, arrays):
     return {"seconds": seconds[2:]}, {}
 
 
-JOBS = {f.__name__: f for f in (build, activations, preprocess, load, save, save_sparse, bench_load, bench)}
+JOBS = {f.__name__: f for f in (build, graph, activations, preprocess, load, save, save_sparse, bench_load, bench)}
 
 
 def main(folder):

@@ -194,11 +194,22 @@ def test_backbone_file_is_not_an_ssd(manifests: dict[str, Any]) -> None:
 
 
 def test_fit_counts(manifests: dict[str, Any]) -> None:
-    table = table_of(manifests, RESNET50, drop(GAMMA))
-    found = fit(table, RESNET50)
-    assert (found.wanted - found.found, found.left, found.anchors, found.whole) == (1, 0, True, False)
-    other = fit(table, "ssd_512_resnet50_v1_coco")
-    assert not other.anchors
+    found = fit(table_of(manifests, RESNET50, drop(GAMMA)), RESNET50)
+    assert (found.wanted - found.found, found.left, found.whole) == (1, 0, False)
+    whole = table_of(manifests, RESNET50)
+    assert fit(whole, RESNET50).whole and fit(whole, RESNET50).anchors
+    coco = fit(whole, "ssd_512_resnet50_v1_coco")
+    assert coco.whole and not coco.anchors
+
+
+def test_network_with_a_prefix_of_its_own(manifests: dict[str, Any]) -> None:
+    def rename_all(tensors: dict[str, np.ndarray]) -> None:
+        renamed = {f"arg:{name.replace('ssd0_', 'faces_', 1)}": array for name, array in tensors.items()}
+        tensors.clear()
+        tensors.update(renamed)
+
+    made = plan(table_of(manifests, RESNET50, rename_all, "legacy_name"), Request())
+    assert made.config == gluon(RESNET50)
 
 
 def test_unnamed_list_is_refused(manifests: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import Opened, convert, open_source
+from ssdconv.converters.gluon.source import probes
 from ssdconv.parity.activations import compare
 from ssdconv.parity.oracles.gluon import INPUT, GluonOracle, ask_jobs, class_names, oracle_run, prepare
 from ssdconv.parity.verify import derived, detections, verify
@@ -117,23 +118,27 @@ def test_other_network(mxnet: str, tmp_path: Path, name: str) -> None:
     check_named(name, tmp_path)
 
 
-def test_probes_cover_every_layer(mxnet: str, tmp_path: Path) -> None:
-    """Each convolution, normalisation, activation and pooling node of MXNet's graph is a probe."""
-    for name in ("ssd_512_resnet18_v1_voc", "ssd_300_vgg16_atrous_voc", "ssd_512_resnet101_v2_voc"):
-        path = build(tmp_path, name)["structural"]
-        opened = open_source(path, "gluon")
-        with opened.table:
-            oracle = GluonOracle(path, opened.plan.config)
-            size = input_size(name)
-            run = oracle.run(np.zeros((1, 3, size, size), "f4"))
-            probed = {source for source, _ in opened.plan.probes}
-            computing = [
-                node
-                for node in run.outputs.left
-                if any(word in node for word in ("conv", "batchnorm", "_bn", "relu", "activation", "pool"))
-            ]
-        assert set(computing) <= probed
-        assert len(computing) > 50
+def test_probes_cover_every_layer(mxnet: str) -> None:
+    """Each convolution, normalisation, activation and pooling node of every graph is a probe, and every probe a node."""
+    answer = ask_jobs([{"do": "graph", "network": name} for name in DESIGNS])
+    for name, graph in zip(DESIGNS, answer.data["jobs"], strict=True):
+        probed = {source for source, _ in probes(gluon(name))}
+        words = ("conv", "batchnorm", "_bn", "relu", "activation", "pool")
+        computing = {node for node in graph["nodes"] if any(word in node for word in words)}
+        assert len(computing) > 50 and computing <= probed <= set(graph["nodes"]), name
+
+
+def test_batch_norms_are_as_the_graphs_say(mxnet: str) -> None:
+    """eps and fix_gamma of every BatchNorm node; where the graph is silent, MXNet's defaults are 1e-3 and true."""
+    answer = ask_jobs([{"do": "graph", "network": name} for name in DESIGNS])
+    for name, graph in zip(DESIGNS, answer.data["jobs"], strict=True):
+        with torch.device("meta"):
+            modules = dict(SSD(gluon(name)).named_modules())
+        paths = dict(probes(gluon(name)))
+        for node, attributes in graph["batch_norms"].items():
+            ours = modules[paths[node]]
+            assert ours.eps == float(attributes.get("eps", 1e-3)), node
+            assert ours.fix_gamma == (attributes.get("fix_gamma", "True") == "True"), node
 
 
 def test_custom_classes_dialects_and_reverse(mxnet: str, tmp_path: Path) -> None:
