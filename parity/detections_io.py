@@ -205,9 +205,8 @@ def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None)
             image = seen.setdefault(line.image_id, len(seen))
             for label, *numbers in line.detections:
                 if not 0 <= label < len(mine.classes):
-                    raise ColumnCountError(
-                        "label out of range", where=where, expected=f"0..{len(mine.classes) - 1}", got=label
-                    )
+                    known = f"0..{len(mine.classes) - 1}"
+                    raise ColumnCountError("label out of range", where=where, expected=known, got=label)
                 rows.append((image, label, *numbers))
                 places.append(where)
     if header is None:
@@ -236,9 +235,9 @@ def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems |
     path = Path(source)
     if path.is_dir():
         streams = sorted(path.glob("*.jsonl"))
-        if streams:
-            return read_stream(streams, keep_going)[1]
-        return read_voc_detections(path, dataset.classes, keep_going)
+        return (
+            read_stream(streams, keep_going)[1] if streams else read_voc_detections(path, dataset.classes, keep_going)
+        )
     if not path.exists():
         raise MissingError("no such detection file or folder", where=str(path))
     if path.suffix == ".jsonl":

@@ -74,6 +74,15 @@ def test_resume_after_a_cut_at_any_byte(stream: Path) -> None:
         assert stream.read_bytes() == whole and whole.count(b"\n") == lines
 
 
+def test_a_torn_line_longer_than_what_follows_is_gone(stream: Path) -> None:
+    with open(stream, "ab") as file:
+        file.write(b'{"image_id": "3", "detections": [[0, 0.123456789, 1, 2, 3, 4], [0, 0.1')
+    with writer(stream) as out:
+        assert out.done == {"1", "2"}
+        out.write("3", [], [], [])
+    assert stream.read_bytes().endswith(b'{"image_id":"3","detections":[]}\n') and len(read_stream([stream])[1]) == 1
+
+
 def test_no_image_twice(stream: Path) -> None:
     with writer(stream) as out, pytest.raises(DuplicateDetectionError):
         out.write("1", [], [], [])

@@ -37,6 +37,11 @@ def test_plain(tmp_path: Path) -> None:
     assert record.path is None and len(record) == 1
 
 
+def test_only_objects_of_the_image_itself_count(tmp_path: Path) -> None:
+    inner = f"<object><name>cat</name>{BOX}</object>"
+    assert len(read(tmp_path, page(f"<object><name>dog</name>{BOX}{inner}</object><source>{inner}</source>"))) == 1
+
+
 def test_utf16_and_comments_are_xml_too(tmp_path: Path) -> None:
     text = '<?xml version="1.0" encoding="utf-16"?>' + page(
         f"<!-- x --><object><name>d<!-- y -->og</name>{BOX}</object>"
@@ -62,6 +67,7 @@ def test_utf16_and_comments_are_xml_too(tmp_path: Path) -> None:
         ),
         (page(f"<object><name>dog</name>{BOX.replace('3.5', 'nan')}</object>"), InvertedObjectError, "not finite"),
         (page(f"<object><name>dog</name>{BOX.replace('3.5', '0')}</object>"), InvertedObjectError, "inverted"),
+        (page(f"<object><name>dog</name>{BOX.replace('4', '1')}</object>"), InvertedObjectError, "inverted"),
         (
             page(f"<object><name>dog</name>{BOX}</object>", size="<width>9</width>"),
             AnnotationError,
