@@ -15,6 +15,7 @@ from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.recognise import as_named
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
+from ssdconv.converters.ops import Reshape
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
@@ -92,8 +93,16 @@ def mapping(config: SSDConfig, table: TensorTable) -> TensorMapping:
                 hint="merged and unmerged batch normalisation differ in this way: is it the right prototxt or network?",
             )
         drops.append(Drop(name, "its layer is not part of the detector"))
-    entries = [Entry(b.name, b.tensor, b.shape) for b in blobs if not b.same_as]
+    entries = [_entry(b, table) for b in blobs if not b.same_as]
     return TensorMapping(tuple(entries), tuple(drops))
+
+
+def _entry(blob: Blob, table: TensorTable) -> Entry:
+    """One blob's way; old files store every blob with four dimensions, a bias as (1, 1, 1, N)."""
+    stored = tuple(table[blob.name].shape) if blob.name in table else blob.shape
+    if stored != blob.shape and [n for n in stored if n != 1] == [n for n in blob.shape if n != 1]:
+        return Entry(blob.name, blob.tensor, stored, (Reshape(blob.shape),))
+    return Entry(blob.name, blob.tensor, blob.shape)
 
 
 @dataclass(frozen=True)

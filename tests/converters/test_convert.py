@@ -12,6 +12,7 @@ import torch
 
 import ssdconv
 from ssdconv.converters.caffe.reader import read_caffemodel
+from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.convert import convert
 from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
@@ -215,3 +216,29 @@ def test_real_nets_convert_and_come_back(
         for name, tensor in first.items():
             assert tensor.shape == second[name].shape
             assert tensor.load().tobytes() == second[name].load().tobytes()
+
+
+def legacy(source: Path, target: Path) -> None:
+    """Rewrite a file as Caffe wrote it before 2014-10: four dimensions in num, channels, height, width for every blob."""
+    net = messages()["Net"]()
+    net.ParseFromString(source.read_bytes())
+    for layer in net.layer:
+        for blob in layer.blobs:
+            dims = [1] * (4 - len(blob.shape.dim)) + list(blob.shape.dim)
+            blob.ClearField("shape")
+            blob.num, blob.channels, blob.height, blob.width = dims
+    target.write_bytes(net.SerializeToString())
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_blobs_of_four_legacy_dimensions(with_file: bool, tmp_path: Path) -> None:
+    config = network("mobilenet_ssd_voc_bn") if with_file else NARROW
+    checkpoint.save(tmp_path / "net.pth", config, seeded_tensors(config, 4))
+    reverse(tmp_path / "net.pth", tmp_path / "net.caffemodel", "caffe")
+    legacy(tmp_path / "net.caffemodel", tmp_path / "old.caffemodel")
+    prototxt = tmp_path / "net.prototxt"
+    modern = convert(tmp_path / "net.caffemodel", tmp_path / "a.pth", prototxt=prototxt)
+    old = convert(tmp_path / "old.caffemodel", tmp_path / "b.pth", prototxt=prototxt)
+    assert [r.sha256 for r in old.rows] == [r.sha256 for r in modern.rows]
+    assert [r.target_shape for r in old.rows] == [r.target_shape for r in modern.rows]
+    assert old.rows[1].source_shape != modern.rows[1].source_shape
