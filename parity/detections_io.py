@@ -3,8 +3,8 @@
 The stream is JSON lines. The first line is the header ``{"format": "ssdconv-detections", "version": 1, "dataset": ...,
 "network": ..., "classes": [...], "written": false}``; then one line per image, ``{"image_id": "000001", "detections":
 [[label, score, x1, y1, x2, y2], ...]}``, labels counted in the header's classes, corners in pixels of the original image,
-every digit kept. A line is written and flushed when its image is done; a last line cut short by a crash is dropped on
-resume. Several processes write a file each (``detections.0.jsonl`` ...), which are read together.
+every digit kept. A line is flushed when its image is done; a line cut short by a crash is dropped on resume. Several
+processes write a file each (``detections.0.jsonl`` ...); these are read together.
 """
 
 from __future__ import annotations

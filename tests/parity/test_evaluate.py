@@ -126,14 +126,14 @@ def voc_like(tmp_path: Path) -> Path:
 
 
 def stream(root: Path, images: tuple[str, ...] = ("000001", "000002")) -> Path:
-    """A stream with one exact 0-based detection of the cat, one false confident dog in 000001, nothing in 000002."""
+    """A stream with one exact 0-based detection of the cat, one false confident dog in 000001, an unsure false cat in 000002."""
     path = root / "detections.jsonl"
     with DetectionsWriter(path, dataset="voc07", network=CHAINER, classes=("dog", "cat")) as out:
         for name in images:
             if name == "000001":
                 out.write(name, [1, 0], [0.9, 0.8], [[10, 10, 29, 29], [70, 5, 90, 40]])
             else:
-                out.write(name, [], [], [])
+                out.write(name, [1], [0.3], [[70, 5, 90, 40]])
     return path
 
 
@@ -147,8 +147,15 @@ def test_small_by_hand(voc_like: Path) -> None:
     shown = {(b.status, b.label): b.box for b in first.boxes}
     assert shown["object", 7] == (10.0, 10.0, 29.0, 29.0) == shown["true", 7], "both counted from 0"
     assert shown["difficult", 7] == (60.0, 10.0, 79.0, 29.0) and ("false", 11) in shown
-    assert sum(result.histogram.true) == 1 and sum(result.histogram.false) == 1
+    assert sum(result.histogram.true) == 1 and sum(result.histogram.false) == 2
     assert next(c for c in result.curves if c.name == "cat").recall == (1.0,)
+
+
+def test_boxes_are_drawn_in_the_pictures_own_pixels(voc_like: Path) -> None:
+    """The kit counts from 1, on both sides; what is drawn counts from 0."""
+    result, _ = evaluate_detections("voc07", voc_like, stream(voc_like), convention_name="devkit", resamples=0)
+    shown = {(b.status, b.label): b.box for b in result.worst[0].boxes}
+    assert shown["object", 7] == (10.0, 10.0, 29.0, 29.0) and shown["true", 7] == (9.0, 9.0, 28.0, 28.0)
 
 
 def test_interrupted_run_is_no_result(voc_like: Path) -> None:

@@ -95,6 +95,11 @@ def test_each_fault_has_its_error(
     assert path.name in str(caught.value)
 
 
+def test_boxes_may_begin_outside(coco_root: Path) -> None:
+    changed(coco_root, "annotations", bbox=[-1.5, -2, 30, 40])
+    assert open_coco(coco_root)[0].boxes[0].tolist() == [-1.5, -2.0, 28.5, 38.0]
+
+
 def test_not_json_and_no_images(coco_root: Path) -> None:
     path = coco_root / "annotations" / "instances_val2017.json"
     for text in ("", '{"images": [', '{"images": [], "annotations": [], "categories": []}', '{"images": [NaN]}'):
