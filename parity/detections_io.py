@@ -244,8 +244,5 @@ def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems |
         return read_stream([path], keep_going)[1]
     if path.suffix == ".json":
         return read_coco_results(path, dataset.classes, dataset.category_ids, keep_going)
-    raise UsageError(
-        "unknown form of detections",
-        where=str(path),
-        expected="a folder of comp4_det_test_<class>.txt, a COCO results .json, or a .jsonl stream",
-    )
+    known = "a folder of comp4_det_test_<class>.txt, a COCO results .json, or a .jsonl stream"
+    raise UsageError("unknown form of detections", where=str(path), expected=known)
