@@ -8,7 +8,9 @@ Peers, all with Caffe's rule (score > 0.01, 400 per class, IoU <= 0.45, 200 per 
 - ``opencv_layer``: OpenCV's own DetectionOutput layer on the softmax output
 
 Heads are seeded. "spread": candidates evenly over classes; "objects": clusters of overlapping boxes in a few classes,
-as a trained net gives them. Prints JSON: milliseconds per image (median of interleaved rounds) and the ratio ours/peer.
+as a trained net gives them. Prints JSON: milliseconds per image (best and median of
+interleaved rounds), the ratio ours/peer of the best, and the machine's load: with more jobs than cores, calls that use
+several threads wait for each other and the figures say little.
 
     python bench/postprocess.py [--threads 2] [--rounds 30]
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -177,14 +180,14 @@ def heads(kind: str, candidates: int, batch: int, priors: Priors) -> tuple[Tenso
     return loc, conf
 
 
-def measure(runs: dict[str, Callable[[], object]], rounds: int, batch: int) -> dict[str, float]:
+def measure(runs: dict[str, Callable[[], object]], rounds: int, batch: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 2):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             times[name].append((time.perf_counter() - start) * 1e3 / batch)
-    return {name: statistics.median(values[2:]) for name, values in times.items()}
+    return {name: values[2:] for name, values in times.items()}
 
 
 @torch.inference_mode()
@@ -217,11 +220,19 @@ def main() -> None:
                     passing = (conf.softmax(-1)[..., 1:] > RULE.score_threshold).sum().item() / batch
                     slow = kind == "spread" and candidates > 1000
                     times = measure(runs, max(options.rounds // 5, 3) if slow else options.rounds, batch)
-                    ratios = {name: times["ours"] / value for name, value in times.items() if name != "ours"}
+                    best = {name: min(values) for name, values in times.items()}
                     rows.append(
-                        {"heads": kind, "candidates": round(passing), "batch": batch, "ms": times, "ratio": ratios}
+                        {
+                            "heads": kind,
+                            "candidates": round(passing),
+                            "batch": batch,
+                            "ms": best,
+                            "ms_median": {name: statistics.median(values) for name, values in times.items()},
+                            "ratio": {name: best["ours"] / value for name, value in best.items() if name != "ours"},
+                        }
                     )
-    print(json.dumps({"priors": len(priors), "classes": CLASSES, "threads": options.threads, "rows": rows}, indent=1))
+    facts = {"priors": len(priors), "classes": CLASSES, "threads": options.threads, "load": os.getloadavg()[0]}
+    print(json.dumps({**facts, "rows": rows}, indent=1))
 
 
 def check(ours: object, theirs: object) -> None:
