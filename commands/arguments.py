@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssdconv.converters.registry import located
 from ssdconv.errors import MissingError, UsageError
 
 
@@ -43,12 +44,12 @@ def check_device(name: str) -> str:
 
 
 def existing(path: str | Path) -> Path:
-    """``path`` if there is a file of that name.
+    """``path`` if there is a file of that name, or the index of the TensorFlow checkpoint that it names.
 
     Raises:
         MissingError: there is none.
     """
-    path = Path(path)
+    path = located(Path(path))
     if path.is_dir():
         raise UsageError("this is a folder, a file is needed", where=str(path))
     if not path.exists():

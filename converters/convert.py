@@ -15,7 +15,7 @@ from ssdconv import __version__
 from ssdconv.converters.mapping import Entry
 from ssdconv.converters.ops import apply_all
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.registry import Source, head_of, recognise
+from ssdconv.converters.registry import Source, head_of, located, recognise
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.report import ConversionReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
@@ -41,6 +41,7 @@ def open_source(path: Path, source: str | None = None, request: Request | None =
         FormatError: damaged file or not an SSD.
         MappingError: tensors do not fit the network.
     """
+    path = located(path)
     head_of(path)
     kind = source_named(source) if source else recognise(path)
     from ssdconv.ssd_ref.model import reference_shapes
@@ -89,7 +90,7 @@ def convert(
     from ssdconv.ssd_ref.checkpoint import save
 
     started = time.perf_counter()
-    path = Path(src)
+    path = located(Path(src))
     outputs = output_paths(path, Path(dst) if dst else None, format)
     wish = Request(network, num_classes, Path(prototxt) if prototxt else None, channel_order, options or {})
     with ThreadPoolExecutor(1, "sha256") as pool:

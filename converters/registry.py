@@ -46,7 +46,9 @@ class Source:
 
 
 def _caffe(head: bytes, path: Path) -> bool:
-    return path.suffix == ".caffemodel" or (head[:1] in (b"\x0a", b"\x12", b"\xa2") and not _gluon(head, path))
+    return path.suffix == ".caffemodel" or (
+        head[:1] in (b"\x0a", b"\x12", b"\xa2") and not _gluon(head, path) and not _graphdef(head, path)
+    )
 
 
 def _gluon(head: bytes, path: Path) -> bool:
@@ -61,6 +63,21 @@ def _pytorch(head: bytes, path: Path) -> bool:
     if head[:4] == b"PK\x03\x04":
         return b"data.pkl" in head[30:256] or path.suffix in (".pth", ".pt")
     return head[:1] == b"\x80" or (head[257:262] == b"ustar" and path.suffix in (".pth", ".pt", ".tar"))
+
+
+def _graphdef(head: bytes, path: Path) -> bool:
+    return head[:1] == b"\x0a" and (path.suffix == ".pb" or b"\x12\x0bPlaceholder" in head)
+
+
+def _tensorflow(head: bytes, path: Path) -> bool:
+    if _graphdef(head, path):
+        return True
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-8, 2)
+            return stream.read() == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
+    except OSError:
+        return False
 
 
 SOURCES: dict[str, Source] = {
@@ -106,6 +123,15 @@ SOURCES: dict[str, Source] = {
             _gluon,
             "ssdconv gluon2pt ssd_512_resnet50_v1_voc.params ssd512.pth",
         ),
+        Source(
+            "tensorflow",
+            "SSD.TensorFlow (checkpoint or frozen graph of TensorFlow)",
+            "tf2pt",
+            "pt2tf",
+            (".ckpt", ".index", ".pb"),
+            _tensorflow,
+            "ssdconv tf2pt model.ckpt-120000.index ssd300.pth",
+        ),
     )
 }
 
@@ -119,6 +145,13 @@ def source(name: str) -> Source:
     if name not in SOURCES:
         raise UsageError(f"no source {name!r}", expected=f"one of {', '.join(SOURCES)}")
     return SOURCES[name]
+
+
+def located(path: Path) -> Path:
+    """The file that stands for a path: a checkpoint's index for its prefix, ``.meta`` or ``.data`` file, else the path."""
+    from ssdconv.converters.tensorflow.paths import index_of
+
+    return index_of(path)
 
 
 def head_of(path: Path) -> bytes:

@@ -40,12 +40,13 @@ class Layer:
             yield "bias", f"{self.module}.bias", self.weight[:1]
 
 
-def vgg_layers(config: SSDConfig, source: str) -> Iterator[Layer]:
+def vgg_layers(config: SSDConfig, source: str, *, same_padding: bool = False) -> Iterator[Layer]:
     """Every learned layer of a VGG16 SSD.
 
     Args:
         config: a staged network on VGG16 with biases everywhere and one L2 normalisation on conv4_3.
         source: whose format is wanted, for the message.
+        same_padding: it has TensorFlow's SAME padding.
 
     Raises:
         MappingError: ``source`` cannot express the network.
@@ -85,7 +86,7 @@ def vgg_layers(config: SSDConfig, source: str) -> Iterator[Layer]:
     yield Layer("l2norm", "0", "heads.l2norm.0", (taps[0],))
     for stage in staged.extras.stages:
         for spec in stage:
-            if spec.norm is not None or not spec.bias or spec.padding == "same":
+            if spec.norm is not None or not spec.bias or (spec.padding == "same" and not same_padding):
                 raise MappingError(f"{source} cannot express layer {spec.name!r}", where=config.name)
             yield Layer(
                 "extras", spec.name, f"extras.{spec.name}.conv", (spec.out_channels, channels, spec.kernel, spec.kernel)

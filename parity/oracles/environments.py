@@ -86,6 +86,14 @@ ENVIRONMENTS: dict[str, Environment] = {
             sources="chainer-build.txt",
         ),
         Environment(
+            "tensorflow",
+            "TensorFlow 2.15.1 with Keras 2.15",
+            ("3.11",),
+            "tensorflow.txt",
+            "import tensorflow as tf, h5py; assert float(tf.reduce_sum(tf.ones(2))) == 2",
+            1300,
+        ),
+        Environment(
             "torchvision",
             "torchvision 0.28.0 on this interpreter's torch",
             (f"{sys.version_info[0]}.{sys.version_info[1]}",),

@@ -15,3 +15,30 @@ def mxnet() -> str:
         return install("gluon", print).name
     except MissingError as error:
         pytest.skip(f"no MXNet: {error}")
+
+
+@pytest.fixture(scope="session")
+def chainer_env() -> str:
+    """Name of the environment with Chainer and ChainerCV; skips with the reason where it cannot be made."""
+    try:
+        return install("chainer", print).name
+    except MissingError as error:
+        pytest.skip(f"no Chainer: {error}")
+
+
+@pytest.fixture(scope="session")
+def torchvision_env() -> str:
+    """Name of the environment with torchvision; skips with the reason where it cannot be made."""
+    try:
+        return install("torchvision", print).name
+    except MissingError as error:
+        pytest.skip(f"no torchvision: {error}")
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> str:
+    """Name of the environment with TensorFlow 2.15 and Keras 2.15; skips with the reason where it cannot be made."""
+    try:
+        return install("tensorflow", print).name
+    except MissingError as error:
+        pytest.skip(f"no TensorFlow: {error}")

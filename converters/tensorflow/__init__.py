@@ -1,0 +1,1 @@
+"""TensorFlow checkpoints and frozen graphs, read and written without TensorFlow."""

@@ -1,0 +1,97 @@
+"""Open a checkpoint (V2 or V1) or a frozen graph as a tensor table, whichever of its names is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssdconv.converters.caffe.opened import OpenedFile
+from ssdconv.converters.caffe.wire import Wire
+from ssdconv.converters.tensorflow import graphdef, slices_v1
+from ssdconv.converters.tensorflow.bundle import Bundle, open_shard
+from ssdconv.converters.tensorflow.paths import index_of
+from ssdconv.converters.tensorflow.table import Table, is_table
+from ssdconv.converters.tensors import LazyTensor, TensorTable
+from ssdconv.errors import FormatError, MissingError
+
+
+def read_checkpoint(path: Path) -> TensorTable:
+    """Open a checkpoint or a frozen graph.
+
+    Args:
+        path: a checkpoint's prefix, its ``.index``, ``.meta`` or ``.data`` file, a V1 checkpoint, or a ``.pb`` graph.
+
+    Returns:
+        Tensors by variable name (by node name for a graph), without ":0". ``meta`` holds ``flavour`` ("V2", "V1" or
+        "graph"), and for a graph ``ops``, each node's op.
+
+    Raises:
+        MissingError: no such file, or a shard is missing.
+        FormatError: damaged, or no such file format.
+    """
+    given, path = Path(path), index_of(path)
+    if path.name.endswith(".meta"):
+        raise MissingError(
+            "this is the graph of a checkpoint; its weights are in files beside it, which are missing",
+            where=str(given),
+            expected=str(given)[: -len(".meta")] + ".index",
+        )
+    file = OpenedFile(path)
+    try:
+        if is_table(bytes(file.data[-8:])):
+            return _table(path, file)
+        return _graph(path, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _table(path: Path, file: OpenedFile) -> TensorTable:
+    table = Table(file.data, str(path))
+    first = table.get(b"")
+    if first is None:
+        raise FormatError("a table, but not of a checkpoint: it has no header", where=str(path))
+    if path.name.endswith(".index") or not _lists_tensors(table):
+        prefix = path.with_name(path.name.removesuffix(".index"))
+        bundle = Bundle(table, lambda index, count: open_shard(prefix, index, count))
+
+        def close() -> None:
+            bundle.close()
+            file.close()
+
+        def unchanged() -> None:
+            file.unchanged()
+            bundle.unchanged()
+
+        try:
+            return _made(path, "V2", bundle.tensors(), unchanged, close, shards=bundle.shards)
+        except BaseException:
+            bundle.close()
+            raise
+    return _made(path, "V1", slices_v1.tensors(table, file), file.unchanged, file.close)
+
+
+def _lists_tensors(table: Table) -> bool:
+    """Whether the header is V1's list of tensors: a message in field 1, where V2 has a number."""
+    value = table.get(b"")
+    return value is not None and len(value) > 0 and value[0] == 1 << 3 | 2
+
+
+def _graph(path: Path, file: OpenedFile) -> TensorTable:
+    try:
+        found, ops = graphdef.tensors(Wire(file.data, str(path)), len(file.data), file)
+    except FormatError as error:
+        raise FormatError(
+            f"neither a checkpoint nor a frozen graph of TensorFlow: {error.what}",
+            where=error.where,
+            expected=error.expected,
+            got=error.got,
+            hint="give a checkpoint's .index file, a V1 checkpoint, or a frozen GraphDef (.pb)",
+        ) from None
+    return _made(path, "graph", found, file.unchanged, file.close, ops=ops)
+
+
+def _made(
+    path: Path, flavour: str, found: dict[str, LazyTensor], unchanged: object, close: object, **meta: object
+) -> TensorTable:
+    kind = {"V2": "checkpoint V2", "V1": "checkpoint V1", "graph": "frozen graph"}[flavour]
+    return TensorTable(path, kind, found, meta={"flavour": flavour, "unchanged": unchanged, **meta}, close=close)  # type: ignore[arg-type]

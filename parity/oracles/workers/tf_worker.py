@@ -1,0 +1,158 @@
+"""TensorFlow 1 code on TensorFlow 2.15 as an oracle of checkpoints and frozen graphs; answers requests by files.
+
+Called with one folder; ``request.json`` there is ``{"jobs": [...]}``, each job one dict with ``do`` (a function below) and its
+arguments; ``request.npz`` holds arrays named ``<job index>/<name>``. Answers go to ``response.json``, a list under ``jobs``,
+and ``response.npz`` under the same kind of names.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0", CUDA_VISIBLE_DEVICES="")
+
+import numpy as np
+import tensorflow as tf
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tf_hikapok
+
+v1 = tf.compat.v1
+SESSION = v1.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
+
+
+def _random(name, shape, rng):
+    """Values that keep activations in range, by the kind of the variable."""
+    if name.endswith("conv4_3_scale/weights"):
+        return rng.uniform(4, 16, shape).astype("f4")
+    if len(shape) != 4:
+        return rng.normal(0, 0.05, shape).astype("f4")
+    gain = np.sqrt((1.0 if "multibox" in name else 2.0) / np.prod(shape[:3])) * (0.3 if "/loc_" in name else 1.0)
+    return (rng.normal(0, gain, shape) / (85.0 if name.endswith("conv1_1/kernel") else 1.0)).astype("f4")
+
+
+def build(job, arrays):
+    """A network with random variables, and optimizer slots with ``slots``, saved as ``flavours``: V2, V1, sharded, frozen.
+
+    Answers the path of each, and all variables' values under ``<variable>``.
+    """
+    rng, folder, out, paths = np.random.default_rng(job.get("seed", 0)), Path(job["folder"]), {}, {}
+    with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
+        probes = tf_hikapok.build(job["width"], job["classes"])
+        saved = v1.global_variables()
+        if job.get("slots"):
+            step = v1.train.get_or_create_global_step()
+            loss = tf.add_n([tf.reduce_sum(v) for v in saved])
+            v1.train.MomentumOptimizer(0.1, 0.9).minimize(loss, global_step=step)
+            with v1.variable_scope("tower_1"):
+                v1.get_variable("conv4_3_scale/weights", (job["width"] * 8,))
+        session.run(v1.global_variables_initializer())
+        for variable in saved:
+            name = variable.op.name
+            out[name] = _random(name, variable.shape.as_list(), rng)
+            variable.load(out[name], session)
+        for flavour in job["flavours"]:
+            path = str(folder / ("net_" + flavour + ".ckpt"))
+            if flavour == "frozen":
+                names = [p.op.name for p in probes.values()]
+                graph = v1.graph_util.convert_variables_to_constants(session, session.graph_def, names)
+                path = str(folder / "net.pb")
+                Path(path).write_bytes(graph.SerializeToString())
+            else:
+                version = v1.train.SaverDef.V1 if flavour == "V1" else v1.train.SaverDef.V2
+                path = v1.train.Saver(write_version=version, sharded=flavour == "sharded").save(session, path)
+            paths[flavour] = path
+    return {"paths": paths}, out
+
+
+def partitioned(job, arrays):
+    """Two variables cut into parts along an axis, saved as V2 and V1; answers their values."""
+    rng, out, paths = np.random.default_rng(3), {}, {}
+    shapes = {"rows/kernel": ((7, 130, 3), 0, 3), "columns/kernel": ((2, 200, 5), 1, 2)}
+    with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
+        made = {}
+        for name, (shape, axis, parts) in shapes.items():
+            cut = v1.fixed_size_partitioner(parts, axis)
+            with v1.variable_scope(name.rsplit("/", 1)[0], partitioner=cut):
+                made[name] = v1.get_variable(name.rsplit("/", 1)[1], shape)
+        v1.get_variable("whole", initializer=rng.integers(0, 99, (3, 2)).astype("i8"))
+        v1.get_variable("scalar", initializer=np.float64(2.5))
+        v1.get_variable("truth", initializer=np.array([True, False]))
+        session.run(v1.global_variables_initializer())
+        for flavour in ("V2", "V1"):
+            saver = v1.train.Saver(write_version=getattr(v1.train.SaverDef, flavour))
+            paths[flavour] = saver.save(session, str(Path(job["folder"]) / ("parts_" + flavour)))
+        for name, variable in made.items():
+            out[name] = session.run(tf.convert_to_tensor(variable))
+        for variable in v1.global_variables():
+            if "/" not in variable.op.name:
+                out[variable.op.name] = session.run(variable)
+    return {"paths": paths}, out
+
+
+def _restored(job, session):
+    """Probes of the network with the variables of ``path``: a checkpoint's prefix, or a frozen graph."""
+    if job["path"].endswith(".pb"):
+        graph = v1.GraphDef()
+        graph.ParseFromString(Path(job["path"]).read_bytes())
+        names = [n.name for n in graph.node if n.name.startswith("probe/")]
+        found = v1.import_graph_def(graph, return_elements=[n + ":0" for n in names], name="")
+        heads = {"loc": "@loc", "conf": "@conf"}
+        return {heads.get(n[len("probe/") :], n[len("probe/") :]): t for n, t in zip(names, found, strict=True)}
+    probes = tf_hikapok.build(job["width"], job["classes"], job.get("scope", "ssd300"))
+    v1.train.Saver().restore(session, job["path"])  # raises when a variable is missing
+    return probes
+
+
+def activations(job, arrays):
+    """Every probe for ``input`` (N, 3, H, W), NCHW, and detections of image i as ``<i>/detections`` (n, 6)."""
+    with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
+        probes = _restored(job, session)
+        out = session.run(probes, {"input:0": arrays["input"].transpose(0, 2, 3, 1)})
+    out = {"probes/" + n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in out.items()}
+    for index, (loc, conf) in enumerate(zip(out["probes/@loc"], out["probes/@conf"], strict=True)):
+        out[f"{index}/detections"] = tf_hikapok.detect(loc, conf)
+    return {}, out
+
+
+def prepare(job, arrays):
+    """RGB uint8 arrays (H, W, 3) as the source's evaluation prepares them: (300, 300, 3), BGR, by TensorFlow 1's resize."""
+    mean = np.array([103.94, 116.78, 123.68], np.float32)
+    out = {}
+    for name, image in arrays.items():
+        resized = v1.image.resize_images(
+            image.astype(np.float32), (300, 300), v1.image.ResizeMethod.BILINEAR, align_corners=False
+        )
+        out[name] = resized.numpy()[..., ::-1] - mean
+    return {}, out
+
+
+def read(job, arrays):
+    """All variables of the checkpoint ``path``, by TensorFlow's own reader."""
+    reader = tf.train.load_checkpoint(job["path"])
+    return {}, {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+DO = {"build": build, "partitioned": partitioned, "activations": activations, "prepare": prepare, "read": read}
+
+
+def main(folder):
+    folder = Path(folder)
+    jobs = json.loads((folder / "request.json").read_text())["jobs"]
+    with np.load(str(folder / "request.npz")) as stored:
+        given = {key: stored[key] for key in stored.files}
+    answers, arrays = [], {}
+    for index, job in enumerate(jobs):
+        head = f"{index}/"
+        mine = {key[len(head) :]: value for key, value in given.items() if key.startswith(head)}
+        answer, out = DO[job["do"]](job, mine)
+        answers.append(answer)
+        arrays.update({head + key: value for key, value in out.items()})
+    versions = {"tensorflow": tf.__version__, "numpy": np.__version__, "python": sys.version.split()[0]}
+    (folder / "response.json").write_text(json.dumps({"jobs": answers, "versions": versions}))
+    np.savez(str(folder / "response.npz"), **arrays)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
