@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
-from ssdconv.commands import caffe2npz, convert, detect, doctor, inspect, networks, published, sources, verify
+from ssdconv.commands import caffe2npz, convert, detect, doctor, inspect, networks, published, sources, verify, zoo
 from ssdconv.commands.verb import Verb, verb_of
 from ssdconv.errors import UsageError
 
@@ -25,6 +25,7 @@ def verbs() -> dict[str, Verb]:
         verb_of(verify),
         verb_of(published),
         verb_of(detect),
+        verb_of(zoo),
         verb_of(networks),
         verb_of(doctor),
     ]

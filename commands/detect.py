@@ -11,6 +11,7 @@ from ssdconv.commands.arguments import add_device, check_device, existing, fract
 from ssdconv.commands.output import counting, print_json
 from ssdconv.commands.pictures import write_drawn
 from ssdconv.commands.verb import Group
+from ssdconv.commands.zoo import add_network_options, zoo_weights
 from ssdconv.errors import EXIT_OK, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv detect photo.jpg --weights out.pth",
     "ssdconv detect *.jpg --weights out.pth --threshold 0.3 --out drawn --device cuda",
     "ssdconv detect photo.jpg --weights out.pth --json",
+    "ssdconv detect photo.jpg --network res10_300x300_ssd",
 )
 
 
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMG", help="image files that OpenCV reads (JPEG, PNG, …)")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint that ssdconv wrote")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--weights", metavar="FILE", help="a checkpoint that ssdconv wrote")
+    which.add_argument("--network", metavar="NAME", help="weights of the zoo, downloaded and converted at first use")
+    parser.add_argument("--zoo", metavar="FILE", help="a zoo file of your own, beside the built-in one")
+    add_network_options(parser)
     parser.add_argument("--out", metavar="DIR", help="write every image with its boxes drawn to DIR, as PNG")
     parser.add_argument(
         "--threshold", type=fraction, default=0.5, metavar="SCORE", help="report scores above this (default: 0.5)"
@@ -39,11 +45,11 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     images = [existing(image) for image in args.images]
     targets = _targets(images, args.out)
-    existing(args.weights)
+    weights = existing(args.weights) if args.weights else zoo_weights(args)
     device = check_device(args.device)
     from ssdconv.ssd_ref.checkpoint import load
 
-    model = load(args.weights, device)
+    model = load(weights, device)
     results = []
     with counting("detecting", len(images)) as step:
         for image, target in zip(images, targets, strict=True):
@@ -52,7 +58,7 @@ def run(args: Namespace) -> int:
             if not args.json:
                 _print_one(results[-1])
     if args.json:
-        print_json({"weights": str(args.weights), "network": model.config.name, "images": results})
+        print_json({"weights": str(weights), "network": model.config.name, "images": results})
     return EXIT_OK
 
 

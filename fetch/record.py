@@ -141,6 +141,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
         paper: where the network is described.
         prototxt: Caffe definition that the conversion needs besides.
         channel_order: where the file cannot tell.
+        paper_network: the network of the paper with the same architecture, as ``parity/published.json`` names it.
         published: None where no number was ever published.
         parity, scores: measured here; empty where nobody measured.
         note: anything else.
@@ -157,6 +158,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     paper: Document
     prototxt: File | None = None
     channel_order: Literal["RGB", "BGR"] | None = None
+    paper_network: Name | None = None
     published: Published | None = None
     parity: tuple[Parity, ...] = ()
     scores: tuple[Score, ...] = ()

