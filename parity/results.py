@@ -1,17 +1,14 @@
-"""What a parity check concluded, as plain data: frozen, true when passed, and round-tripping through JSON.
+"""What the parts of a parity check concluded, as plain data: frozen, and true when passed.
+
+That makes a failed result false: ask ``is None`` where one may be absent.
 
 Nothing here imports torch, so that reports can be read and drawn anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import msgspec
-
-from ssdconv.errors import FormatError
 from ssdconv.parity.tolerance import MAX_RATIO, Floor, Measurement
 
 
@@ -168,96 +165,3 @@ class TensorResult:
 
     def __bool__(self) -> bool:
         return self.compared > 0 and not self.different
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """The verdict of ``verify``: is the converted network the source network?
-
-    Attributes:
-        network, source: name of the network and system.
-        weights, weights_sha256, source_file, source_sha256: the two files.
-        oracle, versions: who computed the other side, and the versions of all libraries at work.
-        inputs: what was fed, probe by probe.
-        tensors: the stored bits; None where no mapping was at hand.
-        not_compared: oracle outputs outside the declared probes, with the reason.
-        notes: anything a reader should know ("no image was given ...").
-        seconds: wall time.
-    """
-
-    network: str
-    source: str
-    weights: str
-    weights_sha256: str
-    source_file: str
-    source_sha256: str
-    oracle: str
-    inputs: tuple[InputResult, ...]
-    tensors: TensorResult | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    not_compared: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    def __bool__(self) -> bool:
-        return bool(self.inputs) and all(self.inputs) and (self.tensors is None or bool(self.tensors))
-
-    @property
-    def first_divergent(self) -> str | None:
-        """Source name of the first layer that differs; else "detections" or the first differing tensor; else None."""
-        failed = [i for i in self.inputs if i.first_divergent is not None]
-        if failed:
-            order = [p.source for p in failed[0].probes]
-            names = [i.first_divergent.source for i in failed if i.first_divergent is not None]
-            return min(names, key=lambda n: order.index(n) if n in order else len(order))
-        if any(i.detections is not None and not i.detections for i in self.inputs):
-            return "detections"
-        if self.tensors is not None and not self.tensors:
-            return self.tensors.different[0] if self.tensors.different else "tensors"
-        return None
-
-    @property
-    def probes(self) -> int:
-        """Probes compared over all inputs."""
-        return sum(len(i.probes) for i in self.inputs)
-
-    @property
-    def worst(self) -> ProbeResult | None:
-        """The worst probe over all inputs."""
-        found = [i.worst for i in self.inputs if i.worst is not None]
-        return max(found, key=lambda p: (bool(p.problem), p.excess), default=None)
-
-    @property
-    def passed(self) -> bool:
-        """The verdict."""
-        return bool(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON-ready data, with the derived figures (verdict, ratios) beside the measured ones."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        for shown, result in zip(data["inputs"], self.inputs, strict=True):
-            for row, probe in zip(shown["probes"], result.probes, strict=True):
-                row |= {"ok": bool(probe), "ratio": probe.ratio, "rms_ratio": probe.rms_ratio, "needed": probe.needed}
-        summary = {
-            "passed": self.passed,
-            "first_divergent": self.first_divergent,
-            "probes": self.probes,
-            "worst_ratio": self.worst.ratio if self.worst is not None else None,
-            "worst_rms_ratio": max((p.rms_ratio for i in self.inputs for p in i.probes), default=None),
-            "worst_probe": self.worst.source if self.worst is not None else None,
-        }
-        return summary | data
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any] | str | bytes) -> ParityReport:
-        """Read ``to_json``'s data, or its text, back; derived figures are computed anew.
-
-        Raises:
-            FormatError: not JSON, or not a parity report.
-        """
-        try:
-            if isinstance(data, str | bytes):
-                return msgspec.json.decode(data, type=cls)
-            return msgspec.convert(data, cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise FormatError(f"not a parity report: {error}") from None

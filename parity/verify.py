@@ -36,7 +36,8 @@ from ssdconv.parity.activations import Heads, Progress, compare
 from ssdconv.parity.detections_match import Candidates, Rows, match_detections
 from ssdconv.parity.inputs import ProbeInput, make_inputs
 from ssdconv.parity.oracles.base import OracleRun, require
-from ssdconv.parity.results import DetectionResult, InputResult, ParityReport, TensorResult
+from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.results import DetectionResult, InputResult, TensorResult
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.detect import scores_of
@@ -49,6 +50,7 @@ COLUMNS = {
     "caffe": "ssdconv.parity.oracles.caffe",
     "gluon": "ssdconv.parity.oracles.gluon",
     "chainer": "ssdconv.parity.oracles.chainer",
+    "tensorflow": "ssdconv.parity.oracles.tensorflow",
     "pytorch": "ssdconv.parity.oracles.pytorch",
 }
 """Source -> module that sets up its oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in that of Caffe."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.results import ParityReport
+from ssdconv.parity.parity_report import ParityReport
 
 
 def dumps(report: ParityReport) -> str:

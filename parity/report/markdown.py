@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.report.summary import facts, failures, groups, verdict
-from ssdconv.parity.results import ParityReport
 from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
 
 

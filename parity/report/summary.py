@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from ssdconv.parity.results import DetectionResult, ParityReport, ProbeResult
+from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.results import DetectionResult, ProbeResult
 
 MOST_GROUPS = 14
 

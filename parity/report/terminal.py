@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.report.summary import facts, failures, groups, verdict
-from ssdconv.parity.results import ParityReport
 from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
 
 

@@ -108,9 +108,8 @@ def scaled(net: Recorded, run: OracleRun, probes: list[Probe], name: str, factor
     return first, name.rsplit(".", 1)[0]
 
 
-@pytest.mark.parametrize("factor", [1.0002, 1 / 1.0002])
-def test_every_eighth_tensor_scaled_is_noticed_at_its_layer(net: Recorded, factor: float) -> None:
-    sweep(net, factor, 8)
+def test_every_twelfth_tensor_scaled_is_noticed_at_its_layer(net: Recorded) -> None:
+    sweep(net, 1.0002, 12)
 
 
 @pytest.mark.slow

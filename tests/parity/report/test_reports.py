@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 
 from ssdconv.errors import FormatError, MissingError
+from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.report import json_report
 from ssdconv.parity.report.markdown import render
 from ssdconv.parity.report.summary import MOST_GROUPS, groups, verdict
 from ssdconv.parity.report.terminal import show
-from ssdconv.parity.results import Boundary, DetectionResult, InputResult, ParityReport, ProbeResult, TensorResult
+from ssdconv.parity.results import Boundary, DetectionResult, InputResult, ProbeResult, TensorResult
 from ssdconv.parity.tolerance import Floor, Measurement
 
 
