@@ -15,7 +15,7 @@ from ssdconv.fetch.archive import extract
 from ssdconv.fetch.digest import Expected, digests
 from ssdconv.fetch.download import Options, Progress, fetch
 from ssdconv.fetch.lock import locked
-from ssdconv.fetch.pages import drive_address
+from ssdconv.fetch.pages import drive_address, drive_id
 from ssdconv.fetch.pypi import locate
 from ssdconv.fetch.record import File, Origin
 from ssdconv.ssd_ref.files import atomic_path
@@ -167,6 +167,8 @@ def _from_one(
         address, certificates = found.url, found.certificates
     elif kind == "drive":
         address = drive_address(rest)
+    elif (file_id := drive_id(address)) is not None:
+        address = drive_address(file_id)
     elif kind == "file":
         address = (place.base / rest).resolve().as_uri()
     options = replace(options, certificates=certificates or options.certificates)

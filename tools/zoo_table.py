@@ -1,14 +1,19 @@
-"""The table of the zoo in README.md, made from zoo.json: ``python tools/zoo_table.py`` writes it, ``--check`` only compares."""
+"""The table of the zoo in README.md and the JSON Schema of zoo files: ``python tools/zoo_table.py`` writes both.
+
+The table is made from zoo.json, the schema from the types that zoo files are read with; ``--check`` only compares.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from ssdconv.fetch import scores
+from ssdconv.fetch import record, scores
 from ssdconv.zoo import entries
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+SCHEMA = README.parent / "fetch" / "zoo.schema.json"
 BEGIN, END = "<!-- zoo:begin, made by tools/zoo_table.py -->", "<!-- zoo:end -->"
 HEAD = ("weights", "source", "paper", "the source's own", "here: layers", "here: mAP", "checksum")
 
@@ -39,13 +44,19 @@ def inserted(text: str) -> str:
 
 
 def main() -> int:
-    """Write the table, or compare; 1 where it differs and only comparing was asked."""
-    old = README.read_text()
-    new = inserted(old)
+    """Write both files, or compare; 1 where one differs and only comparing was asked."""
+    wanted = {
+        README: inserted(README.read_text()),
+        SCHEMA: json.dumps(record.schema(), indent=1, ensure_ascii=False) + "\n",
+    }
+    different = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
-        print("as zoo.json says" if old == new else "README.md differs: run python tools/zoo_table.py")
-        return int(old != new)
-    README.write_text(new)
+        print(
+            "\n".join(f"{path.name} differs: run python tools/zoo_table.py" for path in different) or "as zoo.json says"
+        )
+        return int(bool(different))
+    for path in different:
+        path.write_text(wanted[path])
     return 0
 
 
