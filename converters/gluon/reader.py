@@ -5,7 +5,6 @@ The list is walked once, headers only; tensor bytes are touched when a tensor is
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ssdconv.converters.gluon.layout import (
     VERSIONS,
 )
 from ssdconv.converters.gluon.names import dialect_of, prefix_counts
+from ssdconv.converters.gluon.source_bytes import SourceBytes
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MissingError
 
@@ -44,7 +44,8 @@ def read_params(path: str | os.PathLike[str], *, use_mmap: bool = True) -> Tenso
     Returns:
         Tensors in file order under the names of the file (``arg:``/``aux:`` included; ``"0"``, ``"1"``, … for a list
         without names). ``meta`` holds ``dialect`` (see ``names.dialect_of``), ``prefixes`` (names per ``arg``, ``aux``
-        and ``""``) and ``versions`` (arrays per format version).
+        and ``""``), ``versions`` (arrays per format version) and ``unchanged`` (tells whether the file still is as it was
+        when it was opened).
 
     Raises:
         FormatError: damaged, truncated, or hostile file, two tensors of one name, sparse storage, or a dtype that has no
@@ -58,55 +59,13 @@ def read_params(path: str | os.PathLike[str], *, use_mmap: bool = True) -> Tenso
         raise MissingError("no such file", where=str(path)) from None
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    source = _Source(path, descriptor)
+    source = SourceBytes(path, descriptor)
     try:
         source.open(use_mmap)
         return parse(source.view(), path, source=source)
     except BaseException:
         source.close()
         raise
-
-
-class _Source:
-    """The open file behind the tensors; refuses to serve a file that shrank under its memory map."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self._stamp = self._state()
-        self._buffer: mmap.mmap | bytes | None = None
-        self._mapped = False
-
-    def _state(self) -> tuple[int, int]:
-        state = os.fstat(self._descriptor)
-        return state.st_size, state.st_mtime_ns
-
-    def open(self, use_mmap: bool) -> None:
-        if self._stamp[0] < 32:
-            raise FormatError("too short for a .params list", where=str(self.path), got=f"{self._stamp[0]} bytes")
-        try:
-            if use_mmap:
-                self._buffer = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-                self._mapped = True
-            else:
-                self._buffer = self.path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise FormatError(f"cannot be read: {error}", where=str(self.path)) from None
-
-    def view(self) -> memoryview:
-        """The file's bytes, read-only; raises FormatError when the file was closed or changed since it was opened."""
-        if self._buffer is None:
-            raise FormatError("the file was closed before its tensors were read", where=str(self.path))
-        if self._mapped and self._state() != self._stamp:
-            raise FormatError("the file changed while it was being read", where=str(self.path))
-        return memoryview(self._buffer)
-
-    def close(self) -> None:
-        """Let go of the file; arrays keep the memory map alive as long as they need it."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._buffer = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +80,7 @@ class _Header:
     refused: str = ""
 
 
-def parse(buffer: memoryview, path: Path, *, source: _Source | None = None) -> TensorTable:
+def parse(buffer: memoryview, path: Path, *, source: SourceBytes | None = None) -> TensorTable:
     """Walk a ``.params`` list in memory. See ``read_params``; ``source`` serves the tensors' bytes on load."""
     cursor = _Cursor(buffer, path)
     magic, _reserved, count = cursor.numbers("<QQQ", "list header")
@@ -144,11 +103,13 @@ def parse(buffer: memoryview, path: Path, *, source: _Source | None = None) -> T
         view: Callable[[], memoryview] = source.view if source else lambda: buffer
         tensors[name] = LazyTensor(name, header.shape, header.dtype, _loader(view, header), where)
     versions = [header.version for header in headers]
-    meta = {
+    meta: dict[str, Any] = {
         "dialect": dialect_of(names),
         "prefixes": prefix_counts(names),
         "versions": {version: versions.count(version) for version in dict.fromkeys(versions)},
     }
+    if source:
+        meta["unchanged"] = source.unchanged
     return TensorTable(path, "params", tensors, meta=meta, close=source.close if source else None)
 
 

@@ -7,19 +7,19 @@ building the same one. Nothing here imports the source framework.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from ssdconv.errors import MissingError, UsageError
+from ssdconv.parity.oracles.interpreters import find_python
+from ssdconv.parity.oracles.locking import locked
 
 _HERE = Path(__file__).parent
 Progress = Callable[[str], None]
@@ -167,35 +167,6 @@ def states() -> list[State]:
     return [state(name) for name in ENVIRONMENTS]
 
 
-def find_python(versions: tuple[str, ...]) -> Path | None:
-    """The first interpreter of one of the versions, best version first; None when there is none.
-
-    Looks at this interpreter, ``pythonX.Y`` on PATH, and pyenv's versions; each is asked for its version, because a shim
-    may stand for nothing.
-    """
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    for version in versions:
-        candidates = [Path(sys.executable)] if f"{sys.version_info[0]}.{sys.version_info[1]}" == version else []
-        candidates += sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True)
-        on_path = shutil.which(f"python{version}")
-        candidates += [Path(on_path)] if on_path else []
-        for candidate in candidates:
-            if _answers(candidate, version):
-                return candidate
-    return None
-
-
-def _answers(python: Path, version: str) -> bool:
-    question = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-    try:
-        run = subprocess.run(
-            [str(python), "-I", "-c", question], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return run.returncode == 0 and run.stdout.strip() == version
-
-
 def install(name: str, progress: Progress | None = None, *, timeout: float = 1800.0) -> State:
     """Build the environment, or do nothing when it is there.
 
@@ -210,7 +181,7 @@ def install(name: str, progress: Progress | None = None, *, timeout: float = 180
     """
     env, say = environment(name), progress or (lambda _: None)
     env.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(env.folder.parent / f"{name}.lock", say):
+    with locked(env.folder.parent / f"{name}.lock", say):
         if state(name).installed:
             return state(name)
         python = find_python(env.pythons)
@@ -275,28 +246,8 @@ def remove(name: str) -> bool:
     env = environment(name)
     if not env.folder.parent.is_dir():
         return False
-    with _locked(env.folder.parent / f"{name}.lock", lambda _: None):
+    with locked(env.folder.parent / f"{name}.lock", lambda _: None):
         found = [path for path in env.folder.parent.glob(f"{name}-*") if path.is_dir()]
         for path in found:
             shutil.rmtree(path)
     return bool(found)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, say: Progress) -> Iterator[None]:
-    """Hold an advisory lock on ``path``; where the platform has none, the final rename alone decides."""
-    with path.open("w") as stream:
-        _lock(stream, say)
-        yield
-
-
-def _lock(stream: IO[str], say: Progress) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say("waiting for another process that installs the same oracle")
-        fcntl.flock(stream, fcntl.LOCK_EX)

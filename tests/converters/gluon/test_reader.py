@@ -67,7 +67,9 @@ def test_file_changed_while_open(packing: SimpleNamespace, tmp_path: Path) -> No
     path = tmp_path / "x.params"
     path.write_bytes(packing.small())
     with read_params(path) as table:
+        assert table.meta["unchanged"]()
         os.truncate(path, 40)
+        assert not table.meta["unchanged"]()
         with pytest.raises(FormatError, match="changed"):
             table["arg:ids"].load()
 
