@@ -6,16 +6,22 @@ become conv6 … conv11_2. Nothing is computed: every number of the Caffe file i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ssdconv.converters.caffe.emit import deploy_net
+from ssdconv.converters.caffe.graph import graph_config
+from ssdconv.converters.caffe.recognise import signature, tells_nothing
+from ssdconv.converters.caffe.source import mapping
 from ssdconv.converters.chainer.source import write
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.same_network import prior_gap
+from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.caffe import SIZES, vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 
 
@@ -63,17 +69,36 @@ def caffe2npz(
     """
     opened = open_source(Path(src), "caffe", Request(network, prototxt=Path(prototxt) if prototxt else None))
     with opened.table as table:
-        config = opened.plan.config
-        if config.staged is None:
-            raise MappingError(
-                "this Caffe network is none of the named ones, so ChainerCV has no class for it",
-                where=str(src),
-                got=config.name,
-            )
-        tensors = {entry.target: array for entry, array in opened.plan.mapping.forward(table)}
+        config = vgg_form(opened.plan.config, table)
+        tensors = {entry.target: array for entry, array in mapping(config, table).forward(table)}
         (output,) = write(config, tensors, Path(dst), Request(options={"foreign_priors": True}))
         table.meta["unchanged"]()
     return Caffe2npz(config, output, len(tensors), (*opened.plan.warnings, *_differences(config)))
+
+
+def vgg_form(config: SSDConfig, table: TensorTable) -> SSDConfig:
+    """A Caffe network as a VGG16 SSD: as it is where it is a named one; a layer graph where it is one of another width.
+
+    Raises:
+        MappingError: it is neither.
+    """
+    if config.staged is not None:
+        return config
+    assert config.graph is not None
+    shape = table["conv1_1/1"].shape if "conv1_1/1" in table else ()
+    mine = signature(config.graph)
+    for name in SIZES if len(shape) == 1 and 0 < shape[0] <= 64 else ():
+        candidate = vgg(name, config.num_classes, width=shape[0])
+        graph = graph_config(deploy_net(candidate), name=name).graph
+        if graph is not None and signature(graph) == mine:
+            priors = config.priors or candidate.priors
+            pixels = candidate.pixels if tells_nothing(config.pixels) else config.pixels
+            return replace(candidate, name=config.name, detect=config.detect, priors=priors, pixels=pixels)
+    raise MappingError(
+        "this Caffe network is no VGG16 SSD of 300 or 512 pixels, so ChainerCV has no class for it",
+        where=str(table.path),
+        got=config.name,
+    )
 
 
 def _differences(config: SSDConfig) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ a view of the mapped file, a deflated one is unpacked when it is loaded, never b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ssdconv.converters.archive import Archive, Member, open_archive
+from ssdconv.converters.archive import Archive, open_archive
 from ssdconv.converters.chainer.npy import MAX_HEADER, Header, parse_header
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
+from ssdconv.converters.zip_directory import Member
 from ssdconv.errors import FormatError, UnsafeFileError
 
 FIRST = "extractor/conv1_1/W"
@@ -34,24 +36,31 @@ def read_npz(path: Path) -> TensorTable:
     """
     file, archive = open_archive(path)
     try:
-        names = {name.removesuffix(".npy"): member for name, member in archive.members.items()}
-        if len(names) != len(archive.members) or not names or not all(n.endswith(".npy") for n in archive.members):
-            odd = next((n for n in archive.members if not n.endswith(".npy")), "nothing")
-            raise FormatError(
-                "a zip archive, but not of NumPy arrays",
-                where=str(path),
-                expected="members NAME.npy",
-                got=odd,
-                hint="a .pth file is a zip archive too: `ssdconv torch2pt`" if odd.endswith(".pkl") else None,
-            )
-        prefix = model_prefix(names)
-        tensors = {}
-        for name, member in names.items():
-            tensors[name] = _tensor(archive, name, member, outside=not name.startswith(prefix or ""))
-        return TensorTable(path, "npz", tensors, meta={"prefix": prefix, "unchanged": file.unchanged}, close=file.close)
+        table = parse(archive, Path(path), file.close)
+        table.meta["unchanged"] = file.unchanged
+        return table
     except BaseException:
         file.close()
         raise
+
+
+def parse(archive: Archive, path: Path, close: Callable[[], None] | None = None) -> TensorTable:
+    """The tensors of an open archive; see ``read_npz``."""
+    odd = [name for name in archive.members if not name.endswith(".npy")]
+    if odd or not archive.members:
+        raise FormatError(
+            "a zip archive, but not of NumPy arrays",
+            where=str(path),
+            expected="members NAME.npy",
+            got=odd[0] if odd else "no members",
+            hint="a .pth file is a zip archive too: `ssdconv torch2pt`" if odd and odd[0].endswith(".pkl") else None,
+        )
+    names = {name.removesuffix(".npy"): member for name, member in archive.members.items()}
+    prefix = model_prefix(names)
+    tensors = {}
+    for name, member in names.items():
+        tensors[name] = _tensor(archive, name, member, outside=not name.startswith(prefix or ""))
+    return TensorTable(path, "npz", tensors, meta={"prefix": prefix}, close=close)
 
 
 def model_prefix(names: dict[str, Member]) -> str | None:

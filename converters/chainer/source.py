@@ -45,13 +45,14 @@ def plan(table: TensorTable, request: Request) -> Plan:
 def config_of(table: TensorTable, request: Request) -> SSDConfig:
     """The network that the tensors' shapes make; see ``plan``."""
     prefix = table.meta.get("prefix") or ""
-    heads = sum(f"{prefix}multibox/conf/{index}/b" in table for index in range(8))
-    name = request.network or {6: "ssd300_voc", 7: "ssd512_voc"}.get(heads)
-    if name is None:
+    heads = [n for n in table if n.startswith(f"{prefix}multibox/")]
+    large = (f"{prefix}multibox/loc/6/", f"{prefix}multibox/conf/6/", f"{prefix}extractor/conv12_")
+    name = request.network or ("ssd512_voc" if any(n.startswith(large) for n in table) else "ssd300_voc")
+    if not heads and not request.network:
         raise MappingError(
             "the file holds no SSD of ChainerCV",
             where=str(table.path),
-            expected="tensors multibox/conf/0/b to multibox/conf/5/b (SSD300) or /6/b (SSD512)",
+            expected="tensors multibox/conf/0/b and so on",
             got=f"{len(table)} tensors, first {next(iter(table))!r}" if len(table) else "no tensors",
             hint="a file of the VGG16 extractor alone is a start for training, not a detector",
         )

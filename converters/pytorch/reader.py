@@ -6,7 +6,7 @@ views of the mapped file. Wrappers that training scripts put around a state dict
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,46 +33,57 @@ def read_pth(path: Path) -> TensorTable:
 
     Returns:
         Tensors in the file's order, under the names of the state dict. ``meta["wrappers"]`` are the keys that led to it,
-        ``meta["keys"]`` all other keys of the file, ``meta["strings"]`` the text values beside it.
+        ``meta["strings"]`` the file's own text values by key.
 
     Raises:
         MissingError: no such file.
         FormatError: damaged, or no state dict in it.
         UnsafeFileError: loading it normally would run code; the message lists what.
     """
-    path = Path(path)
-    file = OpenedFile(path)
+    file = OpenedFile(Path(path))
     try:
-        content = _content(file, str(path))
-        state, wrappers, beside = state_dict(content.value, str(path))
-        tensors, skipped = _tensors(content, state, str(path))
-        warnings = []
-        if beside:
-            warnings.append(f"the file also holds {', '.join(sorted(beside)[:8])}: not read")
-        if skipped:
-            warnings.append(f"{len(skipped)} entries are no tensors and were not read, first {skipped[0]!r}")
-        root = as_dict(content.value) or {}
-        meta = {
-            "wrappers": wrappers,
-            "strings": {k: v for k, v in root.items() if isinstance(k, str) and isinstance(v, str)},
-            "unchanged": file.unchanged,
-        }
-        return TensorTable(path, content.format, tensors, meta=meta, warnings=tuple(warnings), close=file.close)
+        table = parse(file.data, Path(path), file.unchanged, file.close)
+        table.meta["unchanged"] = file.unchanged
+        return table
     except BaseException:
         file.close()
         raise
 
 
-def _content(file: OpenedFile, where: str) -> Content:
-    head = bytes(file.data[:512])
+def parse(
+    data: Any, path: Path, check: Callable[[], None] = lambda: None, close: Callable[[], None] | None = None
+) -> TensorTable:
+    """The tensors of a whole file's bytes; see ``read_pth``. ``check`` raises when the file was changed meanwhile."""
+    where = str(path)
+    content = content_of(data, where, check)
+    state, wrappers, beside = state_dict(content.value, where)
+    tensors, skipped = _tensors(content, state, where)
+    warnings = []
+    if beside:
+        warnings.append(f"the file also holds {', '.join(sorted(beside)[:8])}: not read")
+    if skipped:
+        warnings.append(f"{len(skipped)} entries are no tensors and were not read, first {skipped[0]!r}")
+    root = as_dict(content.value) or {}
+    strings = {k: v for k, v in root.items() if isinstance(k, str) and isinstance(v, str)}
+    meta = {"wrappers": wrappers, "strings": strings}
+    return TensorTable(path, content.format, tensors, meta=meta, warnings=tuple(warnings), close=close)
+
+
+def content_of(data: Any, where: str, check: Callable[[], None]) -> Content:
+    """What the file holds, by its format.
+
+    Raises:
+        FormatError, UnsafeFileError: see ``read_pth``.
+    """
+    head = bytes(data[:512])
     if head[:4] == b"PK\x03\x04":
-        return from_zip(Archive(file.data, where, file.unchanged))
+        return from_zip(Archive(data, where, check))
     if head[257:262] == b"ustar":
-        return from_tar(file.data, where, file.unchanged)
+        return from_tar(data, where, check)
     if head[:1] == b"\x80" and MAGIC in head[:40]:
-        return from_pickles(file.data, where, file.unchanged)
-    if head[:1] == b"\x80" or head[:1] in b"(cc}]":
-        refuse_code(Machine(file.data, where=where).run().globals, where)
+        return from_pickles(data, where, check)
+    if head[:1] == b"\x80" or head[:1] in b"(c}]":
+        refuse_code(Machine(data, where=where).run().globals, where)
         raise FormatError(
             "a plain pickle, not a file of torch.save",
             where=where,
