@@ -103,10 +103,9 @@ def verify(
         if column.tells_pixels(opened):
             theirs, _ = make_inputs(opened.plan.config.pixels, images, seed)
         else:
-            notes = (
-                *notes,
-                "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides",
-            )
+            notes = (*notes, PIXELS_UNTOLD)
+        # Where pixels are untold, the mean that the plan assumed is nobody's: the checkpoint's is used.
+        notes = (*notes, *(w for w in opened.plan.warnings if theirs is not mine or "mean" not in w))
         results = []
         not_compared: dict[str, str] = {}
         for own, other in zip(mine, theirs, strict=True):

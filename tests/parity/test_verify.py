@@ -271,6 +271,9 @@ def test_libfacedetection_passes_and_its_mean_counts(shared: Path, tmp_path: Pat
     assert case.config.pixels.mean != (0.0, 0.0, 0.0)
     wrong = case.verify(tmp_path, lambda c, t: (replace(c, pixels=replace(c.pixels, mean=c.pixels.mean[::-1])), t))
     assert not wrong and wrong.first_divergent == "data"
+    assert all(not i.probes[1] for i in wrong.inputs), (
+        "the oracle is fed with the source's pixels, the reference with its own"
+    )
 
 
 @pytest.mark.shared
