@@ -87,6 +87,8 @@ def run_forward(name: str | None, args: Namespace) -> int:
     for field in ("prototxt", "like"):
         if field in wishes | options:
             existing((wishes | options)[field])
+    if options:
+        wishes["options"] = options
     from ssdconv.converters.convert import convert
 
     with working(f"converting {src.name}"):
@@ -97,7 +99,6 @@ def run_forward(name: str | None, args: Namespace) -> int:
             network=args.network,
             num_classes=args.num_classes,
             format=args.format,
-            **({"options": options} if options else {}),
             **wishes,
         )
     if args.json:

@@ -77,9 +77,13 @@ def raw_pixels(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def prior_gap(config: SSDConfig, other: SSDConfig) -> float:
-    """Largest difference in pixels between the prior sizes of two networks with equally many anchors per cell."""
+    """Largest difference in pixels between the prior sizes of two networks with equally many anchors per cell.
+
+    Sizes beyond the image count as the image's: whether they are clamped is the source's way of decoding.
+    """
+    side = float(max(config.pixels.size))
     gaps = [
-        abs(a - b)
+        abs(min(a, side) - min(b, side))
         for mine, theirs in zip(config.priors, other.priors, strict=True)
         for cell, twin in zip(mine.cells, theirs.cells, strict=True)
         for a, b in zip(cell, twin, strict=True)

@@ -17,7 +17,8 @@ from ssdconv.errors import FormatError
 
 MAX_BYTES = 32 * 1024 * 1024
 """Bytes of one pickle that are read; an SSD's state dict takes about 10 kB."""
-MAX_STEPS = 4_000_000
+MAX_STEPS = 500_000
+"""Opcodes of one pickle; an SSD's state dict takes about 3,000, with an optimizer 10,000."""
 MAX_DEPTH = 10_000
 """Values on the machine's stack."""
 

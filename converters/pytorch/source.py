@@ -19,6 +19,9 @@ from ssdconv.ssd_ref.networks.pytorch import KINDS, MEANS, pytorch
 
 FIRST = {"torchvision": "backbone.features.0.weight", "ssd.pytorch": "vgg.0.weight", "vgg16_reducedfc": "0.weight"}
 """Style -> name of its first convolution."""
+FIRST_BIAS = {"torchvision": "backbone.features.0.bias", "ssd.pytorch": "vgg.0.bias", "simple-ssd": "vgg.0.bias"}
+FED = {"ssd.pytorch": "RGB", "simple-ssd": "BGR", "torchvision": "RGB", "vgg16_reducedfc": "BGR"}
+"""Style -> channel order that its code feeds; the backbone file is Caffe's, in Caffe's order."""
 PRIORS = ("priors", "priorbox", "dbox_list", "default_boxes")
 """Names under which forks store the priors."""
 DROPPED = "prior boxes, which follow from the network"
@@ -62,9 +65,6 @@ def plan(table: TensorTable, request: Request) -> Plan:
     drops = [Drop(n, DROPPED) for n in table if n.removeprefix(prefix) in PRIORS]
     mapping = TensorMapping(tuple(entries(config, style, prefix)), tuple(drops))
     return Plan(config, mapping, notes, tuple(probes(config, style)))
-
-
-FIRST_BIAS = {"torchvision": "backbone.features.0.bias", "ssd.pytorch": "vgg.0.bias", "simple-ssd": "vgg.0.bias"}
 
 
 def entries_name(style: str, role: str) -> str:
@@ -178,7 +178,8 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
         raise UsageError("a PyTorch weight file ends in .pth or .pt", where=str(dst))
     own = KINDS[config.name].style if config.source == "pytorch" and config.name in KINDS else ""
     style = request.options.get("style") or own or "ssd.pytorch"
-    rows = list(entries(config, style)) if _is_ssd300(config, style) else []
+    require_layers(config, style)
+    rows = list(entries(config, style))
     if style != own:
         refuse_differences(config, style, bool(request.options.get("foreign_priors")))
     order = request.channel_order or (config.pixels.order if style == own else FED[style])
@@ -187,17 +188,12 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     return [dst]
 
 
-FED = {"ssd.pytorch": "RGB", "simple-ssd": "BGR", "torchvision": "RGB", "vgg16_reducedfc": "BGR"}
-"""Style -> channel order that its code feeds; the backbone file is Caffe's, in Caffe's order."""
-
-
-def _is_ssd300(config: SSDConfig, style: str) -> bool:
+def require_layers(config: SSDConfig, style: str) -> None:
     """Raise unless the style has the network's layers."""
     if style not in ROLES:
         raise UsageError(f"no style {style!r}", expected=f"one of {', '.join(ROLES)}")
     if style != "vgg16_reducedfc" and not same_extras(config, pytorch("ssd_pytorch_ssd300_voc")):
         raise MappingError(f"{style} has SSD300 on VGG16 only", where=config.name)
-    return True
 
 
 def refuse_differences(config: SSDConfig, style: str, foreign_priors: bool = False) -> None:

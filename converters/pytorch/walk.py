@@ -8,8 +8,6 @@ from typing import Any
 from ssdconv.converters.pytorch.allowed import PARAMETER, REBUILD
 from ssdconv.converters.pytorch.machine import Call, Global, Persistent
 
-MAX_NODES = 4_000_000
-
 
 def persistent(root: Any) -> Iterator[Persistent]:
     """Every reference to a storage, each object visited once, in the order met."""

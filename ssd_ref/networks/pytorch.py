@@ -1,7 +1,9 @@
 """SSD300 on VGG16 as PyTorch projects have it: amdegroot/ssd.pytorch, HosinPrime/simple-ssd-for-beginners, torchvision.
 
-All clamp their priors (centre, width and height) to the image. Which channel order conv1_1 reads is a fact of the file for
-ssd.pytorch: files trained by that code are RGB, files made from Caffe weights are BGR; simple-ssd feeds BGR, torchvision RGB.
+ssd.pytorch and simple-ssd clamp their priors' centre, width and height to the image; torchvision (0.28, run live) clamps width
+and height only, so that centres of the 10x10 map's last column and row, at 304 pixels, stay outside. Which channel order conv1_1
+reads is a fact of the file for ssd.pytorch: files trained by that code are RGB, files made from Caffe weights are BGR;
+simple-ssd feeds BGR, torchvision RGB.
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ class Kind:
         l2norm, detect: as in the config.
         sizes: whose prior sizes, a key of ``networks.caffe.SIZES``.
         num_classes: of the published network.
-        clip: whether priors are clamped.
     """
 
     style: str
@@ -100,16 +101,18 @@ def pytorch(name: str, num_classes: int | None = None, *, width: int = 64, order
         source="pytorch",
         num_classes=count,
         pixels=pixels,
-        priors=clamped(prior_maps(300, SIZES[kind.sizes], truncate=False)),
+        priors=_priors(kind),
         detect=kind.detect,
         class_names=names_for(count),
         staged=vgg_staged(300, width, kind.l2norm),
     )
 
 
-def clamped(maps: tuple[PriorMap, ...]) -> tuple[PriorMap, ...]:
-    """The same priors with centre, width and height clamped to the image."""
-    return tuple(replace(entry, clip="centers") for entry in maps)
+def _priors(kind: Kind) -> tuple[PriorMap, ...]:
+    maps = prior_maps(300, SIZES[kind.sizes], truncate=False)
+    if kind.style != "torchvision":
+        return tuple(replace(entry, clip="centers") for entry in maps)
+    return tuple(replace(entry, cells=tuple((min(w, 300.0), min(h, 300.0)) for w, h in entry.cells)) for entry in maps)
 
 
 NETWORKS = dict.fromkeys(KINDS, pytorch)
