@@ -97,7 +97,7 @@ def _copy(stream: IO[bytes], target: Path, size: int, expected: Expected, archiv
                 if not block:
                     break
                 out.write(block)
-                hashing.update(block)
+                hashing.update(block, len(block))
                 count += len(block)
     finally:
         found = hashing.finish()

@@ -12,6 +12,7 @@ from pathlib import Path
 ALGORITHMS = {"sha256": 64, "sha1": 40, "md5": 32}
 """Algorithm -> hexadecimal digits of a whole value."""
 BLOCK = 1 << 20
+BUFFERS = 4
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,47 @@ class Expected:
 class Hashing:
     """Digests computed in a thread of their own, so that receiving and hashing overlap.
 
-    Blocks given to ``update`` must not change afterwards. The queue is short: a slow hash slows the sender down.
+    The few buffers go round: ``room`` gives a free one, ``update`` takes it back when it is full. A slow hash slows the
+    receiver down.
     """
 
     def __init__(self, algorithms: Iterable[str]) -> None:
         self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-        self._queue: queue.Queue[bytes | None] = queue.Queue(16)
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[bytearray | bytes, int] | None] = queue.SimpleQueue()
+        self._left, self._ended = BUFFERS, False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        while (block := self._queue.get()) is not None:
-            for running in self._hashes.values():
-                running.update(block)
+        while (job := self._full.get()) is not None:
+            block, size = job
+            with memoryview(block)[:size] as view:
+                for running in self._hashes.values():
+                    running.update(view)
+            if isinstance(block, bytearray):
+                self._free.put(block)
 
-    def update(self, block: bytes) -> None:
-        """Append a block."""
-        self._queue.put(block)
+    def room(self) -> bytearray:
+        """A buffer of ``BLOCK`` bytes to fill; waits until one is free."""
+        if self._left:
+            self._left -= 1
+            return bytearray(BLOCK)
+        return self._free.get()
+
+    def update(self, block: bytearray | bytes, size: int) -> None:
+        """Append the first ``size`` bytes of ``block``; a buffer from ``room`` belongs to the thread again."""
+        self._full.put((block, size))
+
+    def end(self) -> None:
+        """Say that nothing more comes; ``finish`` then only waits."""
+        if not self._ended:
+            self._ended = True
+            self._full.put(None)
 
     def finish(self) -> dict[str, str]:
         """Algorithm -> hexadecimal digest of everything so far; nothing can be appended afterwards."""
-        self._queue.put(None)
+        self.end()
         self._thread.join()
         return {name: running.hexdigest() for name, running in self._hashes.items()}
 

@@ -8,46 +8,21 @@ file share the work: one downloads, the other waits and takes the result.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssdconv.errors import DownloadError
 from ssdconv.fetch.digest import Expected, digests
 from ssdconv.fetch.faults import Fault, Refused, Transient
-from ssdconv.fetch.http import RANGE_NOT_SATISFIABLE, Client, Reply, loopback
+from ssdconv.fetch.http import Client, loopback
 from ssdconv.fetch.lock import locked
-from ssdconv.fetch.pages import LIMIT, complaint, confirmed, is_page
 from ssdconv.fetch.part import Part
+from ssdconv.fetch.receive import Options, Progress, receive
 
-Progress = Callable[[str, int, int], None]
-"""Told (text, bytes so far, bytes in all or 0)."""
-CHUNK = 1 << 20
 STEP = 1 << 14
 """Bytes that an attempt must add to count as progress."""
 PAUSE_LIMIT = 60.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """How patient a download is.
-
-    Attributes:
-        timeout: seconds for connecting, and for each wait for data.
-        attempts: tries of one address without progress.
-        pause: seconds before the second try; doubles with each.
-        window, least: the connection is given up when ``window`` seconds bring fewer than ``least`` bytes.
-        limit: bytes; anything larger is refused.
-        certificates: file with certificate authorities, None for the system's.
-    """
-
-    timeout: float = 30.0
-    attempts: int = 5
-    pause: float = 1.0
-    window: float = 60.0
-    least: int = 1 << 14
-    limit: int = 4 << 30
-    certificates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +106,7 @@ def _from_one(client: Client, url: str, part: Part, expected: Expected, options:
     while True:
         resumed = part.old or part.size > 0
         try:
-            _receive(client, url, part, expected, options, tell)
+            receive(client, url, part, expected, options, tell)
             found = part.digests()
             problem = expected.problem(part.size, found)
             if problem is None:
@@ -151,93 +126,4 @@ def _from_one(client: Client, url: str, part: Part, expected: Expected, options:
             time.sleep(min(pause, PAUSE_LIMIT))
 
 
-def _receive(client: Client, url: str, part: Part, expected: Expected, options: Options, tell: Progress) -> None:
-    """One request and its body, appended to ``part``; returns when the body is whole."""
-    if part.size and (part.url != url or not (part.validator or expected.vouched)):
-        part.drop()
-    if expected.size is not None and part.size == expected.size:
-        part.go_on()
-        return
-    headers = {}
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-        if part.validator:
-            headers["If-Range"] = part.validator
-    reply, first = _file_reply(client, url, headers)
-    try:
-        total = _place(reply, url, part, expected, options)
-        tell(part.target.name, part.size, total or 0)
-        _body(reply, first, part, total, options, tell)
-    finally:
-        reply.close()
-
-
-def _file_reply(client: Client, url: str, headers: dict[str, str]) -> tuple[Reply, bytes]:
-    """The answer and its first block; Drive's question whether one is sure is answered."""
-    here = url
-    for _ in range(3):
-        reply = client.get(here, headers)
-        if reply.status == RANGE_NOT_SATISFIABLE:
-            return reply, b""
-        try:
-            first = reply.read(CHUNK)
-            if not is_page(reply.headers.get("Content-Type", ""), first):
-                return reply, first
-            while len(first) < LIMIT and (more := reply.read(LIMIT)):
-                first += more
-        except BaseException:
-            reply.close()
-            raise
-        reply.close()
-        target = confirmed(first, reply.url)
-        if target is None:
-            raise Refused(complaint(first))
-        here = target
-    raise Refused("it asks for confirmation again and again")
-
-
-def _place(reply: Reply, url: str, part: Part, expected: Expected, options: Options) -> int | None:
-    """Decide where the body belongs, before a byte is written; the whole file's size, None where unknown."""
-    if reply.status == RANGE_NOT_SATISFIABLE:
-        part.drop()
-        raise Transient("it has nothing after what is here already")
-    if reply.status == 206:
-        where = reply.range
-        changed = part.validator is not None and reply.validator not in (None, part.validator)
-        if where is None or where[0] != part.size or changed:
-            part.drop()
-            raise Transient("it sent another piece than was asked for" if not changed else "the file changed there")
-        total = where[1] if where[1] is not None else (part.size + reply.length if reply.length is not None else None)
-    else:
-        total = reply.length
-    if total is not None and expected.size is not None and total != expected.size:
-        raise Refused(f"this is not the file: it has {total} bytes instead of {expected.size}")
-    total = total if total is not None else expected.size
-    if total is None and not expected.vouched:
-        raise Refused("it tells no length, and neither size nor checksum are known: a cut file would look whole")
-    if total is not None and total > options.limit:
-        raise Refused(f"it has {total} bytes, more than the limit of {options.limit}")
-    if reply.status == 206:
-        part.go_on()
-    else:
-        part.restart(url, reply.validator)
-    return total
-
-
-def _body(reply: Reply, block: bytes, part: Part, total: int | None, options: Options, tell: Progress) -> None:
-    most = options.limit if total is None else total
-    since, mark = time.monotonic(), part.size
-    while block:
-        if part.size + len(block) > most:
-            part.drop()
-            raise Refused(f"it sends more than {most} bytes")
-        part.write(block)
-        tell(part.target.name, part.size, total or 0)
-        now = time.monotonic()
-        if now - since > options.window:
-            if part.size - mark < options.least:
-                raise Transient(f"it sends fewer than {options.least} bytes in {options.window:g} s")
-            since, mark = now, part.size
-        block = reply.read(CHUNK)
-    if total is not None and part.size < total:
-        raise Transient(f"the connection ended after {part.size} of {total} bytes")
+__all__ = ["Fetched", "Options", "Progress", "fetch"]

@@ -60,6 +60,23 @@ class Reply:
             raise _network(error) from error
         return block
 
+    def read_into(self, view: memoryview) -> int:
+        """What the next packet brings, put into ``view``; 0 at the end. May read past Content-Length, so bound ``view``.
+
+        Raises:
+            Transient: a timeout or a cut connection.
+        """
+        stream = getattr(self.body, "fp", None)
+        if self.length is None or not hasattr(stream, "readinto1"):  # chunked, or another urllib: one copy more
+            block = self.read(len(view))
+            view[: len(block)] = block
+            return len(block)
+        try:
+            count: int = stream.readinto1(view)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _network(error) from error
+        return count
+
     @property
     def length(self) -> int | None:
         """Content-Length, None where there is none or it is no number."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import IO
 
 from ssdconv.errors import OutputError
 from ssdconv.fetch.digest import BLOCK, Expected, Hashing
 
+FLUSH = 32 << 20
+"""Bytes after which the disk is asked to catch up, in a thread, so that the last sync is short."""
 HINT = "check the folder, its permissions and the free space; run it again to go on where it stopped"
 
 
@@ -38,6 +41,8 @@ class Part:
         self._algorithms = expected.algorithms
         self._hashing: Hashing | None = None
         self._stream: IO[bytes] | None = None
+        self._flushing: threading.Thread | None = None
+        self._flushed = 0
         self.size = 0
         self.url = ""
         self.validator: str | None = None
@@ -65,7 +70,7 @@ class Part:
         try:
             self.path.unlink(missing_ok=True)  # never old bytes beside the new address
             self._about.write_text(json.dumps({"url": url, "validator": validator}))
-            self._stream = self.path.open("wb")
+            self._stream = self.path.open("wb", buffering=0)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -75,11 +80,16 @@ class Part:
             return
         hashing = Hashing(self._algorithms)
         try:
-            stream = self.path.open("r+b")
+            stream = self.path.open("r+b", buffering=0)
             left = self.size
-            while left and (block := stream.read(min(BLOCK, left))):
-                hashing.update(block)
-                left -= len(block)
+            while left:
+                block = hashing.room()
+                with memoryview(block)[: min(BLOCK, left)] as view:
+                    count = stream.readinto(view)
+                if not count:
+                    break
+                hashing.update(block, count)
+                left -= count
             if left:
                 raise OSError(5, "the part became shorter")
             stream.seek(self.size)
@@ -87,33 +97,45 @@ class Part:
             raise self._failed(error) from error
         self._hashing, self._stream = hashing, stream
 
-    def write(self, block: bytes) -> None:
-        """Append.
+    def room(self) -> bytearray:
+        """A buffer to fill and give to ``write``."""
+        assert self._hashing is not None
+        return self._hashing.room()
+
+    def write(self, block: bytearray | bytes, size: int) -> None:
+        """Append the first ``size`` bytes of ``block``, which is not to be touched afterwards.
 
         Raises:
             OutputError: disk full and the like; the bytes before stay.
         """
         assert self._stream is not None and self._hashing is not None
         try:
-            self._stream.write(block)
+            with memoryview(block)[:size] as view:
+                self._stream.write(view)
         except OSError as error:
             raise self._failed(error) from error
-        self._hashing.update(block)
-        self.size += len(block)
+        self._hashing.update(block, size)
+        self.size += size
+        if self.size - self._flushed >= FLUSH and (self._flushing is None or not self._flushing.is_alive()):
+            self._flushed = self.size
+            self._flushing = threading.Thread(target=_flush, args=(self._stream.fileno(),), daemon=True)
+            self._flushing.start()
 
     def digests(self) -> dict[str, str]:
-        """Algorithm -> digest of all bytes; ends the writing."""
-        assert self._hashing is not None
+        """Algorithm -> digest of all bytes, which are on the disk for sure then; ends the writing."""
+        assert self._hashing is not None and self._stream is not None
+        self._hashing.end()
+        try:
+            os.fsync(self._stream.fileno())  # while the last blocks are hashed
+        except OSError as error:
+            raise self._failed(error) from error
         found = self._hashing.finish()
         self._hashing = None
         return found
 
     def keep(self) -> None:
-        """Give the finished file its name, on the disk for sure."""
-        assert self._stream is not None
+        """Give the finished file its name; after ``digests``."""
         try:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
             self.close()
             self.path.replace(self.target)
         except OSError as error:
@@ -138,6 +160,9 @@ class Part:
         if self._hashing is not None:
             self._hashing.finish()
             self._hashing = None
+        if self._flushing is not None:
+            self._flushing.join()
+            self._flushing, self._flushed = None, 0
         if self._stream is not None:
             stream, self._stream = self._stream, None
             with contextlib.suppress(OSError):
@@ -146,3 +171,8 @@ class Part:
     def _failed(self, error: OSError) -> OutputError:
         self.close()
         return OutputError(f"cannot write the file: {error.strerror or error}", where=str(self.path), hint=HINT)
+
+
+def _flush(handle: int) -> None:
+    with contextlib.suppress(OSError):  # the last sync tells
+        os.fsync(handle)
