@@ -32,7 +32,7 @@ def configure(group: argparse._ArgumentGroup) -> None:
         "--evaluator", choices=("hotcoco", "pycocotools"), default="hotcoco", help="COCO scoring (default: %(default)s)"
     )
     add("--batch-size", type=int, default=8, metavar="N", help="images per forward pass (default: 8)")
-    add("--workers", type=int, default=1, metavar="N", help="processes that load images (default: 1)")
+    add("--workers", type=int, default=1, metavar="N", help="threads that load images (default: 1)")
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--work", metavar="DIR", help="folder for the detections of a run that may be continued (default: the cache)")
     add("--fresh", action="store_true", help="refuse to continue an earlier run's detections")

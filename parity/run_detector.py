@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.parity.class_map import class_map
@@ -62,34 +61,38 @@ class _Item:
     error: SsdconvError | None = None
 
 
-class _Images(TorchDataset[_Item]):
-    """Decodes and prepares one image; errors travel as values, so that the main process decides what to do."""
+def _load(dataset: Dataset, pixels: Pixels, index: int) -> _Item:
+    """Decode and prepare one image; errors travel as values, so that the loop decides what to do."""
+    record = dataset[index]
+    try:
+        image = read_image(record)
+    except SsdconvError as error:
+        return _Item(index, None, error=error)
+    return _Item(index, prepare([image], pixels)[0], image.shape[1], image.shape[0])
 
-    def __init__(self, dataset: Dataset, pixels: Pixels) -> None:
-        self.dataset = dataset
-        self.pixels = pixels
 
-    def __getitem__(self, index: int) -> _Item:
-        record = self.dataset[index]
+def _prefetched(
+    dataset: Dataset, pixels: Pixels, batches: Sequence[Sequence[int]], workers: int
+) -> Iterator[list[_Item]]:
+    """Batches of loaded images, two batches ahead of their use.
+
+    Threads and not processes: OpenCV decodes and resizes without the interpreter lock, nothing is copied between
+    processes, and a process forked while torch's or OpenCV's threads exist may hang.
+    """
+    if workers == 0:
+        yield from ([_load(dataset, pixels, index) for index in batch] for batch in batches)
+        return
+    with ThreadPoolExecutor(workers, "images") as pool:
+        waiting: deque[list[Future[_Item]]] = deque()
         try:
-            image = read_image(record)
-        except SsdconvError as error:
-            return _Item(index, None, error=error)
-        return _Item(index, prepare([image], self.pixels)[0], image.shape[1], image.shape[0])
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-
-def _one_thread(_: int) -> None:
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
-def _same(items: list[_Item]) -> list[_Item]:
-    return items
+            for batch in batches:
+                waiting.append([pool.submit(_load, dataset, pixels, index) for index in batch])
+                if len(waiting) > 2:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def process_place() -> tuple[int, int]:
@@ -125,7 +128,7 @@ def run_detector(
         dataset: images with their ids.
         folder: gets ``detections.<rank>.jsonl``; streams of an earlier, interrupted run there are continued.
         batch_size: images per forward pass.
-        workers: processes that decode and resize; 0 does it in this one.
+        workers: threads that decode and resize ahead of the network; 0 does it in between.
         resume: False refuses to continue an earlier run.
         keep_going: collects unreadable images instead of stopping at the first.
         progress: told about every batch.
@@ -151,18 +154,10 @@ def run_detector(
         for batch in _batches(len(dataset), batch_size)[rank::processes]
         if any(dataset.image_ids[i] not in done for i in batch)
     ]
-    loader: Any = DataLoader(
-        _Images(dataset, model.config.pixels),
-        batch_sampler=todo,
-        num_workers=workers,
-        collate_fn=_same,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_one_thread,
-    )
     started, waiting, images = time.perf_counter(), 0.0, 0
     name = folder / f"detections.{rank}.jsonl"
     with DetectionsWriter(name, dataset=dataset.name, network=model.config.name, classes=dataset.classes) as writer:
-        batches: Iterator[list[_Item]] = iter(loader)
+        batches = _prefetched(dataset, model.config.pixels, todo, workers)
         for _ in todo:
             asked = time.perf_counter()
             items = next(batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ssdconv.converters.caffe.emit import detection_output
+from ssdconv.converters.caffe.deploy_params import detection_output
 from ssdconv.converters.caffe.specs import short_float
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import DetectRule, LayerSpec
