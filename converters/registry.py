@@ -65,6 +65,10 @@ def _pytorch(head: bytes, path: Path) -> bool:
     return head[:1] == b"\x80" or (head[257:262] == b"ustar" and path.suffix in (".pth", ".pt", ".tar"))
 
 
+def _keras(head: bytes, path: Path) -> bool:
+    return head[:8] == b"\x89HDF\r\n\x1a\n" or (head[:4] == b"PK\x03\x04" and path.suffix == ".keras")
+
+
 def _graphdef(head: bytes, path: Path) -> bool:
     return head[:1] == b"\x0a" and (path.suffix == ".pb" or b"\x12\x0bPlaceholder" in head)
 
@@ -122,6 +126,15 @@ SOURCES: dict[str, Source] = {
             (".params",),
             _gluon,
             "ssdconv gluon2pt ssd_512_resnet50_v1_voc.params ssd512.pth",
+        ),
+        Source(
+            "keras",
+            "Keras SSDs (.h5, .weights.h5, .keras)",
+            "keras2pt",
+            "pt2keras",
+            (".h5", ".hdf5", ".keras"),
+            _keras,
+            "ssdconv keras2pt VGG_VOC0712_SSD_300x300_iter_120000.h5 ssd300.pth",
         ),
         Source(
             "tensorflow",

@@ -50,6 +50,7 @@ COLUMNS = {
     "caffe": "ssdconv.parity.oracles.caffe",
     "gluon": "ssdconv.parity.oracles.gluon",
     "chainer": "ssdconv.parity.oracles.chainer",
+    "keras": "ssdconv.parity.oracles.keras",
     "tensorflow": "ssdconv.parity.oracles.tensorflow",
     "pytorch": "ssdconv.parity.oracles.pytorch",
 }

@@ -95,7 +95,7 @@ class ConvSpec:
     groups: int = 1
     bias: bool = True
     norm: NormSpec | None = None
-    activation: Literal["relu", "relu6", "none"] = "relu"
+    activation: Literal["relu", "relu6", "elu", "none"] = "relu"
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class SamePad(nn.Module):
         return F.pad(x, (left, right, top, bottom), value=self.value)
 
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "elu": nn.ELU}
 
 
 class ConvUnit(nn.Sequential):

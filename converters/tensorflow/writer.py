@@ -49,7 +49,7 @@ def write_bundle(prefix: Path, tensors: Mapping[str, Array]) -> list[Path]:
                 array = np.ascontiguousarray(tensors[name], tensors[name].dtype.newbyteorder("<"))
                 if array.dtype not in _CODES or not name or not name.isprintable():
                     raise UsageError(f"tensor {name[:80]!r} cannot be written to a checkpoint", got=array.dtype)
-                raw = memoryview(array.reshape(-1).view(np.uint8))
+                raw = array.tobytes()
                 stream.write(raw)
                 entries.append((name.encode(), _entry(array, offset, crc32c(raw))))
                 offset += array.nbytes

@@ -15,6 +15,8 @@ KINDS = {
     "vgg16": ("sequential", "vgg16"),
     "mobilenet_v1": ("sequential", "mobilenet_v1"),
     "resnet": ("resnet", "resnet"),
+    "keras_resnet50": ("keras_resnet", "keras_resnet50"),
+    "ssd7": ("sequential", "ssd7"),
 }
 """kind -> (module, function); the function takes the taps and the config's options, and the module that it returns
 has ``channels`` (one per tap) and maps (N, 3, H, W) to a list of feature maps."""

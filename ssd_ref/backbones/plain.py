@@ -103,5 +103,28 @@ def mobilenet_v1_units(
     return tuple(units)
 
 
-UNITS: Mapping[str, Callable[..., tuple[Unit, ...]]] = {"vgg16": vgg16_units, "mobilenet_v1": mobilenet_v1_units}
+SSD7_CHANNELS = (32, 48, 64, 64, 48, 48, 32)
+"""Output channels of SSD7's convolutions (pierluigiferrari/ssd_keras, models/keras_ssd7.py)."""
+
+
+def ssd7_units(*, width: int = 32) -> tuple[Unit, ...]:
+    """``conv1`` (5x5) to ``conv7`` (3x3), each with batch normalisation (eps 1e-3) and ELU, 2x2 pools that round down between.
+
+    Args:
+        width: channels of conv1; the others keep their ratio to it.
+    """
+    units: list[Unit] = []
+    for index, channels in enumerate(SSD7_CHANNELS, 1):
+        kernel, norm = 5 if index == 1 else 3, NormSpec(1e-3)
+        out = channels * width // 32
+        units.append(ConvSpec(f"conv{index}", out, kernel, padding=kernel // 2, norm=norm, activation="elu"))
+        units.append(PoolSpec(f"pool{index}", 2, 2, rounding="floor"))
+    return tuple(units)
+
+
+UNITS: Mapping[str, Callable[..., tuple[Unit, ...]]] = {
+    "vgg16": vgg16_units,
+    "mobilenet_v1": mobilenet_v1_units,
+    "ssd7": ssd7_units,
+}
 """kind -> function giving the unit list for a config's backbone options."""

@@ -60,3 +60,8 @@ def vgg16(taps: Sequence[str], **options: Any) -> Tapped:
 def mobilenet_v1(taps: Sequence[str], **options: Any) -> Tapped:
     """MobileNet v1; options as in ``plain.mobilenet_v1_units``."""
     return build_units(UNITS["mobilenet_v1"](**options), taps)
+
+
+def ssd7(taps: Sequence[str], **options: Any) -> Tapped:
+    """The seven layers of SSD7; options as in ``plain.ssd7_units``."""
+    return build_units(UNITS["ssd7"](**options), taps)

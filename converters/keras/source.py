@@ -1,0 +1,207 @@
+"""Keras as a source: reader, mapping and writer under the names that the registry expects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssdconv.converters.keras.flavours import is_training
+from ssdconv.converters.keras.reader import read_keras
+from ssdconv.converters.keras.rows import NORM, Kind, Row, probes_of, rows_of
+from ssdconv.converters.keras.writer import write_weights
+from ssdconv.converters.mapping import Drop, Entry, TensorMapping
+from ssdconv.converters.ops import apply_all, inverse
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.same_network import prior_gap
+from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import MappingError, UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.keras import NETWORKS
+from ssdconv.ssd_ref.networks.registry import network
+
+_MARKS = (
+    ("jedol_ssd300_resnet50_voc", "res5c_mbox_logit", "conv1"),
+    ("jedol_ssd300_vgg16_voc", "fc7_mbox_logit", "conv1_1"),
+    ("ssd_keras_ssd512", "conv10_2_mbox_conf", "conv1_1"),
+    ("ssd_keras_ssd300", "fc7_mbox_conf", "conv1_1"),
+    ("ssd7", "classes4", "conv1"),
+)
+"""Network, a layer that only it (and what stands above) has, and its first layer."""
+
+_OLD_NAMES = {"running_mean": "moving_mean", "running_std": "moving_variance", "W": "kernel", "b": "bias"}
+"""Keras 1's names of weights; its ``running_std`` holds variances."""
+
+
+def read(path: Path) -> TensorTable:
+    """Open a Keras file; no Keras needed. See ``reader.read_keras``."""
+    return read_keras(path)
+
+
+def plan(table: TensorTable, request: Request) -> Plan:
+    """Recognise the network, or take the one asked for, and map its weights layer by layer.
+
+    Raises:
+        MappingError: no network fits, or kernels are Theano's.
+        UsageError: unknown network.
+    """
+    if (table.meta["backend"] or "").lower() == "theano":
+        raise MappingError(
+            "the file was written by Keras on Theano, whose kernels are mirrored",
+            where=str(table.path),
+            hint="load it in Keras on TensorFlow, which turns the kernels, save it again, and convert that",
+        )
+    layers: dict[str, list[str]] = table.meta["layers"]
+    suffix = suffix_of(layers)
+    config, warnings = config_of(table, request, suffix)
+    entries = tuple(
+        Entry(tensor_of(row, table, layers.get(row.layer + suffix, []), suffix), row.target, row.shape, row.ops)
+        for row in rows_of(config)
+    )
+    used = {entry.source for entry in entries}
+    drops = tuple(
+        Drop(name, "training state, not part of the detector")
+        for name in table
+        if name not in used and is_training(name)
+    )
+    return Plan(config, TensorMapping(entries, drops), warnings, tuple(probes_of(config)))
+
+
+def suffix_of(layers: Mapping[str, list[str]]) -> str:
+    """What Keras appended to all layer names, such as ``_1`` for the second model of a session; usually nothing."""
+    for _, mark, first in _MARKS:
+        if mark in layers:
+            return ""
+        for name in layers:
+            match = re.fullmatch(re.escape(mark) + r"(_\d{1,3})", name)
+            if match and first + match[1] in layers:
+                return match[1]
+    return ""
+
+
+def config_of(table: TensorTable, request: Request, suffix: str) -> tuple[SSDConfig, tuple[str, ...]]:
+    """The network in the class count and width of the file, and what the user should know about the choice."""
+    layers: dict[str, list[str]] = table.meta["layers"]
+    family = next((name for name, mark, _ in _MARKS if mark + suffix in layers), None)
+    if request.network:
+        config = network(request.network, "keras", request.num_classes)
+        family = request.network
+    elif family is None:
+        raise MappingError(
+            "the file holds no SSD of a Keras project known here",
+            where=str(table.path),
+            expected="layers such as 'fc7_mbox_logit' (jedol), 'fc7_mbox_conf' (ssd_keras) or 'classes4' (SSD7)",
+            got=f"{len(layers)} layers with weights, first {next(iter(layers), None)!r}",
+            hint="rykov8's ssd_keras is an older network with other priors; it is not supported",
+        )
+    else:
+        config = network(family if family in NETWORKS else f"{family}_voc", "keras")
+    rows = rows_of(config)
+    heads = next(row for row in rows if row.target == "heads.conf.0.bias")
+    first = rows[1]  # conv1_1's or conv1's bias
+    classes = request.num_classes or _side(table, layers.get(heads.layer + suffix, [])) // len(config.priors[0].cells)
+    width = _side(table, layers.get(first.layer + suffix, [])) or first.shape[0]
+    if width > first.shape[0] or classes > 2_000:
+        raise MappingError(
+            "no SSD has such layers", where=str(table.path), got=f"{width} channels in {first.layer}, {classes} classes"
+        )
+    name = config.name
+    warnings: tuple[str, ...] = ()
+    if not request.network and str(family).startswith("ssd_keras"):
+        name = f"{family}_{'coco' if classes == 81 else 'voc'}"
+        if classes not in (21, 81):
+            warnings = (f"{classes} classes: prior sizes taken from {name}; a network with COCO's needs --network",)
+    if name == "ssd7":
+        warnings = ("SSD7 files tell neither input size nor prior sizes: taken from its training notebook (480x300)",)
+    return NETWORKS[name](name, classes or None, width=width), warnings
+
+
+def _side(table: TensorTable, names: list[str]) -> int:
+    """Length of a layer's only vector."""
+    sides = [table[name].shape[0] for name in names if len(table[name].shape) == 1]
+    return sides[0] if len(sides) == 1 else 0
+
+
+def tensor_of(row: Row, table: TensorTable, names: list[str], suffix: str) -> str:
+    """The layer's tensor that is this weight: by its rank for convolutions, by its name or number for the others.
+
+    A name that is not in the file is returned where there is none, so that the check of the mapping tells it.
+    """
+    if row.kind in ("kernel", "bias", "scale"):
+        rank = 4 if row.kind == "kernel" else 1
+        fitting = [name for name in names if len(table[name].shape) == rank]
+    else:
+        fitting = [name for name in names if kind_of(name) == row.kind]
+        if not fitting and len(names) == 4 and all(name.rsplit("/", 1)[-1].isdigit() for name in names):
+            fitting = [names[list(NORM).index(row.kind)]]
+    if len(fitting) > 1:
+        raise MappingError(
+            f"layer {row.layer + suffix!r} has several tensors that could be its {row.kind}",
+            where=str(table.path),
+            got=", ".join(fitting[:4]),
+        )
+    return fitting[0] if fitting else f"{row.layer}{suffix}/{row.kind}"
+
+
+def kind_of(name: str) -> Kind | None:
+    """The kind of a batch normalisation's weight, from the last part of its name: ``gamma:0``, ``bn_conv1_running_std``."""
+    last = name.rsplit("/", 1)[-1].split(":")[0]
+    for word in NORM:
+        if last == word or last.endswith("_" + word):
+            return word
+    for old, kind in _OLD_NAMES.items():
+        if last.endswith(old) and kind in NORM:
+            return kind
+    return None
+
+
+def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
+    """Write a file as ``save_weights`` of Keras 2 writes it; ``load_weights(path, by_name=True)`` reads it.
+
+    Raises:
+        MappingError: no Keras project has the network.
+        UsageError: another suffix.
+        OutputError: the file could not be written.
+    """
+    if dst.suffix not in (".h5", ".hdf5") or dst.name.endswith(".weights.h5"):
+        raise UsageError(
+            "a Keras weight file ends in .h5",
+            where=str(dst),
+            hint=".weights.h5 is the form of Keras 3, which loads layers by their position; use another name",
+        )
+    if config.source == "caffe":
+        config = as_ssd_keras(config)
+    elif config.source != "keras":
+        raise MappingError(
+            "only networks of Keras projects, and Caffe's VGG16 SSDs, are written for Keras",
+            where=config.name,
+            got=f"a network of {config.source}",
+        )
+    rows = rows_of(config)
+    ordered: dict[str, dict[str, Array]] = {}
+    for row in rows:
+        array = apply_all(inverse(row.ops, row.shape), tensors[row.target])
+        kind = "conv4_3_norm_gamma" if row.kind == "scale" and config.name.startswith("ssd_keras") else row.kind
+        ordered.setdefault(row.layer, {})[f"{row.layer}/{kind}:0"] = array
+    write_weights(dst, ordered)
+    return [dst]
+
+
+def as_ssd_keras(config: SSDConfig) -> SSDConfig:
+    """ssd_keras' network that computes the same from the tensors of one of Caffe's.
+
+    Two differences are let pass, as ssd_keras' own conversions of Caffe's files have them: sizes that Caffe cuts to whole pixels, and the
+    place of eps in the L2 normalisation.
+
+    Raises:
+        MappingError: other layers, pixels or prior sizes.
+    """
+    theirs = NETWORKS.get(f"ssd_keras_{config.name}")
+    if theirs is None or config.staged is None:
+        raise MappingError("no Keras project known here has this network", where=config.name)
+    width = config.staged.backbone.options.get("width", 64)
+    twin: SSDConfig = theirs(f"ssd_keras_{config.name}", config.num_classes, width=width)
+    assert twin.staged is not None
+    if config.staged.extras != twin.staged.extras or config.pixels != twin.pixels or prior_gap(config, twin) > 2.0:
+        raise MappingError("ssd_keras has other pixels, priors or layers than this network", where=config.name)
+    return twin
