@@ -5,7 +5,19 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
-from ssdconv.commands import caffe2npz, convert, detect, doctor, inspect, networks, published, sources, verify, zoo
+from ssdconv.commands import (
+    caffe2npz,
+    convert,
+    detect,
+    doctor,
+    inspect,
+    networks,
+    oracle,
+    published,
+    sources,
+    verify,
+    zoo,
+)
 from ssdconv.commands.verb import Verb, verb_of
 from ssdconv.errors import UsageError
 
@@ -27,6 +39,7 @@ def verbs() -> dict[str, Verb]:
         verb_of(detect),
         verb_of(zoo),
         verb_of(networks),
+        verb_of(oracle),
         verb_of(doctor),
     ]
     table: dict[str, Verb] = {}

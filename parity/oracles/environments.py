@@ -7,6 +7,7 @@ building the same one. Nothing here imports the source framework.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import shutil
@@ -139,7 +140,9 @@ def environment(name: str) -> Environment:
         UsageError: there is none.
     """
     if name not in ENVIRONMENTS:
-        raise UsageError(f"no oracle {name!r} has an environment", expected=f"one of {', '.join(ENVIRONMENTS)}")
+        close = difflib.get_close_matches(name.lower(), ENVIRONMENTS, 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else "`ssdconv oracle list` shows them"
+        raise UsageError(f"no oracle {name!r} to install", expected=f"one of {', '.join(ENVIRONMENTS)}", hint=hint)
     return ENVIRONMENTS[name]
 
 
@@ -184,8 +187,7 @@ def install(name: str, progress: Progress | None = None, *, timeout: float = 180
             raise MissingError(
                 f"no Python found for the oracle {name!r}",
                 expected=f"Python {', '.join(env.pythons)} on PATH or under pyenv",
-                hint=f"install one (`pyenv install {env.pythons[0]}`), then `{next_step(name)}`; "
-                "conversion works without it",
+                hint=f"`pyenv install {env.pythons[0]}`, then `{next_step(name)}`; conversion works without it",
             )
         temporary = Path(tempfile.mkdtemp(prefix=f"{name}-building-", dir=env.folder.parent))
         try:
