@@ -66,7 +66,7 @@ class Reply:
         Raises:
             Transient: a timeout or a cut connection.
         """
-        stream = getattr(self.body, "fp", None)
+        stream: Any = getattr(self.body, "fp", None)
         if self.length is None or not hasattr(stream, "readinto1"):  # chunked, or another urllib: one copy more
             block = self.read(len(view))
             view[: len(block)] = block

@@ -395,3 +395,26 @@ def test_a_folder_that_cannot_be_written(server: Any, lab: Any, tmp_path: Path) 
     blocked.write_text("no folder")
     with pytest.raises((OutputError, NotADirectoryError)):
         fetch([server.url], blocked / "weights.bin", expected(lab), options=lab.QUICK)
+
+
+def test_without_checksum_a_changed_file_is_not_glued_together(server: Any, lab: Any, tmp_path: Path) -> None:
+    """The server changes the file between two requests and ignores If-Range; only the ETag tells."""
+    server.script = [lab.cut(80_000, bytes(200_000), '"v0"'), wrong_piece(lab.DATA, 0), lab.good()]
+    fetch([server.url], tmp_path / "weights.bin", Expected(), options=lab.QUICK)
+    assert (tmp_path / "weights.bin").read_bytes() == lab.DATA
+
+
+def test_a_stall_loses_nothing_that_came(server: Any, lab: Any, tmp_path: Path) -> None:
+    server.script = [lab.stall(70_000), lab.good()]
+    fetch([server.url], tmp_path / "weights.bin", expected(lab), options=lab.QUICK)
+    assert server.requests[1].headers["range"] == "bytes=70000-"
+
+
+def test_a_size_alone_is_checked(server: Any, lab: Any, tmp_path: Path) -> None:
+    target = tmp_path / "weights.bin"
+    server.script = [plain(lab.DATA)]
+    with pytest.raises(DownloadError, match="200000 bytes instead of 199999"):
+        fetch([server.url], target, Expected(199_999), options=lab.QUICK)
+    assert left(tmp_path) == set()
+    target.write_bytes(lab.DATA[:-1])
+    assert fetch([server.url], target, Expected(200_000), options=lab.QUICK).url == server.url
