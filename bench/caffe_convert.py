@@ -28,7 +28,7 @@ from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.networks.registry import network
 
-way, source, prototxt, out = sys.argv[1], *map(Path, sys.argv[2:])
+way, source, out = sys.argv[1], *map(Path, sys.argv[2:])
 
 def anon():
     for line in open("/proc/self/status"):
@@ -37,17 +37,17 @@ def anon():
 
 def prepare():
     small = source.with_name("small.caffemodel")
-    convert(small, out.with_name("warm.pth"), prototxt=small.with_suffix(".prototxt"))
+    convert(small, out.with_name("warm.pth"))
 
 def raw():
     with atomic_path(out) as path, open(path, "wb") as stream:
         stream.write(data)
 
 def ours():
-    convert(source, out, prototxt=prototxt, digests=False)
+    convert(source, out, digests=False)
 
 def ours_with_rows():
-    convert(source, out, prototxt=prototxt)
+    convert(source, out)
 
 def protobuf():
     net = messages()["Net"]()
@@ -85,7 +85,7 @@ print(json.dumps({"seconds": seconds, "memory": max(peak, anon()) - base}))
 
 def child(way: str, source: Path, out: Path) -> dict[str, Any]:
     """One measurement in a fresh process."""
-    command = [sys.executable, "-c", CHILD, way, str(source), str(source.with_suffix(".prototxt")), str(out)]
+    command = [sys.executable, "-c", CHILD, way, str(source), str(out)]
     done: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return done
 
