@@ -60,6 +60,17 @@ def graph() -> bytes:
     return out
 
 
+def test_overlapping_slices_of_a_v1_file_are_refused(packing: SimpleNamespace) -> None:
+    """The second slice's extent in the list is made the first's: start 1 becomes start 0."""
+    listed = v1_table(packing).replace(b"\x0a\x04\x08\x01\x10\x01\x0a\x00", b"\x0a\x04\x08\x00\x10\x01\x0a\x00", 1)
+    block = listed[: listed.rindex(b"\0\0\0\0\1\0\0\0\0", 0, -80) + 9]
+    fixed = packing.table([block + packing.masked(packing.crc(block))], [b"\0c"])
+    held = slices_v1.tensors(Table(fixed, "x"))
+    assert held["a"].load().tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(SsdconvError, match="do not make it up"):
+        held["b"].load()
+
+
 def test_the_seeds_are_good(packing: SimpleNamespace) -> None:
     held = {n: t.load().tolist() for n, t in slices_v1.tensors(Table(v1_table(packing), "x")).items()}
     assert held == {"a": [[1, 2], [3, 4]], "b": [[5, 6], [7, 8]]}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.registry import located, recognise
+from ssdconv.converters.tensorflow.bundle import check_tiling, place_of
 from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.errors import FormatError, MissingError
 
@@ -85,6 +86,20 @@ def test_hostile_entries(packing: SimpleNamespace, tmp_path: Path) -> None:
     ):
         with pytest.raises(FormatError, match=text):
             read_checkpoint(made(packing, tmp_path, entries))
+
+
+def test_slices_must_make_up_their_tensor() -> None:
+    shape = (4, 6)
+    left, right = ((0, -1), (0, 3)), ((0, -1), (3, 3))
+    places = [place_of(one, shape, "x") for one in (left, right)]
+    assert places == [(slice(0, 4), slice(0, 3)), (slice(0, 4), slice(3, 6))]
+    check_tiling(places, 24, shape, "x")
+    for bad, covered in (([places[0]], 12), ([places[0], places[0]], 24), ([*places, places[1]], 36)):
+        with pytest.raises(FormatError, match="do not make it up"):
+            check_tiling(bad, covered, shape, "x")
+    for one in (((0, 5), (0, -1)), ((0, -1),), ((3, 2), (0, -1)), ((-1, 2), (0, -1)), ((0, 0), (0, -1))):
+        with pytest.raises(FormatError, match="outside its tensor"):
+            place_of(one, shape, "x")
 
 
 def test_text_tensors_are_listed_and_never_loaded(packing: SimpleNamespace, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_layouts_of_a_loc_head(narrow: SimpleNamespace) -> None:
     assert np.array_equal(ours[0], kernel[..., 1 * 4 + 1].transpose(2, 0, 1))
     assert shift[0 * 4 + 1] == bias[1 * 4 + 0]
     assert shift[3 * 4 + 2] == bias[4 * 4 + 3]  # ratio 1/2 is the reference's fourth, the source's fifth anchor
+    four = held["ssd300/multibox_head/loc_0/bias"].reshape(4, 4)  # sqrt, 1, 2, 1/2 there
+    assert np.array_equal(narrow.tensors["heads.loc.0.bias"].reshape(4, 4), four[[1, 0, 2, 3]][:, [1, 0, 3, 2]])
     conf = held["ssd300/multibox_head/cls_1/bias"]
     assert np.array_equal(narrow.tensors["heads.conf.1.bias"][4 * 5 : 5 * 5], conf[3 * 5 : 4 * 5])
 
