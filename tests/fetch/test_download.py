@@ -405,7 +405,14 @@ def test_without_checksum_a_changed_file_is_not_glued_together(server: Any, lab:
 
 
 def test_a_stall_loses_nothing_that_came(server: Any, lab: Any, tmp_path: Path) -> None:
-    server.script = [lab.stall(70_000), lab.good()]
+    def stops_twice(request: Any) -> None:
+        request.head("200 OK", Content_Length=len(lab.DATA), ETag='"v1"')
+        request.send(lab.DATA[:30_000])
+        time.sleep(0.1)
+        request.send(lab.DATA[30_000:70_000])
+        time.sleep(0.6)
+
+    server.script = [stops_twice, lab.good()]
     fetch([server.url], tmp_path / "weights.bin", expected(lab), options=lab.QUICK)
     assert server.requests[1].headers["range"] == "bytes=70000-"
 
