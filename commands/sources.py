@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ssdconv.commands import source_files
 from ssdconv.commands.arguments import existing
 from ssdconv.commands.output import print_json, table, working
 from ssdconv.commands.verb import Verb
+from ssdconv.commands.zoo import add_network_options
 from ssdconv.converters.registry import SOURCES, Source
 from ssdconv.errors import EXIT_OK
 
@@ -82,6 +84,8 @@ def add_wishes(parser: ArgumentParser, fields: Iterable[str]) -> None:
 
 def run_forward(name: str | None, args: Namespace) -> int:
     """Convert ``args.src``, a file of source ``name`` (None: recognise it), and print the report."""
+    if name is not None and SOURCES[name].by_name:
+        source_files.settle(args)
     src = existing(args.src)
     wishes, options = _wishes(args)
     for field in ("prototxt", "like"):
@@ -135,11 +139,15 @@ def _wishes(args: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _configure_forward(source: Source, parser: ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help=f"weight file of {source.title}")
+    optional: dict[str, Any] = {"nargs": "?"} if source.by_name else {}
+    more = "; without it, that of --network in MXNet's model cache, else the zoo's" if source.by_name else ""
+    parser.add_argument("src", metavar="SRC", help=f"weight file of {source.title}{more}", **optional)
     parser.add_argument(
         "dst", metavar="DST", nargs="?", help="checkpoint to write (default: SRC's name, in the current folder)"
     )
     add_wishes(parser, source.options)
+    if source.by_name:
+        add_network_options(parser)
 
 
 def _configure_reverse(source: Source, parser: ArgumentParser) -> None:

@@ -27,6 +27,7 @@ class Source:
         example: an example command for ``--help``.
         options: further wishes (``plan.Request``) that this source understands, offered as ``--options`` of its verb.
         reverse_options: the same for its reverse verb.
+        by_name: its verb also takes a network's name alone and looks the file up.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Source:
     example: str
     options: tuple[str, ...] = ()
     reverse_options: tuple[str, ...] = ()
+    by_name: bool = False
 
     @property
     def module(self) -> SourceModule:
@@ -125,7 +127,8 @@ SOURCES: dict[str, Source] = {
             "pt2gluon",
             (".params",),
             _gluon,
-            "ssdconv gluon2pt ssd_512_resnet50_v1_voc.params ssd512.pth",
+            "ssdconv gluon2pt --network ssd_512_resnet50_v1_voc ssd512.pth",
+            by_name=True,
         ),
         Source(
             "keras",
