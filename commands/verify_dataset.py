@@ -10,6 +10,7 @@ from typing import Any
 
 from ssdconv.commands.arguments import existing
 from ssdconv.commands.output import following, print_json
+from ssdconv.commands.zoo import add_network_options, zoo_path, zoo_weights
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, UsageError
 
 
@@ -22,6 +23,8 @@ def configure(group: argparse._ArgumentGroup) -> None:
     add("--images", metavar="DIR", help="the images of --annotations")
     add("--weights", metavar="FILE", help="a checkpoint that ssdconv wrote (the same as WEIGHTS)")
     add("--network", metavar="NAME", help="a network of the zoo; with --detections: whose detections they are")
+    add("--zoo", metavar="FILE", help="look --network up in this zoo file instead of the built-in one")
+    add_network_options(group)
     add("--detections", metavar="PATH", help="score these instead: VOC comp4 folder, COCO results json, or our stream")
     add(
         "--convention",
@@ -75,17 +78,17 @@ def _weights(args: Namespace) -> list[Path]:
         raise UsageError("give weights or --network, not both")
     if given:
         return [existing(given)]
+    if args.network:
+        return [zoo_weights(args)]
     from ssdconv import zoo
 
-    if args.network:
-        return [zoo.weights(args.network)]
-    names = zoo.local()
+    names = zoo.local(zoo_path(args))
     if not names:
         raise UsageError(
             "no weights given, and none of the zoo's are on this machine",
             hint="--weights out.pth, or `ssdconv zoo download NAME`",
         )
-    return [zoo.weights(name, offline=True) for name in names]
+    return [zoo.weights(name, zoo=zoo_path(args), offline=True) for name in names]
 
 
 def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _ActionsContainer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def configure(parser: ArgumentParser) -> None:
     zoo_check.configure_add(action("add", "write a record of a local file into a zoo file of your own"))
 
 
-def add_network_options(parser: ArgumentParser) -> None:
+def add_network_options(parser: _ActionsContainer) -> None:
     """``--offline`` and ``--mirror``, as every command that takes weights by name has them."""
     parser.add_argument("--offline", action="store_true", help="touch no network; use what is cached")
     parser.add_argument(
