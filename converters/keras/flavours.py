@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ssdconv.converters.keras import h5
@@ -42,13 +42,17 @@ def is_training(path: str) -> bool:
     return path.split("/")[0] in TRAINING or "/seed_generator/" in path
 
 
-def layers_of(paths: list[str], groups: Mapping[str, Any], config: bytes | None, where: str) -> dict[str, list[str]]:
+def layers_of(
+    paths: list[str], groups: Mapping[str, Any], config: bytes | None, where: str, heaps: Callable[[], None]
+) -> dict[str, list[str]]:
     """Layer name -> its datasets, in file order (by number for v3).
 
     Args:
         paths: of all datasets.
         groups: path of each group -> its identifier.
         config: the ``config.json`` of a ``.keras`` archive.
+        where: the file's name for messages.
+        heaps: see ``h5.text``.
 
     Raises:
         FormatError: a v3 file that does not tell its layers' names.
@@ -68,7 +72,7 @@ def layers_of(paths: list[str], groups: Mapping[str, Any], config: bytes | None,
         if match is None:
             continue
         parent = path.rsplit("/", 1)[0]
-        told = h5.text(groups[parent], "name", f"{where}, /{parent}")
+        told = h5.text(groups[parent], "name", f"{where}, /{parent}", heaps)
         name = names.get(match["key"], told)
         if name is None or (told is not None and told != name):
             raise FormatError(

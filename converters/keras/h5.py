@@ -7,7 +7,7 @@ none. Shapes are only read; what they may be is the mapping's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 12
 MAX_LINKS = 50_000
 MAX_TEXT = 4096
+
+_HEAP = b"GCOL\1\0\0\0"
 
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, NotImplementedError, MemoryError)
 
@@ -144,8 +146,14 @@ def load(dataset: Any, where: str) -> Array:
     return out
 
 
-def text(identifier: Any, name: str, where: str) -> str | None:
+def text(identifier: Any, name: str, where: str, heaps: Callable[[], None]) -> str | None:
     """A short text attribute of a group; None where there is none.
+
+    Args:
+        identifier: h5py's low-level identifier of the group.
+        name: of the attribute.
+        where: the place for messages.
+        heaps: called before a text is read that lies in a global heap; see ``check_heaps``.
 
     Raises:
         FormatError: it is no short text.
@@ -154,9 +162,39 @@ def text(identifier: Any, name: str, where: str) -> str | None:
         if not h5py.h5a.exists(identifier, name.encode()):
             return None
         attribute = h5py.h5a.open(identifier, name.encode())
-        if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
+        kind = attribute.get_type()
+        if attribute.shape != () or kind.get_class() != h5py.h5t.STRING:
             return None
         if attribute.get_storage_size() > MAX_TEXT:
             raise FormatError("an attribute is too long", where=where, got=f"{attribute.get_storage_size()} bytes")
+        if kind.is_variable_str():
+            heaps()
         value = h5py.Group(identifier).attrs[name]
         return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def check_heaps(data: Any, where: str) -> None:
+    """Walk every global heap of a file, in which texts of variable length lie.
+
+    The HDF5 library (1.14) walks a damaged heap for ever: free space of size 0 does not move it on.
+    Layout: HDF5 File Format Specification 3.0, section III.E.
+
+    Raises:
+        FormatError: an object of a heap is shorter than its head, or reaches past the heap's end.
+    """
+    start = data.find(_HEAP)
+    while start >= 0:
+        size = int.from_bytes(data[start + 8 : start + 16], "little")
+        at, end = start + 16, start + size
+        if end > len(data):
+            raise FormatError("a heap of texts reaches past the end of the file", where=f"{where}, offset {start}")
+        while end - at >= 16:
+            index, length = (
+                int.from_bytes(data[at : at + 2], "little"),
+                int.from_bytes(data[at + 8 : at + 16], "little"),
+            )
+            step = 16 + -(-length // 8) * 8 if index else length
+            if step < 16 or at + step > end:
+                raise FormatError("a heap of texts is damaged", where=f"{where}, offset {at}", got=f"size {length}")
+            at += step
+        start = data.find(_HEAP, start + 8)

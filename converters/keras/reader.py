@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_keras(path: Path) -> TensorTable:
             raise FormatError("no HDF5 file", where=str(path), expected=h5.MAGIC.hex(" "), got=head.hex(" "))
         with h5.naming(str(path)):
             opened = h5py.File(path, "r", locking=False)
-        return _table(path, opened, file, None, "h5")
+        return _table(path, opened, file, file.data, None, "h5")
     except BaseException:
         file.close()
         raise
@@ -72,15 +72,18 @@ def _archive(path: Path) -> TensorTable:
                 f"{WEIGHTS} is compressed", where=str(path), hint="Keras stores it; pack the archive with `zip -0`"
             )
         with h5.naming(str(path)):
-            opened = h5py.File(io.BytesIO(bytes(archive.read(member))), "r")
-        return _table(path, opened, file, told, "keras")
+            held = bytes(archive.read(member))
+            opened = h5py.File(io.BytesIO(held), "r")
+        return _table(path, opened, file, held, told, "keras")
     except BaseException:
         file.close()
         raise
 
 
-def _table(path: Path, opened: Any, file: OpenedFile, config: bytes | None, kind: str) -> TensorTable:
+def _table(path: Path, opened: Any, file: OpenedFile, data: Any, config: bytes | None, kind: str) -> TensorTable:
+    """The table of an open HDF5 file, whose bytes are ``data``."""
     where = str(path)
+    heaps = cache(partial(h5.check_heaps, data, where))
     try:
         groups: dict[str, Any] = {}
         tensors: dict[str, LazyTensor] = {}
@@ -100,8 +103,8 @@ def _table(path: Path, opened: Any, file: OpenedFile, config: bytes | None, kind
         root = groups.get("model_weights", opened.id)
         meta = {
             "flavour": flavour_of(list(tensors)),
-            "layers": layers_of(list(tensors), groups, config, where),
-            "backend": h5.text(root, "backend", where) or h5.text(opened.id, "backend", where),
+            "layers": layers_of(list(tensors), groups, config, where, heaps),
+            "backend": h5.text(root, "backend", where, heaps) or h5.text(opened.id, "backend", where, heaps),
             "unchanged": file.unchanged,
         }
     except BaseException:

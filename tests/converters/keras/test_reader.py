@@ -225,3 +225,21 @@ def test_damaged_archives(packing: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "z.keras").write_bytes(raw)
     with pytest.raises(FormatError, match="CRC-32"):
         read_keras(tmp_path / "z.keras")
+
+
+def test_a_heap_that_would_hang_the_library(packing: SimpleNamespace, tmp_path: Path) -> None:
+    """Free space of size 0 in the heap of variable-length texts: HDF5 1.14 never comes back from it."""
+    layers, _ = packing.layers(packing.seven)
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        packing.save_v3(file, layers)
+    raw = bytearray((tmp_path / "x.weights.h5").read_bytes())
+    heap = raw.index(b"GCOL")
+    size = int.from_bytes(raw[heap + 8 : heap + 16], "little")
+    at = heap + 16
+    while raw[at] or raw[at + 1]:  # to the free space, which has index 0
+        at += 16 + -(-int.from_bytes(raw[at + 8 : at + 16], "little") // 8) * 8
+        assert at < heap + size
+    raw[at + 8 : at + 16] = bytes(8)
+    (tmp_path / "x.weights.h5").write_bytes(raw)
+    with pytest.raises(FormatError, match="heap of texts is damaged"):
+        read_keras(tmp_path / "x.weights.h5")
