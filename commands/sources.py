@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdconv.commands import source_files
 from ssdconv.commands.arguments import existing
+from ssdconv.commands.backbone import run_backbone
 from ssdconv.commands.output import print_json, table, working
 from ssdconv.commands.verb import Verb
 from ssdconv.commands.zoo import add_network_options
@@ -33,13 +34,17 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "FILE",
         "help": "a file with the same first layer in a known channel order, which then decides it (PyTorch)",
     },
+    "backbone": {
+        "metavar": "NAME",
+        "help": "SRC is this classification network of GluonCV: write its backbone for training (resnet50_v1s …)",
+    },
     "preset": {"choices": ("evaluate", "visualize"), "help": "threshold preset of ChainerCV (default: evaluate)"},
     "style": {
         "choices": ("ssd.pytorch", "simple-ssd", "torchvision", "vgg16_reducedfc"),
         "help": "project to write for (default: the one that the network came from, else ssd.pytorch)",
     },
 }
-OF_ONE_SOURCE = ("like", "preset", "style")
+OF_ONE_SOURCE = ("backbone", "like", "preset", "style")
 
 
 def verbs() -> list[Verb]:
@@ -86,6 +91,8 @@ def run_forward(name: str | None, args: Namespace) -> int:
     """Convert ``args.src``, a file of source ``name`` (None: recognise it), and print the report."""
     if name is not None and SOURCES[name].by_name:
         source_files.settle(args)
+    if getattr(args, "backbone", None):
+        return run_backbone(args)
     src = existing(args.src)
     wishes, options = _wishes(args)
     for field in ("prototxt", "like"):

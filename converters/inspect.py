@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import head_of, recognise
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, SsdconvError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Backbone, SSDConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class FileSummary:
         why_not: the reason for an empty ``network``.
         config: the network itself, for ``input``, classes and priors.
         provenance: of our own checkpoints.
+        backbone: what a backbone file for training holds.
         warnings: oddities met while reading.
     """
 
@@ -53,6 +56,7 @@ class FileSummary:
     config: SSDConfig | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    backbone: Backbone | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
@@ -64,6 +68,7 @@ class FileSummary:
             "source": self.source,
             "network": self.network or None,
             "why_not": self.why_not or None,
+            "backbone": asdict(self.backbone) if self.backbone else None,
             "input": list(config.pixels.size) if config else None,
             "num_classes": config.num_classes if config else None,
             "priors": config.num_priors if config else None,
@@ -79,7 +84,9 @@ class FileSummary:
         facts = [
             ("file", f"{self.path} ({self.bytes:,} bytes)"),
             ("format", f"{self.format} of {self.source}"),
-            ("network", self.network or f"not recognised: {self.why_not}"),
+            ("backbone", f"{self.backbone.kind} {dict(self.backbone.options)}, for training to start from")
+            if self.backbone
+            else ("network", self.network or f"not recognised: {self.why_not}"),
         ]
         if self.config:
             height, width = self.config.pixels.size
@@ -174,8 +181,11 @@ def _about(path: Path, text: str | None, tensors: tuple[TensorSummary, ...], for
         return FileSummary(path, size, format, "unknown", tensors, why_not="the file carries no ssdconv config")
     try:
         about = json.loads(text)
-        config = SSDConfig.from_json(json.dumps(about["config"]))
         provenance = dict(about["provenance"])
+        if "backbone" in about:
+            held, why = msgspec.convert(about["backbone"], Backbone), "a backbone alone, for training to start from"
+            return FileSummary(path, size, format, "ssdconv", tensors, (), "", why, None, provenance, (), held)
+        config = SSDConfig.from_json(json.dumps(about["config"]))
     except (ValueError, KeyError, TypeError, FormatError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
     return FileSummary(path, size, format, "ssdconv", tensors, (), config.name, "", config, provenance)

@@ -128,6 +128,7 @@ SOURCES: dict[str, Source] = {
             (".params",),
             _gluon,
             "ssdconv gluon2pt --network ssd_512_resnet50_v1_voc ssd512.pth",
+            ("backbone",),
             by_name=True,
         ),
         Source(

@@ -83,12 +83,23 @@ def save(
     Raises:
         OutputError: the file cannot be written; what stood there before is untouched.
     """
-    path = Path(path)
+    return write_described(Path(path), {"config": json.loads(config.to_json())}, tensors, provenance, digest=digest)
+
+
+def write_described(
+    path: Path,
+    about: Mapping[str, Any],
+    tensors: Tensors,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    digest: Future[str] | None = None,
+) -> Path:
+    """Write tensors with a description, ``about`` as JSON-ready data; the rest as in ``save``."""
     sources = tensor_sources(tensors)
 
     def text(sha256: str) -> str:
-        about = dict(provenance or {}) | ({"sha256": sha256} if digest is not None else {})
-        return json.dumps({"version": VERSION, "config": json.loads(config.to_json()), "provenance": about})
+        origin = dict(provenance or {}) | ({"sha256": sha256} if digest is not None else {})
+        return json.dumps({"version": VERSION, **about, "provenance": origin})
 
     def final() -> str:
         return text(digest.result() if digest is not None else "")
@@ -109,7 +120,20 @@ def read(path: str | Path) -> Checkpoint:
         UnsafeFileError: a pickle that wants to build more than tensors and plain data.
         FormatError: not one of our checkpoints, or damaged.
     """
-    path = Path(path)
+    about, state = read_described(Path(path))
+    if "config" not in about and "backbone" in about:
+        raise FormatError(
+            "this file holds a backbone alone, not a detector", where=str(path), hint="it is for training to start from"
+        )
+    try:
+        config = SSDConfig.from_json(json.dumps(about["config"]))
+    except (FormatError, KeyError) as error:
+        raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
+    return Checkpoint(config, state, about["provenance"])
+
+
+def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of any file of ours; errors as in ``read``."""
     try:
         with path.open("rb") as stream:
             head = stream.read(16)
@@ -127,9 +151,8 @@ def read(path: str | Path) -> Checkpoint:
         )
     try:
         about = json.loads(text)
-        config, provenance = SSDConfig.from_json(json.dumps(about["config"])), about["provenance"]
-        version = about["version"]
-    except (FormatError, ValueError, KeyError, TypeError) as error:
+        version, _ = about["version"], about["provenance"]
+    except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
     if version != VERSION:
         raise FormatError(
@@ -139,7 +162,7 @@ def read(path: str | Path) -> Checkpoint:
             got=f"layout {version}",
             hint="convert the original file again, or upgrade ssdconv",
         )
-    return Checkpoint(config, state, provenance)
+    return about, state
 
 
 def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:

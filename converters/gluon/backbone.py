@@ -1,0 +1,134 @@
+"""A GluonCV classification network's .params file to a backbone file for training; the classifier is left out by rule."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssdconv import __version__
+from ssdconv.converters.convert import output_paths
+from ssdconv.converters.gluon.names import ParamName, bare, resolve
+from ssdconv.converters.gluon.parts import backbone_parts
+from ssdconv.converters.gluon.reader import read_params
+from ssdconv.converters.mapping import Drop, Entry, TensorMapping
+from ssdconv.converters.ops import apply_all
+from ssdconv.converters.report import TensorRow, describe
+from ssdconv.converters.tensors import Array, TensorTable, sha256_file
+from ssdconv.ssd_ref.archive import TensorSource
+from ssdconv.ssd_ref.config import Backbone
+from ssdconv.ssd_ref.networks.gluon_backbones import backbone
+
+_STATISTICS = "(gamma|beta|running_mean|running_var)"
+RULES: tuple[tuple[str, str, str], ...] = (
+    ("", r"(output|fc)\.(weight|bias)|.*_dense0_(weight|bias)", "the classifier's last layer"),
+    ("v2", rf"features\.9\.{_STATISTICS}|.*resnetv2\d+_batchnorm2_{_STATISTICS}", "normalisation before the classifier"),
+    ("vgg16", r"norm4\.scale|.*_normalize\d+_normalize_scale", "scale of the detector's L2 normalisation, before its heads"),
+    ("vgg16", r"extras\..*|vggatrous\w+?_extra\d+_.*", "the detector's extra layers"),
+)  # fmt: skip
+"""(backbone kind or ResNet version, or "" for all; pattern of whole names; why such tensors are left out)."""
+
+
+@dataclass(frozen=True)
+class BackboneReport:
+    """What was converted into what; fields as in ``report.ConversionReport``."""
+
+    name: str
+    backbone: Backbone
+    rows: tuple[TensorRow, ...]
+    drops: tuple[Drop, ...]
+    outputs: tuple[Path, ...]
+    source: Path
+    source_format: str
+    source_sha256: str
+    warnings: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as JSON-ready data."""
+        return {
+            "backbone": {"name": self.name, **asdict(self.backbone)},
+            "source": "gluon",
+            "file": str(self.source),
+            "format": self.source_format,
+            "sha256": self.source_sha256,
+            "outputs": [str(path) for path in self.outputs],
+            "tensors": [asdict(row) for row in self.rows],
+            "dropped": [asdict(drop) for drop in self.drops],
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+        }
+
+
+def backbone_mapping(spec: Backbone, table: TensorTable) -> TensorMapping:
+    """Pair a classification network's tensors with the reference backbone's by name, checked.
+
+    Raises:
+        MappingError: a tensor is missing, left over, or of another shape.
+    """
+    from ssdconv.ssd_ref.backbone_file import backbone_shapes
+
+    shapes = backbone_shapes(spec)
+    rows = [
+        (target.removeprefix("backbone."), ParamName(dotted, legacy))
+        for part in backbone_parts(spec)
+        for target, legacy, dotted in part.tensors()
+    ]
+    rows = [(target, name) for target, name in rows if target in shapes]
+    found = resolve(table, [name for _, name in rows], where=str(table.path))
+    entries = tuple(Entry(found[name.structural], target, shapes[target]) for target, name in rows)
+    words = ("", spec.kind, spec.options.get("version"))
+    rules = [(re.compile(pattern), reason) for word, pattern, reason in RULES if word in words]
+    left = [name for name in table if name not in set(found.values())]
+    drops = tuple(
+        Drop(name, f"{reason}; no part of the backbone")
+        for name in left
+        for pattern, reason in rules
+        if pattern.fullmatch(bare(name))
+    )
+    mapping = TensorMapping(entries, drops)
+    mapping.check(table, shapes, where=str(table.path))
+    return mapping
+
+
+def convert_backbone(
+    src: str | Path, name: str, dst: str | Path | None = None, *, format: str | None = None
+) -> BackboneReport:
+    """Convert a classification network's weights into a backbone file (``ssd_ref.backbone_file``).
+
+    Args:
+        src: .params file, in any naming dialect.
+        name: GluonCV's name: "resnet50_v1s", "mobilenet1.0", "vgg16_atrous" …
+        dst, format: as in ``convert.convert``.
+
+    Raises:
+        UsageError: no such backbone.
+        FormatError, MappingError: nothing was written.
+    """
+    from ssdconv.ssd_ref.backbone_file import save_backbone
+
+    started, src, spec = time.perf_counter(), Path(src), backbone(name)
+    outputs = output_paths(src, Path(dst) if dst else None, format)
+    with ThreadPoolExecutor(1, "sha256") as pool, read_params(src) as table:
+        digest = pool.submit(sha256_file, src)
+        mapping = backbone_mapping(spec, table)
+        sources = [
+            TensorSource(e.target, e.target_shape, table[e.source].dtype, partial(_load, e, table)) for e in mapping
+        ]
+        about = {"ssdconv": __version__, "source": "gluon", "name": name, "file": src.name, "format": table.format}
+        for output in outputs:
+            save_backbone(output, spec, sources, {**about, "sha256": ""}, digest=digest)
+        rows = tuple(describe(entry, table) for entry in mapping)
+        table.meta.get("unchanged", lambda: None)()
+        seconds = time.perf_counter() - started
+        return BackboneReport(
+            name, spec, rows, mapping.drops, tuple(outputs), src, table.format, digest.result(), table.warnings, seconds
+        )
+
+
+def _load(entry: Entry, table: TensorTable) -> Array:
+    return apply_all(entry.ops, table[entry.source].load())
