@@ -45,9 +45,7 @@ class SsdconvError(Exception):
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         facts = [
-            f"{label} {value}"
-            for label, value in (("expected", self.expected), ("got", self.got))
-            if value is not None
+            f"{label} {value}" for label, value in (("expected", self.expected), ("got", self.got)) if value is not None
         ]
         text = f"{head} ({', '.join(facts)})" if facts else head
         return f"{text}\n  hint: {self.hint}" if self.hint else text

@@ -103,7 +103,7 @@ def torch_devices() -> list[str]:
 
 def cache_folder() -> str:
     """Where downloads and oracles are kept, with its size when it exists."""
-    from ssdconv.parity.oracles.environments import home
+    from ssdconv.ssd_ref.files import home
 
     folder = home()
     if not folder.is_dir():

@@ -10,7 +10,7 @@ from ssdconv.errors import UsageError
 from ssdconv.fetch import record
 from ssdconv.fetch.record import File, Record
 from ssdconv.fetch.store import Place
-from ssdconv.parity.oracles.environments import home
+from ssdconv.ssd_ref.files import home
 from ssdconv.ssd_ref.networks.registry import SOURCES
 
 FILE = Path(__file__).parents[1] / "zoo.json"

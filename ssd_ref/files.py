@@ -1,10 +1,11 @@
-"""Write a file whole or not at all: temp file in the same folder, fsync, rename."""
+"""Where the tool keeps files, and writing a file whole or not at all: temp file in the same folder, fsync, rename."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from ssdconv.errors import OutputError
 def atomic_path(dst: Path) -> Iterator[Path]:
     """A path to write to that becomes ``dst`` when the block ends well.
 
-    The temporary file lies in ``dst``'s folder and does not exist yet. When the block ends, it is flushed to the disk
+    The temporary file lies in ``dst``'s folder, empty. When the block ends, it is flushed to the disk
     and renamed over ``dst``, keeping ``dst``'s permissions; when the block raises anything, it is removed and ``dst`` stays
     what it was.
 
@@ -67,3 +68,14 @@ def _settle(temporary: Path, target: Path) -> None:
             pass
         finally:
             os.close(folder)
+
+
+def home() -> Path:
+    """Folder for what the tool keeps between runs: ``SSDCONV_HOME``, else the platform's cache folder."""
+    if "SSDCONV_HOME" in os.environ:
+        return Path(os.environ["SSDCONV_HOME"]).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "ssdconv"
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "ssdconv" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssdconv"

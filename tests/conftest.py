@@ -7,6 +7,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 SHARED = Path(os.environ.get("SSDCONV_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -188,7 +188,9 @@ def test_the_exit_code_of_a_verb_is_passed_on(planted: Callable[..., None]) -> N
 def child(code: str, **kwargs: object) -> subprocess.Popen[str]:
     """A process whose ``networks`` verb runs ``code`` (the body of ``run(args)``)."""
     script = (
-        "import sys, time\nfrom ssdconv import cli\nfrom ssdconv.commands import networks\n"
+        # A job in the background ignores SIGINT, and so would this child of it.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ssdconv import cli\nfrom ssdconv.commands import networks\n"
         f"def run(args):\n    {code}\n    return 0\n"
         "networks.run = run\nsys.exit(cli.main(['networks']))"
     )

@@ -15,8 +15,8 @@ from ssdconv.converters.caffe.prune import Pruner
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.caffe.sniff import refuse_strangers
 from ssdconv.converters.caffe.upgrade import MAX_LAYERS, inputs_of, layer_of, shown
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.files import atomic_path
 
 MAX_BYTES = 4 << 20  # the largest known prototxts are below 1 MiB
 

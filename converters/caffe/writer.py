@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
 from ssdconv.converters.caffe.prototxt import layer_message, net_message
 from ssdconv.converters.caffe.wire import LEN, encode_varint
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import MappingError, OutputError
+from ssdconv.ssd_ref.files import atomic_path
 
 MAX_MESSAGE = 2**31 - 1  # what protobuf can read
 _LAYER, _BLOBS = 100, 7

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssdconv.converters.tensors import Array
-from ssdconv.converters.write import atomic_path
+from ssdconv.ssd_ref.files import atomic_path
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

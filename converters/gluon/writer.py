@@ -11,8 +11,8 @@ import numpy as np
 
 from ssdconv.converters.gluon.layout import DTYPES, LIST_MAGIC, MAX_DIMS, MAX_NAME, V2
 from ssdconv.converters.tensors import Array
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.files import atomic_path
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from ssdconv.converters.tensors import Array
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.files import atomic_path
 
 KERAS_VERSION = "2.15.0"
 """The version whose form this is; Keras reads it to choose conversions, of which this one needs none."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ssdconv.converters.tensors import Array
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import OutputError
+from ssdconv.ssd_ref.files import atomic_path
 
 
 def write_state_dict(dst: Path, arrays: Mapping[str, Array]) -> None:

@@ -14,8 +14,8 @@ from ssdconv.converters.tensorflow.crc32c import crc32c, masked
 from ssdconv.converters.tensorflow.protos import DTYPES
 from ssdconv.converters.tensorflow.table import FOOTER, MAGIC
 from ssdconv.converters.tensors import Array
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.files import atomic_path
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _BLOCK = 4096

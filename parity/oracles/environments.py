@@ -21,6 +21,7 @@ from pathlib import Path
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.interpreters import find_python
 from ssdconv.parity.oracles.locking import locked
+from ssdconv.ssd_ref.files import home
 
 _HERE = Path(__file__).parent
 Progress = Callable[[str], None]
@@ -120,17 +121,6 @@ class State:
     folder: Path
     reason: str = ""
     next_step: str = ""
-
-
-def home() -> Path:
-    """Folder for what the tool keeps between runs: ``SSDCONV_HOME``, else the platform's cache folder."""
-    if "SSDCONV_HOME" in os.environ:
-        return Path(os.environ["SSDCONV_HOME"]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "ssdconv"
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "ssdconv" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssdconv"
 
 
 def environment(name: str) -> Environment:

@@ -14,7 +14,8 @@ import pytest
 
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles import environments
-from ssdconv.parity.oracles.environments import ENVIRONMENTS, Environment, find_python, home, install, remove, state
+from ssdconv.parity.oracles.environments import ENVIRONMENTS, Environment, find_python, install, remove, state
+from ssdconv.ssd_ref.files import home
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ssdconv.converters.write import atomic_path
 from ssdconv.errors import MappingError, OutputError
+from ssdconv.ssd_ref.files import atomic_path
 
 
 def names(folder: Path) -> list[str]:
@@ -96,7 +96,7 @@ def test_read_only_folder(tmp_path):
     code = """if True:
         import os, sys
         from pathlib import Path
-        from ssdconv.converters.write import atomic_path
+        from ssdconv.ssd_ref.files import atomic_path
         from ssdconv.errors import OutputError
         if os.getuid() == 0:
             os.setuid(65534)
@@ -124,7 +124,7 @@ def test_disk_full(tmp_path, limit):
     code = """if True:
         import resource, signal, sys
         from pathlib import Path
-        from ssdconv.converters.write import atomic_path
+        from ssdconv.ssd_ref.files import atomic_path
         from ssdconv.errors import OutputError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
@@ -140,9 +140,10 @@ def test_disk_full(tmp_path, limit):
 
 
 WRITER = """if True:
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     from pathlib import Path
-    from ssdconv.converters.write import atomic_path
+    from ssdconv.ssd_ref.files import atomic_path
     while True:
         with atomic_path(Path(sys.argv[1])) as temporary, open(temporary, "wb") as stream:
             for _ in range(64):
