@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -92,15 +94,42 @@ def write_pth(path: Path, tensors: Iterable[TensorSource], key: str, text: Calla
         "int32": torch.IntStorage,
     }
     state: OrderedDict[str, _Tensor] = OrderedDict()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=False) as archive, _EarlySync() as sync:
         for index, tensor in enumerate(tensors):
             _record(archive, f"data/{index}", tensor.bytes())
+            sync.wrote(archive.fp, tensor.count * tensor.dtype.itemsize)
             state[tensor.name] = _Tensor(_Storage(index, kinds[tensor.dtype.name], tensor.count), tensor.shape)
         buffer = io.BytesIO()
         _Pickler(buffer, 2).dump({key: text(), "state_dict": state})
         _record(archive, "data.pkl", buffer.getbuffer())
         _record(archive, "byteorder", memoryview(b"little"))
         _record(archive, "version", memoryview(b"3\n"))
+
+
+class _EarlySync:
+    """Flushes what is written to the disk from another thread while the next tensors are prepared.
+
+    The file is synced once more at the end in any case; without this, that last sync would wait for everything.
+    """
+
+    STEP = 8 << 20
+
+    def __init__(self) -> None:
+        self._pending = 0
+        self._pool = ThreadPoolExecutor(1, "sync")
+
+    def wrote(self, stream: Any, count: int) -> None:
+        self._pending += count
+        if self._pending >= self.STEP:
+            self._pending = 0
+            stream.flush()
+            self._pool.submit(os.fsync, stream.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _record(archive: zipfile.ZipFile, name: str, data: memoryview) -> None:
@@ -121,13 +150,14 @@ def write_safetensors(
 ) -> None:
     """Write tensors with ``text()`` as the metadata ``key``; ``draft`` has the length that the text will have."""
     ordered = sorted(tensors, key=lambda t: (-t.dtype.itemsize, t.name))
-    with open(path, "wb", buffering=0) as stream:
+    with open(path, "wb", buffering=0) as stream, _EarlySync() as sync:
         head = _header(ordered, key, draft)
         stream.write(head)
         for tensor in ordered:
             data = tensor.bytes()
             while data:
                 data = data[stream.write(data) :]
+            sync.wrote(stream, tensor.count * tensor.dtype.itemsize)
         final = _header(ordered, key, text())
         if len(final) != len(head):
             raise OutputError("the description of the checkpoint changed its length while it was written")
