@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ import torch
 from ssdconv import __version__
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
+from ssdconv.converters.registry import SOURCES
 from ssdconv.converters.tensors import sha256_file
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.activations import Heads, Progress, compare
@@ -45,16 +48,6 @@ from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]
-
-COLUMNS = {
-    "caffe": "ssdconv.parity.oracles.caffe",
-    "gluon": "ssdconv.parity.oracles.gluon",
-    "chainer": "ssdconv.parity.oracles.chainer",
-    "keras": "ssdconv.parity.oracles.keras",
-    "tensorflow": "ssdconv.parity.oracles.tensorflow",
-    "pytorch": "ssdconv.parity.oracles.pytorch",
-}
-"""Source -> module that sets up its oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in that of Caffe."""
 
 
 PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
@@ -89,11 +82,7 @@ def verify(
     started = time.perf_counter()
     checkpoint = read(weights)
     model = build(checkpoint, where=str(weights))
-    if checkpoint.config.source not in COLUMNS:
-        raise MissingError(
-            f"no oracle for {checkpoint.config.source} networks", expected=f"one of {', '.join(COLUMNS)}"
-        )
-    column = import_module(COLUMNS[checkpoint.config.source])
+    column = column_of(checkpoint.config.source)
     opened = _open(source, prototxt, checkpoint)
     with opened.table:
         prepared = column.prepare(opened, prototxt, oracle)
@@ -130,6 +119,18 @@ def verify(
     )
 
 
+def column_of(source: str) -> ModuleType:
+    """The module that sets up a source's oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in Caffe's.
+
+    Raises:
+        MissingError: there is none for this source.
+    """
+    name = f"ssdconv.parity.oracles.{source}"
+    if source not in SOURCES or find_spec(name) is None:
+        raise MissingError(f"no oracle for {source} networks", expected=f"one of {', '.join(SOURCES)}")
+    return import_module(name)
+
+
 def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
     """The source file as the network that it tells itself; as the checkpoint's named network where it tells none."""
     config = checkpoint.config
@@ -145,7 +146,7 @@ def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened
     if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
         return opened
     try:
-        adopted: Opened = import_module(COLUMNS[config.source]).adopt(opened, config)
+        adopted: Opened = column_of(config.source).adopt(opened, config)
     except BaseException:
         opened.table.close()
         raise
