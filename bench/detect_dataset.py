@@ -1,7 +1,7 @@
 """Detection over a data set (SSD300-VGG16, seeded weights, 500x375 JPEGs): our runner against a plain loop.
 
 Peer: one image after the other in one process, decoded, resized, put through the same network in contiguous (NCHW) memory
-format, and post-processed the same way. Ours: batches, channels_last, images decoded and resized by a worker process.
+format, and post-processed the same way. Ours: channels_last, images decoded and resized by another thread, batches of one, the CPU's default.
 Both in float32 with the same number of threads, interleaved, best of ``--repeat``; detections must agree. Prints one JSON
 object with the ratio and the share of time in which our network waited for images.
 """
@@ -68,7 +68,7 @@ def main() -> None:
                     found = plain.postprocess(*plain(prepare([image], config.pixels)))[0]
                     direct.append(found.scaled(image.shape[1], image.shape[0]))
             loop_best = min(loop_best, time.perf_counter() - started)
-            stats = run_detector(fast, dataset, root / f"run{turn}", batch_size=8, workers=1)
+            stats = run_detector(fast, dataset, root / f"run{turn}", batch_size=1, workers=1)
             if stats.seconds < ours_best:
                 ours_best, waiting = stats.seconds, stats.waiting
         _, streamed = read_stream([root / "run0" / "detections.0.jsonl"])

@@ -34,7 +34,7 @@ def configure(group: argparse._ArgumentGroup) -> None:
     add(
         "--evaluator", choices=("hotcoco", "pycocotools"), default="hotcoco", help="COCO scoring (default: %(default)s)"
     )
-    add("--batch-size", type=int, default=8, metavar="N", help="images per forward pass (default: 8)")
+    add("--batch-size", type=int, metavar="N", help="images per forward pass (default: 8 on CUDA, 1 on the CPU)")
     add("--workers", type=int, default=1, metavar="N", help="threads that load images (default: 1)")
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--work", metavar="DIR", help="folder for the detections of a run that may be continued (default: the cache)")

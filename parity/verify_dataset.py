@@ -32,7 +32,8 @@ class Wish:
         convention: preset of VOC conventions; None for the one that the network's published row was made with.
         coco_rule: preset of COCO rules, likewise.
         evaluator: "hotcoco" or "pycocotools".
-        batch_size, workers, device: how the network runs.
+        batch_size, workers, device: how the network runs; without a batch size 8 on CUDA and 1 on the CPU, where larger
+            batches ran slower (bench/detect_dataset.py).
         limit: only the first so many images; the result is then not comparable with anything published.
         work: folder for the detection streams; None for one in the cache, keyed by weights, data set and version.
         resume: continue what stands there.
@@ -48,7 +49,7 @@ class Wish:
     convention: str | None = None
     coco_rule: str | None = None
     evaluator: str = "hotcoco"
-    batch_size: int = 8
+    batch_size: int | None = None
     workers: int = 1
     device: str = "cpu"
     limit: int | None = None
@@ -57,6 +58,13 @@ class Wish:
     keep_going: bool = False
     report: Path | None = None
     resamples: int | None = None
+
+    @property
+    def images_per_pass(self) -> int:
+        """The batch size that is used."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 8 if self.device.startswith("cuda") else 1
 
 
 def verify_dataset(
@@ -103,7 +111,7 @@ def verify_dataset(
         model,
         dataset,
         folder,
-        batch_size=wish.batch_size,
+        batch_size=wish.images_per_pass,
         workers=wish.workers,
         resume=wish.resume,
         keep_going=collector,
@@ -136,5 +144,5 @@ def verify_dataset(
 def work_folder(weights: Path, dataset: Dataset, wish: Wish) -> Path:
     """Where the detection streams of this run lie; equal for runs whose detections would be equal."""
     digest = hashlib.sha256(weights.read_bytes())
-    digest.update(repr((__version__, dataset.name, dataset.image_ids, wish.batch_size, wish.device)).encode())
+    digest.update(repr((__version__, dataset.name, dataset.image_ids, wish.images_per_pass, wish.device)).encode())
     return home() / "detections" / digest.hexdigest()[:24]
