@@ -7,6 +7,7 @@ structured dtypes are refused. Shapes are only read here; what they may be is th
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096
 """Bytes of a .npy header that are read; NumPy's own are 118 for any array of a network."""
 MAX_DIMS = 32
+MAX_ELEMENTS = 1 << 40
+"""Product of an empty array's other sides; NumPy cannot hold more, though nothing is in it."""
 
 _DESCR = re.compile(r"([<>|=])([fiubcUSOVmM?])(\d{0,9})")
 _PLAIN = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
@@ -130,4 +133,6 @@ def _shape(text: str, where: str) -> tuple[int, ...]:
     sides = tuple(int(part) for part in re.findall(r"\d+", text))
     if _SHAPE.fullmatch(text) is None or len(sides) > MAX_DIMS or (len(sides) == 1 and "," not in text):
         raise FormatError("the shape in the .npy header is damaged", where=where, got=text[:80])
+    if 0 in sides and math.prod(max(side, 1) for side in sides) > MAX_ELEMENTS:
+        raise FormatError("an empty array with sides beyond any network's", where=where, got=text[:80])
     return sides

@@ -6,6 +6,7 @@ views of the mapped file. Wrappers that training scripts put around a state dict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from ssdconv.errors import FormatError
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 """Keys under which training scripts save the state dict, in the order that they are looked for."""
 MAX_TENSORS = 20_000
+MAX_ELEMENTS = 1 << 40
+"""Product of the sides that are not 0."""
 
 
 def read_pth(path: Path) -> TensorTable:
@@ -158,6 +161,8 @@ def _view(parts: Any, content: Content, where: str) -> View:
 def _tensor(name: str, view: View, where: str) -> LazyTensor:
     if len(view.size) != len(view.stride) or view.offset < 0:
         raise FormatError("size and stride do not fit each other", where=where, got=f"{view.size} and {view.stride}")
+    if math.prod(max(side, 1) for side in view.size) > MAX_ELEMENTS:  # an empty tensor may have sides beyond any memory
+        raise FormatError("a shape beyond any network's", where=where, got=view.size)
     last = view.offset + sum((side - 1) * step for side, step in zip(view.size, view.stride, strict=True))
     if 0 not in view.size and last >= view.storage.count:
         raise FormatError(

@@ -80,6 +80,7 @@ BAD = {
     "doubled_comma": head(GOOD.replace("(2, 3)", "(2,, 3)")),
     "many_dims": head(GOOD.replace("(2, 3)", "(" + "1," * 40 + ")")),
     "digits": head(GOOD.replace("(2, 3)", "(" + "9" * 300 + ",)")),
+    "empty_and_huge": head(GOOD.replace("(2, 3)", "(0, 9223372036854775807)")),
     "dtype": head(GOOD.replace("<f4", "<c8")),
     "text_dtype": head(GOOD.replace("<f4", "<U5")),
     "void": head(GOOD.replace("<f4", "|V4")),

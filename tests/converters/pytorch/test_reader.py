@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -202,11 +203,19 @@ def test_damaged_and_other_files(tmp_path: Path, name: str) -> None:
 
 
 def test_a_tensor_may_not_reach_beyond_its_storage(tmp_path: Path) -> None:
-    import struct
-
     torch.save({"w": torch.arange(6.0).view(2, 3)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     data = (tmp_path / "x.pth").read_bytes()
     at = data.index(b"K\x02K\x03\x86")  # the size, (2, 3)
     (tmp_path / "x.pth").write_bytes(data[:at] + struct.pack("<5B", 0x4B, 200, 0x4B, 3, 0x86) + data[at + 5 :])
     with pytest.raises(FormatError, match="beyond its storage"):
+        read_pth(tmp_path / "x.pth")
+
+
+def test_an_empty_tensor_may_not_have_endless_sides(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(0, 3, 2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "x.pth").read_bytes()
+    at = data.index(b"K\x00K\x03K\x02\x87")  # the size, (0, 3, 2)
+    huge = b"\x8a\x08" + struct.pack("<q", 1 << 61)
+    (tmp_path / "x.pth").write_bytes(data[: at + 2] + huge + data[at + 4 :])
+    with pytest.raises(FormatError, match="beyond any network"):
         read_pth(tmp_path / "x.pth")
