@@ -6,8 +6,7 @@ hardest unmatched ones. Both are sums over the batch, divided by the recipe's no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +14,9 @@ from torch import Tensor
 
 from ssdconv.ssd_ref.boxes import encode
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.ssd_ref.train.matching import Matches, MatchRule, match
+from ssdconv.ssd_ref.train.matching import Matches, match
+from ssdconv.ssd_ref.train.rules import LossRule
 from ssdconv.ssd_ref.train.targets import Targets
-
-
-@dataclass(frozen=True)
-class LossRule:
-    """One recipe's loss.
-
-    Attributes:
-        matching: see ``MatchRule``.
-        neg_pos_ratio: hard negatives per positive.
-        neg_overlap: an unmatched prior is a candidate negative only below this best IoU (Caffe's ``neg_overlap``).
-        mining: negatives are counted and chosen per ``image`` or over the whole ``batch`` (ssd_keras).
-        conf_normalizer: ``positives``, or ``selected`` / (1 + ratio) (HiKapok: the mean over the selected, times four).
-        loc_weight: factor on the loc term.
-    """
-
-    matching: MatchRule = field(default_factory=MatchRule)
-    neg_pos_ratio: float = 3.0
-    neg_overlap: float = 0.5
-    mining: Literal["image", "batch"] = "image"
-    conf_normalizer: Literal["positives", "selected"] = "positives"
-    loc_weight: float = 1.0
 
 
 @dataclass(frozen=True)

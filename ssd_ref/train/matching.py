@@ -10,30 +10,16 @@ take each other's place. A handful of rounds settles any image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ssdconv.ssd_ref.boxes import iou_matrix
+from ssdconv.ssd_ref.train.rules import MatchRule
 from ssdconv.ssd_ref.train.targets import Targets
 
 NO_OVERLAP = 1e-6
 """Caffe ignores overlaps up to this when it looks for the best pair."""
-
-
-@dataclass(frozen=True)
-class MatchRule:
-    """How priors are matched.
-
-    Attributes:
-        threshold: a prior is matched to its best object when their IoU is at least this.
-        forced: how every object gets a prior: ``greedy`` (Caffe, Chainer, GluonCV), ``per_object`` (ssd.pytorch: the best
-            prior of each object, a later object takes it from an earlier one), ``none`` (simple-ssd).
-    """
-
-    threshold: float = 0.5
-    forced: Literal["greedy", "per_object", "none"] = "greedy"
 
 
 @dataclass(frozen=True)

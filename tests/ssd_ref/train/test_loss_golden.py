@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.ssd_ref.train.loss import LossRule, multibox_loss
+from ssdconv.ssd_ref.train.loss import multibox_loss
+from ssdconv.ssd_ref.train.rules import LossRule
 from ssdconv.ssd_ref.train.targets import Targets
 
 CASES = ("voc", "difficult_used", "difficult_skipped", "image_without_gt", "coco_classes", "few_priors")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ssdconv.ssd_ref.boxes import iou_matrix
-from ssdconv.ssd_ref.train.matching import Matches, MatchRule, match
+from ssdconv.ssd_ref.train.matching import Matches, match
+from ssdconv.ssd_ref.train.rules import MatchRule
 from ssdconv.ssd_ref.train.targets import Targets
 
 

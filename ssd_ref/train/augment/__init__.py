@@ -1,0 +1,1 @@
+"""Augmentation of training images by the sources' recipes, and a faster composed form."""

@@ -1,0 +1,129 @@
+"""A training recipe as data: everything that one source does differently from another when it trains an SSD.
+
+Plain frozen dataclasses: a recipe travels inside a run's folder and its checkpoints as JSON, and the table of the docs
+is made from it. The instances are in ``ssd_ref.train.recipes``, one file per source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
+from ssdconv.ssd_ref.train.rules import LossRule
+
+Role = Literal["weight", "bias", "gamma", "beta", "scale"]
+"""What a parameter is: kernel, bias, BatchNorm's gamma and beta, L2Norm's scale."""
+
+
+@dataclass(frozen=True)
+class ParamRule:
+    """Multipliers of the parameters that it is meant for; of several rules the first that fits counts.
+
+    Attributes:
+        roles: which kinds of parameter.
+        names: glob over the reference parameter's name.
+        lr: multiplies the learning rate; 0 freezes.
+        decay: multiplies the weight decay.
+    """
+
+    roles: tuple[Role, ...] = ("weight", "bias", "gamma", "beta", "scale")
+    names: str = "*"
+    lr: float = 1.0
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """The update rule; weight decay is the factor of the parameter in its gradient (an L2 penalty of w²·decay/2).
+
+    Attributes:
+        kind: momentum SGD or RMSProp.
+        lr: base learning rate at ``Recipe.batch_size``.
+        momentum: of SGD.
+        weight_decay: added to the gradient as ``weight_decay * parameter``.
+        rho: RMSProp's decay of the mean square.
+        eps: RMSProp's small number, added after the root.
+        velocity: whether the learning rate is inside the velocity (``lr_inside``: v = m v + lr g, w -= v; Caffe, Chainer,
+            MXNet, TensorFlow's is outside) or outside (PyTorch: v = m v + g, w -= lr v). They differ when the rate changes.
+        rules: multipliers per parameter.
+    """
+
+    kind: Literal["sgd", "rmsprop"] = "sgd"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    rho: float = 0.98
+    eps: float = 1e-8
+    velocity: Literal["lr_inside", "lr_outside"] = "lr_outside"
+    rules: tuple[ParamRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """The learning rate over time.
+
+    Attributes:
+        unit: what ``length``, ``milestones`` and ``warmup`` count.
+        length: of the whole training.
+        mode: ``step``: times ``factor`` at each milestone; ``cos``: half a cosine down to 0.
+        warmup: the rate rises linearly from ``warmup_factor`` x to 1 x over this long; ``constant`` keeps the low rate.
+    """
+
+    unit: Literal["iterations", "epochs"] = "iterations"
+    length: int = 120_000
+    milestones: tuple[int, ...] = (80_000, 100_000)
+    factor: float = 0.1
+    mode: Literal["step", "cos"] = "step"
+    warmup: int = 0
+    warmup_factor: float = 0.1
+    warmup_form: Literal["linear", "constant"] = "linear"
+
+
+@dataclass(frozen=True)
+class InitSpec:
+    """How parameters that no backbone file brings start: heads and extra layers.
+
+    Attributes:
+        kernel: ``xavier_uniform_fan_in`` U(±sqrt(3/fan_in)) (Caffe's xavier), ``xavier_uniform`` U(±sqrt(6/(fan_in+fan_out))),
+            ``lecun_uniform`` U(±sqrt(3/fan_in)) (Chainer), ``he_normal`` N(0, 2/fan_in), ``normal_001`` N(0, 0.01²).
+        bias: constant.
+        l2norm: start of the L2Norm scale.
+    """
+
+    kernel: Literal["xavier_uniform_fan_in", "xavier_uniform", "lecun_uniform", "he_normal", "normal_001"] = (
+        "xavier_uniform_fan_in"
+    )
+    bias: float = 0.0
+    l2norm: float = 20.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One source's way to train.
+
+    Attributes:
+        name: of the command line (``caffe``, ``gluon``, ``chainer``, ``ssd.pytorch``, ``simple-ssd``, ``keras``, …).
+        title: for tables.
+        facts: where its figures come from (file of the source project).
+        batch_size: images per step over all devices.
+        difficult: VOC's difficult objects: trained on (``keep``), left out (``drop``), or left out unless the image has
+            nothing else, then its first stays (``drop_keep_one``, HiKapok).
+        origin: what is subtracted from VOC's 1-based corners before they are divided by the image's size.
+        freeze_norm: BatchNorm runs on its stored statistics, which stay.
+        notes: what the data cannot say.
+    """
+
+    name: str
+    title: str
+    facts: str
+    batch_size: int = 32
+    loss: LossRule = field(default_factory=LossRule)
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    init: InitSpec = field(default_factory=InitSpec)
+    difficult: Literal["keep", "drop", "drop_keep_one"] = "keep"
+    origin: Literal[0, 1] = 1
+    freeze_norm: bool = False
+    notes: tuple[str, ...] = ()

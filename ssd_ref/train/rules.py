@@ -1,0 +1,41 @@
+"""Rules of matching and loss as data. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MatchRule:
+    """How priors are matched.
+
+    Attributes:
+        threshold: a prior is matched to its best object when their IoU is at least this.
+        forced: how every object gets a prior: ``greedy`` (Caffe, Chainer, GluonCV), ``per_object`` (ssd.pytorch: the best
+            prior of each object, a later object takes it from an earlier one), ``none`` (simple-ssd).
+    """
+
+    threshold: float = 0.5
+    forced: Literal["greedy", "per_object", "none"] = "greedy"
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """One recipe's loss.
+
+    Attributes:
+        matching: see ``MatchRule``.
+        neg_pos_ratio: hard negatives per positive.
+        neg_overlap: an unmatched prior is a candidate negative only below this best IoU (Caffe's ``neg_overlap``).
+        mining: negatives are counted and chosen per ``image`` or over the whole ``batch`` (ssd_keras).
+        conf_normalizer: ``positives``, or ``selected`` / (1 + ratio) (HiKapok: the mean over the selected, times four).
+        loc_weight: factor on the loc term.
+    """
+
+    matching: MatchRule = field(default_factory=MatchRule)
+    neg_pos_ratio: float = 3.0
+    neg_overlap: float = 0.5
+    mining: Literal["image", "batch"] = "image"
+    conf_normalizer: Literal["positives", "selected"] = "positives"
+    loc_weight: float = 1.0
