@@ -25,6 +25,7 @@ class ParityReport:
         not_compared: oracle outputs outside the declared probes, with the reason.
         notes: anything a reader should know ("no image was given ...").
         seconds: wall time.
+        class_names: names of the labels; empty where the source does not tell.
     """
 
     network: str
@@ -40,6 +41,7 @@ class ParityReport:
     not_compared: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    class_names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.inputs) and all(self.inputs) and (self.tensors is None or bool(self.tensors))

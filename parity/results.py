@@ -7,7 +7,7 @@ Nothing here imports torch, so that reports can be read and drawn anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssdconv.parity.tolerance import MAX_RATIO, Floor, Measurement
 
@@ -87,6 +87,20 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Found:
+    """One detection of one side.
+
+    Attributes:
+        label, score: class index and score.
+        box: xyxy, normalised to the image.
+    """
+
+    label: int
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
 class DetectionResult:
     """Final detections of one input, compared as sets.
 
@@ -97,6 +111,7 @@ class DetectionResult:
         score_tolerance, box_tolerance: the limits, from the measured floor.
         one_sided: detections of one side only.
         problem: why no comparison was possible, "" where it was.
+        oracle_best, reference_best: each side's best detections by score (a hundred at most), for pictures.
     """
 
     oracle: int = 0
@@ -108,6 +123,8 @@ class DetectionResult:
     box_tolerance: float = 0.0
     one_sided: tuple[Boundary, ...] = ()
     problem: str = ""
+    oracle_best: tuple[Found, ...] = ()
+    reference_best: tuple[Found, ...] = ()
 
     @property
     def boundary(self) -> int:
@@ -152,16 +169,39 @@ class InputResult:
 
 
 @dataclass(frozen=True)
+class TensorRow:
+    """The way of one stored tensor.
+
+    Attributes:
+        source, source_shape: in the source file.
+        target, shape: in the checkpoint.
+        ops: what the mapping does to it, "" where it is taken as it is.
+        same: whether both hold the same bits.
+    """
+
+    source: str
+    source_shape: tuple[int, ...]
+    target: str
+    shape: tuple[int, ...]
+    ops: str
+    same: bool
+
+
+@dataclass(frozen=True)
 class TensorResult:
     """Stored tensors against the source file's, through the mapping, bit for bit.
 
     Attributes:
         compared: number of tensors.
         different: names of the reference tensors whose bits differ, with how far.
+        rows: the mapping, tensor by tensor.
+        dropped: source tensors that the reference does not hold, with the reason.
     """
 
     compared: int
     different: tuple[str, ...] = ()
+    rows: tuple[TensorRow, ...] = ()
+    dropped: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self.compared > 0 and not self.different

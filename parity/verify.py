@@ -18,6 +18,7 @@ import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -40,7 +41,7 @@ from ssdconv.parity.detections_match import Candidates, Rows, match_detections
 from ssdconv.parity.inputs import ProbeInput, make_inputs
 from ssdconv.parity.oracles.base import OracleRun, require
 from ssdconv.parity.parity_report import ParityReport
-from ssdconv.parity.results import DetectionResult, InputResult, TensorResult
+from ssdconv.parity.results import DetectionResult, Found, InputResult, TensorResult, TensorRow
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.detect import scores_of
@@ -116,6 +117,7 @@ def verify(
         not_compared=not_compared,
         notes=notes,
         seconds=time.perf_counter() - started,
+        class_names=checkpoint.config.class_names,
     )
 
 
@@ -155,18 +157,21 @@ def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened
 
 def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
     """Every stored tensor against the source file's through the mapping, bit for bit."""
-    different = []
-    count = 0
+    different: list[str] = []
+    rows = []
     for entry, array in opened.plan.mapping.forward(opened.table):
-        count += 1
         held = checkpoint.state_dict[entry.target].numpy()
         theirs = np.ascontiguousarray(array)
+        before = len(different)
         if held.dtype != theirs.dtype or held.shape != theirs.shape:
             different.append(f"{entry.target}: {held.dtype} {held.shape}, source {theirs.dtype} {theirs.shape}")
         elif held.tobytes() != theirs.tobytes():
             worst = float(np.nanmax(np.abs(held.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
             different.append(f"{entry.target}: differs from {entry.source} by up to {worst:.3g}")
-    return TensorResult(count, tuple(different))
+        ops, same = ", ".join(map(str, entry.ops)), len(different) == before
+        rows.append(TensorRow(entry.source, entry.source_shape, entry.target, held.shape, ops, same))
+    dropped = {drop.source: drop.reason for drop in opened.plan.mapping.drops}
+    return TensorResult(len(rows), tuple(different), tuple(rows), dropped)
 
 
 def _one_input(
@@ -222,7 +227,15 @@ def detections(model: SSD, run: OracleRun, heads64: Heads, heads32: Heads) -> De
         boxes.append((box[:, 0] if rule.share_location else box).numpy())
     candidates = Candidates(heads64["@scores"][0].numpy(), boxes[0], heads32["@scores"][0].numpy(), boxes[1])
     ours = Rows(found["labels"], found["scores"], found["boxes"])
-    return match_detections(run.detections[0], ours, candidates, config.detect)
+    matched = match_detections(run.detections[0], ours, candidates, config.detect)
+    return replace(matched, oracle_best=best(run.detections[0]), reference_best=best(ours))
+
+
+def best(rows: Rows, count: int = 100) -> tuple[Found, ...]:
+    """The ``count`` best detections by score, best first."""
+    order = np.argsort(-rows.scores, kind="stable")[:count]
+    found = zip(rows.labels[order], rows.scores[order], rows.boxes[order], strict=True)
+    return tuple(Found(int(n), float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for n, s, b in found)
 
 
 def versions() -> dict[str, str]:
