@@ -1,0 +1,231 @@
+"""One network of the registry through everything: seeded weights, its source's file, conversion, oracle, and back.
+
+Per network: seeded weights at full size are written as a file of the source, converted, verified against the source's
+own framework (``parity.verify``), written back and compared bit for bit. No trained file is needed, so every network can
+be checked on every machine that has its oracle. An oracle that is absent gives the status "not run", never "passed".
+
+Results are kept as one JSON file per network, named by the versions of all libraries at work, so that a sweep that was
+interrupted continues and one after an update starts anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from ssdconv.converters.convert import convert
+from ssdconv.converters.plan import Request
+from ssdconv.converters.registry import located
+from ssdconv.converters.registry import source as source_named
+from ssdconv.converters.reverse import reverse
+from ssdconv.converters.tensors import Array
+from ssdconv.errors import MissingError, SsdconvError
+from ssdconv.parity.inputs import synthetic_picture
+from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.verify import verify, versions
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.detect import scores_of
+from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.networks.registry import network
+from ssdconv.ssd_ref.pixels import prepare
+
+Status = Literal["passed", "failed", "not run"]
+Progress = Callable[[str, int, int], None]
+
+CANDIDATES = 300
+"""How many scores of the generated picture shall pass the threshold: about as many as trained weights give."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What the sweep found out about one network.
+
+    Attributes:
+        network: "source/name".
+        status: "not run" where the oracle is absent, then ``why`` tells it.
+        why: the error, or the first divergent layer.
+        oracle: name and version of who computed the other side.
+        probes, inputs: probes compared over all inputs, and how many inputs.
+        worst, worst_rms, worst_probe: largest error over the rounding floor (max and rms), and where the first is.
+        oracle_rows, matched, boundary, unexplained: detections over all inputs: the oracle's, those paired with the
+            reference's, one-sided ones that hang on a decision within rounding, and those that nothing explains.
+        tensors, identical: stored tensors compared with the source file, and those that are bit-identical.
+        back, back_identical: tensors of the file written back, and those that are bit-identical with the source file's.
+        seed: of weights and inputs.
+        versions: of all libraries at work.
+        commit: the project's commit, "+" behind it where files had been changed; "" where unknown.
+        seconds: wall time.
+    """
+
+    network: str
+    status: Status
+    why: str = ""
+    oracle: str = ""
+    probes: int = 0
+    inputs: int = 0
+    worst: float = 0.0
+    worst_rms: float = 0.0
+    worst_probe: str = ""
+    oracle_rows: int = 0
+    matched: int = 0
+    boundary: int = 0
+    unexplained: int = 0
+    tensors: int = 0
+    identical: int = 0
+    back: int = 0
+    back_identical: int = 0
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = ""
+    seconds: float = 0.0
+
+    @property
+    def round_trip(self) -> bool:
+        """Whether the file written back holds the source file's tensors, all of them, bit for bit."""
+        return self.back > 0 and self.back == self.back_identical
+
+    def to_json(self) -> str:
+        """The result as one line of JSON."""
+        return msgspec.json.encode(self).decode()
+
+
+def cached(folder: Path, name: str, seed: int = 0) -> SweepResult | None:
+    """The stored result of a network for the versions at work here; None where there is none, or it was not run."""
+    path = cache_path(folder, name, seed)
+    try:
+        held = msgspec.json.decode(path.read_bytes(), type=SweepResult)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return held if held.status != "not run" else None
+
+
+def cache_path(folder: Path, name: str, seed: int = 0) -> Path:
+    """Where a network's result is kept; another set of versions has another file."""
+    key = hashlib.sha256(repr((sorted(versions().items()), seed)).encode()).hexdigest()[:12]
+    return folder / f"{name.replace('/', '.')}-{key}.json"
+
+
+def sweep_one(name: str, *, seed: int = 0, commit: str = "", progress: Progress | None = None) -> SweepResult:
+    """Check one network at full size.
+
+    Args:
+        name: "source/network".
+        seed: of weights, picture and noise.
+        commit: for the record.
+        progress: as ``verify``'s.
+
+    Raises:
+        UsageError: no such network.
+    """
+    started = time.perf_counter()
+    config = network(name)
+    known = {"seed": seed, "versions": versions(), "commit": commit}
+    try:
+        with tempfile.TemporaryDirectory(prefix="ssdconv-sweep-") as folder:
+            found = _checked(config, Path(folder), seed, progress)
+    except MissingError as error:
+        found = {"status": "not run", "why": error.what}
+    except SsdconvError as error:
+        found = {"status": "failed", "why": str(error).splitlines()[0]}
+    return SweepResult(network=name, seconds=time.perf_counter() - started, **known, **found)  # type: ignore[arg-type]
+
+
+def _checked(config: SSDConfig, folder: Path, seed: int, progress: Progress | None) -> dict[str, Any]:
+    kind = source_named(config.source)
+    written = kind.module.write(config, calibrated_tensors(config, seed), folder / f"x{kind.suffixes[0]}", Request())
+    prototxt = next((path for path in written if path.suffix == ".prototxt"), None)
+    checkpoint = folder / "converted.safetensors"
+    order = config.pixels.order if config.source == "pytorch" else None
+    convert(
+        written[0],
+        checkpoint,
+        source=config.source,
+        network=None if prototxt else config.name,
+        prototxt=prototxt,
+        channel_order=order,
+        digests=False,
+    )
+    report = verify(checkpoint, written[0], prototxt=prototxt, seed=seed, progress=progress)
+    back = reverse(checkpoint, folder / f"y{kind.suffixes[0]}", config.source)
+    count, same = compare_files(config.source, written[0], back.outputs[0])
+    found = figures(report) | {"back": count, "back_identical": same}
+    if report.passed and count != same:
+        found |= {"status": "failed", "why": f"{count - same} tensors of the file written back differ"}
+    return found
+
+
+def figures(report: ParityReport) -> dict[str, Any]:
+    """The figures of a parity report that a sweep keeps."""
+    every = [probe for result in report.inputs for probe in result.probes]
+    worst = max(every, key=lambda p: (bool(p.problem), p.ratio))
+    found = [result.detections for result in report.inputs if result.detections is not None]
+    tensors = report.tensors
+    return {
+        "status": "passed" if report.passed else "failed",
+        "why": "" if report.passed else f"first divergent: {report.first_divergent}",
+        "oracle": report.oracle,
+        "probes": report.probes,
+        "inputs": len(report.inputs),
+        "worst": worst.ratio,
+        "worst_rms": max(p.rms_ratio for p in every),
+        "worst_probe": worst.source,
+        "oracle_rows": sum(d.oracle for d in found),
+        "matched": sum(d.matched for d in found),
+        "boundary": sum(d.boundary for d in found),
+        "unexplained": sum(d.unexplained for d in found),
+        "tensors": tensors.compared if tensors is not None else 0,
+        "identical": tensors.compared - len(tensors.different) if tensors is not None else 0,
+    }
+
+
+def compare_files(source: str, mine: Path, theirs: Path) -> tuple[int, int]:
+    """Tensors of either of two files of one source, and how many of them are the same in both: name, type, shape, bits."""
+    module = source_named(source).module
+    with module.read(located(mine)) as a, module.read(located(theirs)) as b:
+        names = {**a, **b}
+        same = sum(name in a and name in b and _bits(a[name].load()) == _bits(b[name].load()) for name in names)
+        return len(names), same
+
+
+def _bits(array: Array) -> tuple[Any, ...]:
+    return array.dtype, array.shape, array.tobytes()
+
+
+def calibrated_tensors(config: SSDConfig, seed: int) -> dict[str, Array]:
+    """Seeded weights with the background favoured just as much as leaves about ``CANDIDATES`` scores above the threshold.
+
+    Without that every prior of untrained weights would be a candidate for every class, and what is detected would be
+    decided by ties and limits instead of by scores and boxes.
+    """
+    from ssdconv.ssd_ref.seeded import seeded_tensors
+
+    tensors: dict[str, Array] = dict(seeded_tensors(config, seed))
+    rule = config.detect
+    if rule.background is None:
+        return tensors
+    model = SSD(config)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    with torch.inference_mode():
+        _, conf = model.eval()(prepare([synthetic_picture(seed)], config.pixels))
+    low, high = 0.0, 32.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        shifted = conf.clone()
+        shifted[..., rule.background] += middle
+        scores = scores_of(shifted, rule.activation)
+        passed = scores > rule.score_threshold
+        passed[..., rule.background] = False
+        low, high = (middle, high) if int(passed.sum()) > CANDIDATES else (low, middle)
+    for name, array in tensors.items():
+        if name.startswith("heads.conf.") and name.endswith("bias"):
+            array.reshape(-1, config.num_classes)[:, rule.background] += np.float32(round(high, 2))
+    return tensors
