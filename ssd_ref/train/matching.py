@@ -62,8 +62,11 @@ def match(priors: Tensor, targets: Targets, rule: MatchRule) -> Matches:
     overlap, best = iou.max(dim=2)
     if rule.forced == "greedy":
         matched = _greedy(iou.clone(), matched)
-    elif rule.forced == "per_object":
-        matched = _per_object(iou, targets.valid, matched)
+    elif rule.forced != "none":
+        matched = _per_object(iou, targets.valid, matched, rule.forced)
+    if rule.ties:
+        shared = (iou.gather(2, best[..., None])[..., 0] >= iou.amax(dim=1).gather(1, best)) & (overlap > 0)
+        matched = torch.where((matched < 0) & shared, best, matched)
     by_threshold = (matched < 0) & (overlap >= rule.threshold)
     return Matches(torch.where(by_threshold, best, matched), overlap.clamp_min(0.0))
 
@@ -84,7 +87,17 @@ def _greedy(iou: Tensor, matched: Tensor) -> Tensor:
         iou[image, :, chosen] = -1.0
 
 
-def _per_object(iou: Tensor, valid: Tensor, matched: Tensor) -> Tensor:
-    prior = iou.argmax(dim=1)  # (N, G)
-    index = torch.where(valid, torch.arange(iou.shape[2], device=iou.device), -1)
-    return matched.scatter_reduce(1, prior, index, "amax", include_self=True)
+def _per_object(iou: Tensor, valid: Tensor, matched: Tensor, whose: str) -> Tensor:
+    """The best prior of each object; ``whose`` says which object keeps a prior that several want. Equal ones: the last."""
+    overlap, prior = iou.max(dim=1)  # (N, G)
+    index = torch.arange(iou.shape[2], device=iou.device).expand_as(prior)
+    if whose != "per_object":  # rank objects by overlap, the one to keep last, then the largest rank wins
+        order = torch.where(valid, overlap, -torch.inf).argsort(
+            dim=1, descending=whose == "per_object_least", stable=True
+        )
+        rank = torch.empty_like(order).scatter_(1, order, index)
+    else:
+        order, rank = index, index
+    rank = torch.where(valid, rank, -1)
+    won = torch.full_like(matched, -1).scatter_reduce(1, prior, rank, "amax", include_self=True)
+    return torch.where(won < 0, matched, order.gather(1, won.clamp_min(0)))

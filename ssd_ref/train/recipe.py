@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
+from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
 from ssdconv.ssd_ref.train.rules import LossRule
 
@@ -68,6 +71,7 @@ class ScheduleSpec:
         length: of the whole training.
         mode: ``step``: times ``factor`` at each milestone; ``cos``: half a cosine down to 0.
         warmup: the rate rises linearly from ``warmup_factor`` x to 1 x over this long; ``constant`` keeps the low rate.
+        warmup_unit: what ``warmup`` counts; None for ``unit``.
     """
 
     unit: Literal["iterations", "epochs"] = "iterations"
@@ -78,6 +82,20 @@ class ScheduleSpec:
     warmup: int = 0
     warmup_factor: float = 0.1
     warmup_form: Literal["linear", "constant"] = "linear"
+    warmup_unit: Literal["iterations", "epochs"] | None = None
+
+
+Kernel = Literal[
+    "xavier_uniform_fan_in",
+    "xavier_uniform",
+    "lecun_uniform",
+    "he_normal",
+    "he_normal_fan_out",
+    "xavier_uniform_magnitude_2",
+    "torch_default",
+    "normal_001",
+]
+"""Distributions of new kernels, see ``InitSpec``."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +104,19 @@ class InitSpec:
 
     Attributes:
         kernel: ``xavier_uniform_fan_in`` U(±sqrt(3/fan_in)) (Caffe's xavier), ``xavier_uniform`` U(±sqrt(6/(fan_in+fan_out))),
-            ``lecun_uniform`` U(±sqrt(3/fan_in)) (Chainer), ``he_normal`` N(0, 2/fan_in), ``normal_001`` N(0, 0.01²).
+            ``lecun_uniform`` U(±sqrt(3/fan_in)) (Chainer), ``he_normal`` N(0, 2/fan_in) (Caffe's msra), ``he_normal_fan_out``
+            N(0, 2/fan_out) and ``xavier_uniform_magnitude_2`` U(±sqrt(4/(fan_in+fan_out))) (MXNet's Xavier with magnitude 2,
+            gaussian over fan out and uniform over both), ``torch_default`` U(±sqrt(1/fan_in)), its bias too,
+            ``normal_001`` N(0, 0.01²).
         bias: constant.
         l2norm: start of the L2Norm scale.
+        heads: distribution of the heads' kernels; None for ``kernel``.
     """
 
-    kernel: Literal["xavier_uniform_fan_in", "xavier_uniform", "lecun_uniform", "he_normal", "normal_001"] = (
-        "xavier_uniform_fan_in"
-    )
+    kernel: Kernel = "xavier_uniform_fan_in"
     bias: float = 0.0
     l2norm: float = 20.0
+    heads: Kernel | None = None
 
 
 @dataclass(frozen=True)
@@ -127,3 +148,19 @@ class Recipe:
     origin: Literal[0, 1] = 1
     freeze_norm: bool = False
     notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The recipe as one line of JSON; ``from_json`` gives an equal recipe back."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Recipe:
+        """Read ``to_json``'s output back.
+
+        Raises:
+            FormatError: not JSON, or not a recipe.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"not a training recipe: {error}") from None

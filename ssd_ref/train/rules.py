@@ -12,12 +12,16 @@ class MatchRule:
 
     Attributes:
         threshold: a prior is matched to its best object when their IoU is at least this.
-        forced: how every object gets a prior: ``greedy`` (Caffe, Chainer, GluonCV), ``per_object`` (ssd.pytorch: the best
-            prior of each object, a later object takes it from an earlier one), ``none`` (simple-ssd).
+        forced: how every object gets a prior: ``greedy`` (Caffe, Chainer, GluonCV: best pair of all first), ``per_object``
+            (the best prior of each object; where several objects want one prior, the last of them gets it: ssd.pytorch,
+            torchvision), ``per_object_best`` (the one that overlaps it most: HiKapok), ``per_object_least`` (the one that
+            overlaps it least: jedol), ``none`` (simple-ssd).
+        ties: a prior whose best object it overlaps exactly as much as that object's best prior does is matched too (GluonCV).
     """
 
     threshold: float = 0.5
-    forced: Literal["greedy", "per_object", "none"] = "greedy"
+    forced: Literal["greedy", "per_object", "per_object_best", "per_object_least", "none"] = "greedy"
+    ties: bool = False
 
 
 @dataclass(frozen=True)

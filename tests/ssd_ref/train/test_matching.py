@@ -28,9 +28,15 @@ def literal(priors: torch.Tensor, boxes: torch.Tensor, rule: MatchRule) -> list[
             break
         matched[pair[0]] = pair[1]
         free.remove(pair[1])
-    if rule.forced == "per_object":
-        for j in range(objects):
+    if rule.forced.startswith("per_object"):
+        sign = {"per_object": 0, "per_object_best": 1, "per_object_least": -1}[rule.forced]
+        for j in sorted(range(objects), key=lambda j: sign * iou[:, j].max()):
             matched[int(iou[:, j].argmax())] = j
+    for i in range(count):
+        if rule.ties and matched[i] < 0 and objects:
+            j = int(iou[i].argmax())
+            if iou[i, j] > 0 and iou[i, j] == iou[:, j].max():
+                matched[i] = j
     for i in range(count):
         if matched[i] < 0 and objects:
             j = int(iou[i].argmax())
@@ -45,10 +51,11 @@ def random_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([grid, grid + size], 1).astype(np.float32))
 
 
-@pytest.mark.parametrize("forced", ["greedy", "per_object", "none"])
-def test_equal_to_a_literal_loop(forced: str) -> None:
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("forced", ["greedy", "per_object", "per_object_best", "per_object_least", "none"])
+def test_equal_to_a_literal_loop(forced: str, ties: bool) -> None:
     rng = np.random.default_rng(5)
-    rule = MatchRule(0.5, forced)
+    rule = MatchRule(0.5, forced, ties)
     for _ in range(150):
         priors = random_boxes(rng, int(rng.integers(1, 25)))
         boxes = [random_boxes(rng, int(rng.integers(0, 9))) for _ in range(int(rng.integers(1, 5)))]

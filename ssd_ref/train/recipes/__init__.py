@@ -1,0 +1,64 @@
+"""Every source's training recipe by name. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.train.recipe import Recipe
+from ssdconv.ssd_ref.train.recipes import (
+    caffe,
+    caffe_mobilenet,
+    chainer,
+    gluon,
+    keras,
+    simple_ssd,
+    ssd_keras,
+    ssd_pytorch,
+    tensorflow,
+    torchvision,
+)
+
+_FILES = (caffe, caffe_mobilenet, gluon, chainer, ssd_pytorch, simple_ssd, keras, ssd_keras, tensorflow, torchvision)
+
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for file in _FILES for recipe in file.RECIPES}
+"""Name of the command line -> recipe."""
+
+_BY_NETWORK = (
+    ("caffe", "mobilenet", "caffe-mobilenet"),
+    ("caffe", "coco", "caffe-coco"),
+    ("keras", "jedol_ssd300_resnet50", "keras-resnet50"),
+    ("keras", "jedol", "keras"),
+    ("keras", "", "ssd_keras"),
+    ("pytorch", "simple_ssd", "simple-ssd"),
+    ("pytorch", "torchvision", "torchvision"),
+    ("pytorch", "coco", "ssd.pytorch-coco"),
+    ("pytorch", "", "ssd.pytorch"),
+)
+"""Source, part of the network's name, recipe; the first that fits. Otherwise the recipe has the source's name."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        UsageError: no such recipe; the message names the nearest ones.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    close = difflib.get_close_matches(name, RECIPES, 3)
+    raise UsageError(
+        f"no training recipe {name!r}",
+        expected=f"one of {', '.join(RECIPES)}",
+        hint=f"did you mean {' or '.join(repr(c) for c in close)}?" if close else None,
+    )
+
+
+def default_recipe(config: SSDConfig) -> Recipe:
+    """The recipe that a network's source trains it by; Caffe's where the source has none."""
+    for source, part, name in _BY_NETWORK:
+        if config.source == source and part in config.name:
+            return RECIPES[name]
+    return RECIPES.get(config.source, RECIPES["caffe"])

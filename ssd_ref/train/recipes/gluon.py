@@ -1,0 +1,28 @@
+"""GluonCV: scripts/detection/ssd/train_ssd.py, gluoncv/loss.py, data/transforms/presets/ssd.py, nn/matcher.py."""
+
+from __future__ import annotations
+
+from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop
+from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
+from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
+
+RECIPES = (
+    Recipe(
+        "gluon",
+        "GluonCV",
+        "dmlc/gluon-cv@56777561 scripts/detection/ssd/train_ssd.py, gluoncv/loss.py, data/transforms/presets/ssd.py, nn/matcher.py",
+        batch_size=32,
+        loss=LossRule(MatchRule(ties=True)),
+        optimizer=OptimizerSpec(velocity="lr_inside"),
+        schedule=ScheduleSpec("epochs", 240, (160, 200)),
+        augment=AugmentSpec(crop=Crop(meets="all")),
+        init=InitSpec("he_normal_fan_out", heads="xavier_uniform_magnitude_2"),
+        difficult="keep",
+        origin=1,
+        notes=(
+            "weight decay on everything, biases and batch normalisation too",
+            "GluonCV's saturation blends with grey and its hue turns the YIQ plane by up to 18 pi; here both are done in HSV",
+            "its colours are not cut to 0..255 before the resize",
+        ),
+    ),
+)

@@ -1,0 +1,40 @@
+"""HosinPrime/simple-ssd-for-beginners: train.py, config.py, lib/augmentations.py, lib/multibox_encoder.py, lib/ssd_loss.py."""
+
+from __future__ import annotations
+
+from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler, Photometric
+from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
+from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
+
+CROP = Crop(
+    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.7, 0.9)),
+    unconstrained=True,
+    choice="mode",
+    meets="all",
+    shape="sides",
+)
+
+RECIPES = (
+    Recipe(
+        "simple-ssd",
+        "simple-ssd-for-beginners",
+        "HosinPrime/simple-ssd-for-beginners@0b87e8fc train.py, config.py, voc_dataset.py, lib/",
+        batch_size=32,
+        loss=LossRule(MatchRule(forced="none")),
+        optimizer=OptimizerSpec(velocity="lr_outside"),
+        schedule=ScheduleSpec("epochs", 100, (30, 60, 90), factor=0.2),
+        augment=AugmentSpec(
+            stages=("crop", "photometric", "expand", "flip", "resize"),
+            photometric=Photometric(orders=(("brightness", "contrast", "hue", "saturation"),)),
+            crop=CROP,
+            interpolations=("linear",),
+        ),
+        init=InitSpec("torch_default"),
+        difficult="keep",
+        origin=1,
+        notes=(
+            "an object that no prior overlaps by half trains nothing",
+            "images come in the order of the list, epoch after epoch: the loader does not shuffle",
+        ),
+    ),
+)

@@ -1,0 +1,39 @@
+"""pierluigiferrari/ssd_keras: ssd300_training.ipynb, keras_loss_function, data_augmentation_chain_original_ssd.py."""
+
+from __future__ import annotations
+
+from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler
+from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
+from ssdconv.ssd_ref.train.rules import LossRule
+
+CROP = Crop(
+    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.5, 0.7, 0.9)),
+    unconstrained=True,
+    choice="mode",
+    meets="any",
+    shape="sides",
+)
+
+RECIPES = (
+    Recipe(
+        "ssd_keras",
+        "ssd_keras",
+        "pierluigiferrari/ssd_keras@3ac9adaf ssd300_training.ipynb, keras_loss_function/, data_generator/, models/keras_ssd300.py",
+        batch_size=32,
+        loss=LossRule(mining="batch"),
+        optimizer=OptimizerSpec(
+            weight_decay=1e-3, velocity="lr_inside", rules=(ParamRule(("bias", "gamma", "beta", "scale"), decay=0.0),)
+        ),
+        schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
+        augment=AugmentSpec(stages=("photometric", "expand", "crop", "flip", "resize"), crop=CROP),
+        init=InitSpec("he_normal"),
+        difficult="keep",
+        origin=0,
+        notes=(
+            "hard negatives are the hardest of the whole batch, not of each image",
+            "l2(0.0005) on kernels: the gradient is 0.001 w, twice Caffe's",
+            "an epoch of the notebook is 1000 steps: 120 epochs, x0.1 at 80 and 100",
+            "the whole image is kept with 1/7 each time 50 trials of a crop fail",
+        ),
+    ),
+)

@@ -1,0 +1,50 @@
+"""amdegroot/ssd.pytorch: train.py, utils/augmentations.py, layers/box_utils.py, data/config.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler, Photometric
+from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
+from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
+
+CROP = Crop(
+    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.7, 0.9)),
+    unconstrained=True,
+    choice="mode",
+    meets="never",
+    shape="sides",
+)
+
+VOC = Recipe(
+    "ssd.pytorch",
+    "ssd.pytorch, VOC",
+    "amdegroot/ssd.pytorch@5b0b77fa train.py, utils/augmentations.py, layers/modules/multibox_loss.py, layers/box_utils.py",
+    batch_size=32,
+    loss=LossRule(MatchRule(forced="per_object")),
+    optimizer=OptimizerSpec(velocity="lr_outside"),
+    schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
+    augment=AugmentSpec(
+        stages=("photometric", "expand", "crop", "flip", "resize"),
+        photometric=Photometric(channel_shuffle=0.5, hue_unit="degrees"),
+        crop=CROP,
+        interpolations=("linear",),
+    ),
+    init=InitSpec("xavier_uniform"),
+    difficult="drop",
+    origin=1,
+    notes=(
+        "weight decay on biases and the L2Norm scale too",
+        "the crop's IoU test cannot reject (its two conditions are joined by `and` with an infinite bound)",
+        "colours are floats: nothing is rounded or cut to 0..255 on the way",
+    ),
+)
+
+COCO = replace(
+    VOC,
+    name="ssd.pytorch-coco",
+    title="ssd.pytorch, COCO",
+    schedule=ScheduleSpec("iterations", 400_000, (280_000, 360_000)),
+)
+
+RECIPES = (VOC, COCO)
