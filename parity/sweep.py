@@ -11,6 +11,7 @@ interrupted continues and one after an update starts anew.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -201,10 +202,12 @@ def _bits(array: Array) -> tuple[Any, ...]:
 
 
 def calibrated_tensors(config: SSDConfig, seed: int) -> dict[str, Array]:
-    """Seeded weights with the background favoured just as much as leaves about ``CANDIDATES`` scores above the threshold.
+    """Seeded weights whose heads are turned to what trained ones give.
 
-    Without that every prior of untrained weights would be a candidate for every class, and what is detected would be
-    decided by ties and limits instead of by scores and boxes.
+    Where a deep network's features are large, its heads are scaled down by a power of two, map by map, until loc and conf
+    have usual sizes (the box decoder's exp would overflow). Then the background is favoured just as much as leaves about
+    ``CANDIDATES`` scores above the threshold: otherwise every prior of untrained weights would be a candidate for every
+    class, and what is detected would be decided by ties and limits instead of by scores and boxes.
     """
     from ssdconv.ssd_ref.seeded import seeded_tensors
 
@@ -215,7 +218,20 @@ def calibrated_tensors(config: SSDConfig, seed: int) -> dict[str, Array]:
     model = SSD(config)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     with torch.inference_mode():
-        _, conf = model.eval()(prepare([synthetic_picture(seed)], config.pixels))
+        loc, conf = model.eval()(prepare([synthetic_picture(seed)], config.pixels))
+    loc, conf = loc.clone(), conf.clone()
+    for word, values, most in (("loc", loc, 0.5), ("conf", conf, 2.0)):
+        start = 0
+        for index, one in enumerate(config.priors):
+            part = values[:, start : start + one.count]
+            factor = 2.0 ** -max(0, round(math.log2(float(part.std()) / most)))
+            part *= factor
+            start += one.count
+            for name, array in tensors.items():
+                if name.startswith(f"heads.{word}.{index}.") and name.rsplit(".", 1)[0].endswith(
+                    (str(index), "predictor")
+                ):
+                    array *= np.float32(factor)
     low, high = 0.0, 32.0
     for _ in range(12):
         middle = (low + high) / 2
