@@ -39,6 +39,14 @@ class InvertedObjectError(AnnotationError):
     """An object's box has its right or bottom edge before its left or top edge, or numbers that are not finite."""
 
 
+class OutsideImageError(AnnotationError):
+    """An object's box lies outside its image, wholly or by more than rounding."""
+
+
+class EmptySetError(AnnotationError):
+    """A data set without images, classes, or objects to train on."""
+
+
 class Problems:
     """Collects errors instead of stopping at the first.
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Stage = Literal["photometric", "expand", "crop", "flip", "resize"]
-Interpolation = Literal["linear", "area", "nearest", "cubic", "lanczos4"]
+Interpolation = Literal["linear", "area", "nearest", "cubic", "lanczos4", "tf1_linear"]
+"""OpenCV's by name; ``tf1_linear`` is TensorFlow 1's bilinear grid without half-pixel centres."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Photometric:
         orders: one of these orders is drawn per image, all alike.
         channel_shuffle: probability that the channels are permuted at the end (ssd.pytorch).
         hue_unit: scale of ``hue``.
+        space: where saturation and hue live: OpenCV's ``hsv``, or GluonCV's ``yiq``, whose hue is an angle of ``hue`` times pi
+            radians drawn from ±, that is any angle at all.
+        arithmetic: bytes rounded after every change (``round``, Caffe), bytes cut off (``truncate``: ChainerCV, jedol), or
+            ``float`` without limits in between (ssd.pytorch, GluonCV, SSD.TensorFlow).
+        hue_edge: whether a hue beyond the scale goes round (``wrap``) or stays at the edge of the bytes (``saturate``, Caffe).
+        hue_step: the hue's change is a whole number (ChainerCV).
+        clip: pixels are limited to 0..255, and saturation to its range, with ``float`` too (SSD.TensorFlow).
     """
 
     brightness: float = 32.0
@@ -34,6 +42,11 @@ class Photometric:
     )
     channel_shuffle: float = 0.0
     hue_unit: Literal["degrees", "half_degrees"] = "half_degrees"
+    space: Literal["hsv", "yiq"] = "hsv"
+    arithmetic: Literal["round", "truncate", "float"] = "round"
+    hue_edge: Literal["wrap", "saturate"] = "saturate"
+    hue_step: bool = False
+    clip: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,14 @@ class Expand:
         probability: of doing it.
         ratio: range of the canvas' side over the image's.
         fill: of the canvas: the pixels' mean, the mean truncated to bytes, or 0.
+        offsets: the free pixels on the left and above: a ``real`` number cut off, so that the last one never comes (Caffe,
+            ssd.pytorch, SSD.TensorFlow), or every ``whole`` number alike (ChainerCV, GluonCV, jedol).
     """
 
     probability: float = 0.5
     ratio: tuple[float, float] = (1.0, 4.0)
     fill: Literal["mean", "mean_uint8", "zero"] = "mean"
+    offsets: Literal["real", "whole"] = "real"
 
 
 @dataclass(frozen=True)
@@ -70,13 +86,25 @@ class Crop:
         unconstrained: whether a crop without any constraint is one of the choices.
         choice: ``found``: every sampler is tried and one of the crops found is drawn (Caffe); ``mode``: one sampler is drawn,
             then tried until it succeeds (the others).
-        meets: whether ``any`` object must meet the limits (Caffe), ``all`` (GluonCV, ChainerCV), or ``never`` rejects
-            (ssd.pytorch, whose test can never be true).
+        meets: whether ``any`` object must meet the limits (Caffe), ``all`` (GluonCV, ChainerCV), ``inside``: all whose centre is
+            inside (SSD.TensorFlow), or ``never`` rejects (ssd.pytorch, whose test can never be true).
         trials: per sampler.
         scale: range of the crop's size (of area's root or of each side, see ``shape``).
         aspect: range of width over height.
         shape: ``scale_aspect``: w = s·sqrt(a), h = s/sqrt(a) of the unit square (Caffe, clipped to it); ``sides``: both
             sides drawn from ``scale``, rejected when their aspect is outside (ssd.pytorch).
+        limit: how the aspect is kept such that the crop fits: ``clip``: drawn from ``aspect``, then cut to [s², 1/s²] (Caffe);
+            ``draw``: drawn from what both ranges share (ChainerCV, GluonCV); ``none``: sides may pass the image's and are cut
+            (jedol).
+        offsets: where the corner is drawn: ``real`` numbers, ``whole`` pixels without the last one (ChainerCV, GluonCV,
+            SSD.TensorFlow), or ``one``: real from 1 to the free space (ssd.pytorch: numpy's uniform with one argument).
+        boxes: objects are moved by the crop in ``pixels`` as cut, or by its exact ``fractions`` (Caffe).
+        edge: whether a centre on the crop's edge is inside: ``closed`` (Caffe), ``half_open`` (ChainerCV, GluonCV), ``open``.
+        needs_object: whether a crop must keep one: ``no``, ``trial``: one without fails (ssd.pytorch, SSD.TensorFlow),
+            ``choice``: one without is not chosen (GluonCV).
+        empty: what happens to an image without objects: ``whole`` it stays, ``crop`` it is cropped at random (GluonCV).
+        exhausted: with ``mode``, when no trial succeeds: ``whole`` image, ``again`` with another sampler (ssd.pytorch), or the
+            ``last`` crop with an object, though it breaks its limit (SSD.TensorFlow; only crops with an object count as tried).
     """
 
     probability: float = 1.0
@@ -91,11 +119,34 @@ class Crop:
     whole: bool = True
     unconstrained: bool = False
     choice: Literal["found", "mode"] = "found"
-    meets: Literal["any", "all", "never"] = "any"
+    meets: Literal["any", "all", "inside", "never"] = "any"
     trials: int = 50
     scale: tuple[float, float] = (0.3, 1.0)
     aspect: tuple[float, float] = (0.5, 2.0)
     shape: Literal["scale_aspect", "sides"] = "scale_aspect"
+    limit: Literal["clip", "draw", "none"] = "clip"
+    offsets: Literal["real", "whole", "one"] = "real"
+    boxes: Literal["pixels", "fractions"] = "fractions"
+    edge: Literal["closed", "half_open", "open"] = "closed"
+    needs_object: Literal["no", "trial", "choice"] = "no"
+    empty: Literal["whole", "crop"] = "whole"
+    exhausted: Literal["whole", "again", "last"] = "whole"
+
+
+@dataclass(frozen=True)
+class Retry:
+    """SSD.TensorFlow's second chance: expand and crop are drawn again while no object is sound, and left out in the end.
+
+    Attributes:
+        attempts: how often they are drawn.
+        min_area, min_side: a sound object has more than this, in pixels.
+        max_area: and less than this part of the image. Unsound objects are dropped.
+    """
+
+    attempts: int = 2
+    min_area: float = 64.0
+    max_area: float = 0.96
+    min_side: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +159,11 @@ class AugmentSpec:
         interpolations: one is drawn per image for the resize to the network's size.
         jpeg: re-encode to JPEG (quality 95) after distort, expand and crop, as Caffe does.
         keep: which objects survive a crop (centre inside, in all sources).
+        precision: of the pixels after the photometric stage and until the network's size.
+        rounded: whether the resized image is rounded to bytes (SSD.TensorFlow, with ``float32``).
+        retry: see there.
+        inclusive: corners name pixels inside the box (SSD.TensorFlow): sides and overlaps count one more, and mirroring maps
+            x to width - 1 - x.
     """
 
     stages: tuple[Stage, ...] = ("photometric", "expand", "crop", "resize", "flip")
@@ -118,3 +174,7 @@ class AugmentSpec:
     interpolations: tuple[Interpolation, ...] = ("linear", "area", "nearest", "cubic", "lanczos4")
     jpeg: bool = False
     keep: Literal["centre"] = "centre"
+    precision: Literal["uint8", "float32"] = "uint8"
+    rounded: bool = False
+    retry: Retry | None = None
+    inclusive: bool = False
