@@ -9,8 +9,8 @@ from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
 RULES = (
-    ParamRule(("weight",), "heads.conf.*", lr=1.0, decay=1.0),
-    ParamRule(("bias",), "heads.conf.*", lr=2.0, decay=0.0),
+    ParamRule(("weight",), "*conf*", lr=1.0, decay=1.0),
+    ParamRule(("bias",), "*conf*", lr=2.0, decay=0.0),
     ParamRule(("weight",), lr=0.1, decay=0.1),
     ParamRule(("gamma",), lr=0.1, decay=0.0),
     ParamRule(("bias", "beta"), lr=0.2, decay=0.0),
