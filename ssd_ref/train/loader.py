@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any, Literal
 
@@ -172,9 +173,26 @@ def _make(training_set: TrainingSet, index: int, epoch: int, raw: bool) -> Sampl
 
 
 def _ready(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
-    """(height, width, 3) BGR -> (3, height, width) float32 as the network wants it."""
-    ordered = image[..., ::-1] if pixels.order == "RGB" else image
-    return np.ascontiguousarray(normalise(ordered, pixels).transpose(2, 0, 1))
+    """(height, width, 3) BGR -> (3, height, width) float32 as the network wants it.
+
+    Bytes go through a table of what ``normalise`` makes of each of them, which is the same to the last bit and quicker.
+    """
+    if image.dtype != np.uint8:
+        ordered = image[..., ::-1] if pixels.order == "RGB" else image
+        return np.ascontiguousarray(normalise(ordered, pixels).transpose(2, 0, 1))
+    tables = _tables(pixels)
+    planes = cv2.split(image)
+    out = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, plane in enumerate(reversed(planes) if pixels.order == "RGB" else planes):
+        cv2.LUT(plane, tables[channel], out[channel])
+    return out
+
+
+@lru_cache(maxsize=8)
+def _tables(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """(3, 256) the network's input for each byte, channels in ``pixels.order``."""
+    every = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    return np.ascontiguousarray(normalise(every, pixels)[:, 0].T)
 
 
 _own: tuple[TrainingSet, bool] | None = None

@@ -7,6 +7,7 @@ trials of a sampler are drawn and judged at once, which gives the same law as on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,19 +55,20 @@ def draw_crop(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.G
 def _found(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float) -> Cut | None:
     samplers = (*crop.samplers, *([CropSampler()] if crop.unconstrained else []))
     tried = _trials(crop, size, len(samplers) * crop.trials, rng, extra)
-    overlap = iou(tried.frames, boxes, extra)
-    inside = centre_inside(tried.frames, boxes, crop.edge)
-    choices: list[Cut | None] = [None] if crop.whole else []
-    for place, sampler in enumerate(samplers):
-        own = slice(place * crop.trials, (place + 1) * crop.trials)
-        good = tried.real[own] & _meets(crop, sampler, overlap[own], inside[own])
-        if crop.needs_object == "trial":
-            good &= inside[own].any(axis=1)
-        if good.any():
-            first = place * crop.trials + int(np.argmax(good))
-            if crop.needs_object != "choice" or inside[first].any():  # dropped ones would only be drawn again
-                choices.append(tried.cut(first))
-    return choices[int(rng.integers(len(choices)))] if choices else None
+    shape = (len(samplers), crop.trials)
+    fits = _fits(crop, samplers, iou(tried.frames, boxes, extra).reshape(*shape, -1), tried, boxes)
+    good = fits & tried.real.reshape(shape)
+    if crop.needs_object == "trial":
+        good &= centre_inside(tried.frames, boxes, crop.edge).any(axis=1).reshape(shape)
+    firsts = good.argmax(axis=1)
+    choices: list[int | None] = [None] if crop.whole else []
+    for place in np.flatnonzero(good.any(axis=1)).tolist():
+        trial = place * crop.trials + int(firsts[place])
+        # GluonCV draws again while its choice has no object, which is a choice among those that have one.
+        if crop.needs_object != "choice" or centre_inside(tried.frames[trial, None], boxes, crop.edge).any():
+            choices.append(trial)
+    chosen = choices[int(rng.integers(len(choices)))] if choices else None
+    return None if chosen is None else tried.cut(chosen)
 
 
 def _mode(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float) -> Cut | None:
@@ -94,7 +96,7 @@ def _one(
         tried = _trials(crop, size, crop.trials, rng, extra)
         inside = centre_inside(tried.frames, boxes, crop.edge)
         valid = tried.real & (inside.any(axis=1) if crop.needs_object == "trial" else True)
-        good = valid & _meets(crop, sampler, iou(tried.frames, boxes, extra), inside)
+        good = valid & _fits(crop, (sampler,), iou(tried.frames, boxes, extra)[None], tried, boxes)[0]
         if crop.exhausted != "last":
             return tried.cut(int(np.argmax(good))) if good.any() else None
         for trial in np.flatnonzero(valid)[: crop.trials - counted].tolist():
@@ -106,18 +108,18 @@ def _one(
     return last
 
 
-def _meets(crop: Crop, sampler: CropSampler, overlap: Floats, inside: Bools) -> Bools:
-    """(t,) whether each window meets a sampler's limits."""
-    if crop.meets == "never" or (sampler.min_iou is None and sampler.max_iou is None):
-        return np.ones(len(overlap), np.bool_)
-    low = -np.inf if sampler.min_iou is None else sampler.min_iou
-    high = np.inf if sampler.max_iou is None else sampler.max_iou
+def _fits(crop: Crop, samplers: Sequence[CropSampler], overlap: Floats, tried: _Trials, boxes: Floats) -> Bools:
+    """(samplers, trials) whether each window meets its sampler's limits; ``overlap`` is (samplers, trials, g)."""
+    if crop.meets == "never":
+        return np.ones(overlap.shape[:2], np.bool_)
+    low = np.asarray([-np.inf if s.min_iou is None else s.min_iou for s in samplers])[:, None, None]
+    high = np.asarray([np.inf if s.max_iou is None else s.max_iou for s in samplers])[:, None, None]
     fits = (overlap >= low) & (overlap <= high)
     if crop.meets == "any":
-        return np.asarray(fits.any(axis=1))
+        return np.asarray(fits.any(axis=2))
     if crop.meets == "inside":
-        fits = fits | ~inside
-    return np.asarray(fits.all(axis=1))
+        fits |= ~centre_inside(tried.frames, boxes, crop.edge).reshape(fits.shape)
+    return np.asarray(fits.all(axis=2))
 
 
 @dataclass(frozen=True)

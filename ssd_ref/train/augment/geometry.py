@@ -21,25 +21,23 @@ def iou(windows: Floats, boxes: Floats, extra: float = 0.0) -> Floats:
         windows, boxes: xyxy in the same unit.
         extra: added to every side (1 for corners that name pixels inside).
     """
-    low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
-    both = np.prod(np.maximum(high - low + extra, 0.0), axis=2)
-    first, second = (np.prod(b[:, 2:] - b[:, :2] + extra, axis=1) for b in (windows, boxes))
-    union = first[:, None] + second[None, :] - both
-    return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
+    wx0, wy0, wx1, wy1 = windows.T[:, :, None]
+    bx0, by0, bx1, by1 = boxes.T[:, None, :]
+    across = np.maximum(np.minimum(wx1, bx1) - np.maximum(wx0, bx0) + extra, 0.0)
+    both = across * np.maximum(np.minimum(wy1, by1) - np.maximum(wy0, by0) + extra, 0.0)
+    union = (wx1 - wx0 + extra) * (wy1 - wy0 + extra) + (bx1 - bx0 + extra) * (by1 - by0 + extra) - both
+    return np.asarray(both / np.where(union > 0, union, 1.0))
 
 
 def centre_inside(windows: Floats, boxes: Floats, edge: Literal["closed", "half_open", "open"]) -> Bools:
     """(t, g): whether each box's centre lies in each window; ``edge`` says what counts on the window's border."""
-    centre = (boxes[None, :, :2] + boxes[None, :, 2:]) / 2
-    low, high = windows[:, None, :2], windows[:, None, 2:]
+    x0, y0, x1, y1 = windows.T[:, :, None]
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     if edge == "open":
-        inside = (low < centre) & (centre < high)
-    elif edge == "half_open":
-        inside = (low <= centre) & (centre < high)
-    else:
-        inside = (low <= centre) & (centre <= high)
-    return np.asarray(inside.all(axis=2))
+        return np.asarray((x0 < x) & (x < x1) & (y0 < y) & (y < y1))
+    if edge == "half_open":
+        return np.asarray((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1))
+    return np.asarray((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1))
 
 
 def cut(boxes: Floats, frame: Floats) -> Floats:
