@@ -21,11 +21,13 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation with a learned or fixed gamma and without torch's step counter.
 
     With ``fix_gamma`` the stored gamma (``weight``) is kept as it came but counts as 1 (MXNet ``BatchNorm(fix_gamma=True)``).
+    With ``biased`` training averages the batch's variance as it is (MXNet) instead of times n / (n - 1) (torch, Caffe).
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, fix_gamma: bool = False) -> None:
         super().__init__(channels, eps=eps)
         self.fix_gamma = fix_gamma
+        self.biased = False
         self.register_buffer("num_batches_tracked", None)
         if fix_gamma:
             self.weight.requires_grad_(False)
@@ -38,17 +40,24 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
+        if not (self.training and self.biased) or self.running_var is None:
+            return self._normalize(input)
+        kept = self.running_var * (1.0 - self._share)
+        output = self._normalize(input)
+        with torch.no_grad():
+            self.running_var.sub_((self.running_var - kept) * (input.shape[1] / input.numel()))
+        return output
+
+    @property
+    def _share(self) -> float:
+        """Share of the batch in the running statistics."""
+        return 0.1 if self.momentum is None else self.momentum
+
+    def _normalize(self, input: Tensor) -> Tensor:
         if not self.fix_gamma:
             return super().forward(input)
         return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            None,
-            self.bias,
-            self.training,
-            0.1 if self.momentum is None else self.momentum,
-            self.eps,
+            input, self.running_mean, self.running_var, None, self.bias, self.training, self._share, self.eps
         )
 
 
@@ -122,12 +131,17 @@ class L2Norm(nn.Module):
         if self.form == "inside":
             x = x / (squares + self.eps).sqrt()
         elif self.form == "outside":
-            x = x / (squares.sqrt() + self.eps)
+            x = x / (_root(squares) + self.eps)
         elif self.form == "max_inside":
             x = x * squares.clamp_min(self.eps).rsqrt()
         else:
-            x = x / squares.sqrt().clamp_min(self.eps)
+            x = x / _root(squares).clamp_min(self.eps)
         return x * self.weight.view(1, -1, 1, 1)
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Square root whose gradient is 0 at 0, where sqrt's is infinite and would make 0 · inf = NaN of an all-zero column."""
+    return squares.clamp_min(1e-36).sqrt()
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:

@@ -42,7 +42,7 @@ def initialise(
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, InputScale) and bool((module.scale == 1).all()):
-                std = torch.tensor(model.config.pixels.std)  # type: ignore[union-attr,arg-type]
+                std = torch.tensor(model.config.pixels.std)  # type: ignore[union-attr]
                 module.scale.copy_(std.view(1, 3, 1, 1) * 255.0)
         fans: dict[str, int] = {}
         for name, parameter, role in named_roles(model, fixed=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
-from ssdconv.ssd_ref.train.rules import LossRule
+from ssdconv.ssd_ref.train.rules import LossRule, NormRule
 
 Role = Literal["weight", "bias", "gamma", "beta", "scale"]
 """What a parameter is: kernel, bias, BatchNorm's gamma and beta, L2Norm's scale."""
@@ -131,7 +131,7 @@ class Recipe:
         difficult: VOC's difficult objects: trained on (``keep``), left out (``drop``), or left out unless the image has
             nothing else, then its first stays (``drop_keep_one``, HiKapok).
         origin: what is subtracted from VOC's 1-based corners before they are divided by the image's size.
-        freeze_norm: BatchNorm runs on its stored statistics, which stay.
+        norm: running statistics of batch normalisation (``norms.training_mode`` applies it).
         notes: what the data cannot say.
     """
 
@@ -146,7 +146,7 @@ class Recipe:
     init: InitSpec = field(default_factory=InitSpec)
     difficult: Literal["keep", "drop", "drop_keep_one"] = "keep"
     origin: Literal[0, 1] = 1
-    freeze_norm: bool = False
+    norm: NormRule = field(default_factory=NormRule)
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:

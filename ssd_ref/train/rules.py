@@ -43,3 +43,18 @@ class LossRule:
     mining: Literal["image", "batch"] = "image"
     conf_normalizer: Literal["positives", "selected"] = "positives"
     loc_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class NormRule:
+    """How batch normalisation keeps its running statistics while training.
+
+    Attributes:
+        share: of the batch's statistics in the running ones at each step: torch's ``momentum``, 1 - MXNet's and Keras'.
+        variance: ``unbiased`` (times n / (n - 1): torch, Caffe, TensorFlow's fused kernel) or ``biased`` (MXNet).
+        frozen: it runs on its stored statistics, which stay.
+    """
+
+    share: float = 0.1
+    variance: Literal["unbiased", "biased"] = "unbiased"
+    frozen: bool = False

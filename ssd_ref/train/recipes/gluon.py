@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
+from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
 
 RECIPES = (
     Recipe(
@@ -19,6 +19,7 @@ RECIPES = (
         init=InitSpec("he_normal_fan_out", heads="xavier_uniform_magnitude_2"),
         difficult="keep",
         origin=1,
+        norm=NormRule(0.1, "biased"),
         notes=(
             "weight decay on everything, biases and batch normalisation too",
             "GluonCV's saturation blends with grey and its hue turns the YIQ plane by up to 18 pi; here both are done in HSV",

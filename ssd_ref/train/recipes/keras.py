@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Expand, Photometric
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
+from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
 
 KERNELS_ONLY = (ParamRule(("bias", "gamma", "beta", "scale"), decay=0.0),)
 
@@ -46,6 +46,7 @@ _RESNET = replace(
         ),
     ),
     augment=replace(_VGG.augment, expand=Expand(fill="zero")),
+    norm=NormRule(0.01),
     notes=(
         *_VGG.notes,
         "the committed code does not run (its loss returns another value): not exactly what made the weights",
