@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssdconv.converters.caffe.opened import OpenedFile
+from ssdconv.converters.opened import OpenedFile
 from ssdconv.converters.zip_directory import Directory, Member
 from ssdconv.errors import FormatError
 

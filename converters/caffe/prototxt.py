@@ -9,12 +9,12 @@ from typing import Any
 from google.protobuf import text_format
 
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
-from ssdconv.converters.caffe.opened import open_regular
 from ssdconv.converters.caffe.plain import Reader, fill
 from ssdconv.converters.caffe.prune import Pruner
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.caffe.sniff import refuse_strangers
 from ssdconv.converters.caffe.upgrade import MAX_LAYERS, inputs_of, layer_of, shown
+from ssdconv.converters.opened import open_regular
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.files import atomic_path
 
