@@ -115,11 +115,10 @@ def _fits(crop: Crop, samplers: Sequence[CropSampler], overlap: Floats, tried: _
     low = np.asarray([-np.inf if s.min_iou is None else s.min_iou for s in samplers])[:, None, None]
     high = np.asarray([np.inf if s.max_iou is None else s.max_iou for s in samplers])[:, None, None]
     fits = (overlap >= low) & (overlap <= high)
-    if crop.meets == "any":
-        return np.asarray(fits.any(axis=2))
-    if crop.meets == "inside":
-        fits |= ~centre_inside(tried.frames, boxes, crop.edge).reshape(fits.shape)
-    return np.asarray(fits.all(axis=2))
+    if crop.meets in ("inside", "any_inside"):
+        inside = centre_inside(tried.frames, boxes, crop.edge).reshape(fits.shape)
+        fits = fits | ~inside if crop.meets == "inside" else fits & inside
+    return np.asarray(fits.any(axis=2) if crop.meets in ("any", "any_inside") else fits.all(axis=2))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 
 from ssdconv.errors import UsageError
@@ -12,6 +14,10 @@ from ssdconv.ssd_ref.train.augment.photometric import draw_changes
 from ssdconv.ssd_ref.train.augment.plan import Change, Indices, Place, Plan, Window
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Retry
 
+_ORDERS = tuple(
+    (*geometry, *end) for geometry in permutations(("expand", "crop")) for end in permutations(("flip", "resize"))
+)
+
 
 def check(spec: AugmentSpec) -> None:
     """Refuse an order of stages that no source has and that a plan cannot hold.
@@ -21,13 +27,12 @@ def check(spec: AugmentSpec) -> None:
     """
     order = [s for s in spec.stages if s != "photometric"]
     fine = len(set(spec.stages)) == len(spec.stages) and order in (
-        [s for s in usual if s in order]
-        for usual in (("expand", "crop", "resize", "flip"), ("expand", "crop", "flip", "resize"))
+        [s for s in usual if s in order] for usual in _ORDERS
     )
     if not fine or "resize" not in order:
         raise UsageError(
             "these stages of augmentation cannot follow each other",
-            expected="expand, crop, then resize and flip, each at most once, resize always; photometric anywhere",
+            expected="expand and crop, then resize and flip, each at most once, resize always; photometric anywhere",
             got=", ".join(spec.stages),
         )
 
@@ -49,7 +54,8 @@ def draw(spec: AugmentSpec, size: tuple[int, int], boxes: Floats, rng: np.random
     interpolation = spec.interpolations[int(rng.integers(len(spec.interpolations)))]
     if flip:
         left = mirror(left, frame[0] - (1.0 if spec.inclusive else 0.0))
-    return Plan(changes, place, window, flip, interpolation, left / np.tile(frame, 2), index)
+    first = window is not None and "expand" in spec.stages and spec.stages.index("crop") < spec.stages.index("expand")
+    return Plan(changes, place, window, flip, interpolation, left / np.tile(frame, 2), index, first)
 
 
 _Geometry = tuple[Place | None, Window | None, Floats, Indices, Floats]
@@ -71,19 +77,22 @@ def _once(spec: AugmentSpec, size: tuple[int, int], boxes: Floats, rng: np.rando
     extra = 1.0 if spec.inclusive else 0.0
     place = window = None
     index = np.arange(len(boxes))
-    if "expand" in spec.stages and spec.expand is not None:
-        place = draw_expand(spec.expand, size, rng)
-    if place is not None:
-        boxes = boxes + np.tile(np.asarray([place.left, place.top], np.float64), 2)
-        size = place.width, place.height
     frame = np.asarray(size, np.float64)
-    if "crop" in spec.stages and spec.crop is not None:
-        drawn = draw_crop(spec.crop, size, boxes, rng, extra)
-        if drawn is not None:
-            window = drawn.window
-            index = np.flatnonzero(centre_inside(drawn.frame[None], boxes, spec.crop.edge)[0])
-            boxes = cut(boxes[index], drawn.frame)
-            frame = drawn.frame[2:] - drawn.frame[:2] + extra
+    for stage in spec.stages:
+        if stage == "expand" and spec.expand is not None:
+            place = draw_expand(spec.expand, size, rng)
+            if place is not None:
+                boxes = boxes + np.tile(np.asarray([place.left, place.top], np.float64), 2)
+                size = place.width, place.height
+                frame = np.asarray(size, np.float64)
+        elif stage == "crop" and spec.crop is not None:
+            drawn = draw_crop(spec.crop, size, boxes, rng, extra)
+            if drawn is not None:
+                window = drawn.window
+                index = np.flatnonzero(centre_inside(drawn.frame[None], boxes, spec.crop.edge)[0])
+                boxes = cut(boxes[index], drawn.frame, spec.crop.clip_boxes)
+                size = window.width, window.height
+                frame = drawn.frame[2:] - drawn.frame[:2] + extra
     return place, window, boxes, index, frame
 
 

@@ -37,7 +37,7 @@ def render(
     for stage in spec.stages:
         out = _stage(stage, out, plan, spec, size, fill or (0.0, 0.0, 0.0))
     if spec.rounded and out.dtype != np.uint8:
-        out = np.clip(np.rint(out), 0, 255).astype(np.uint8)
+        out = np.clip(out * np.float32(255.5 / 255), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(out)
 
 

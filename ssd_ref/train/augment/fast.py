@@ -28,8 +28,11 @@ _CODES = CODES | {"lanczos4": cv2.INTER_CUBIC}
 def render(image: Bytes, plan: Plan, spec: AugmentSpec, size: tuple[int, int], fill: Colour | None) -> Bytes:
     """Carry out a plan; arguments as in ``faithful.render``, but always (height, width, 3) uint8."""
     height, width = size
+    first = plan.window if plan.crop_first else None
+    if first is not None:
+        image = image[first.top : first.top + first.height, first.left : first.left + first.width]
     canvas = plan.place or Place(0, 0, image.shape[1], image.shape[0])
-    cut = plan.window or Window(0, 0, canvas.width, canvas.height)
+    cut = (None if first else plan.window) or Window(0, 0, canvas.width, canvas.height)
     x, y, wide, high = cut.left - canvas.left, cut.top - canvas.top, cut.width, cut.height
     across = _Axis(x, wide, image.shape[1], width)
     down = _Axis(y, high, image.shape[0], height)

@@ -40,9 +40,10 @@ def centre_inside(windows: Floats, boxes: Floats, edge: Literal["closed", "half_
     return np.asarray((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1))
 
 
-def cut(boxes: Floats, frame: Floats) -> Floats:
-    """Boxes relative to a frame (4,) xyxy and limited to it."""
-    return np.clip(boxes - np.tile(frame[:2], 2), 0.0, np.tile(frame[2:] - frame[:2], 2))
+def cut(boxes: Floats, frame: Floats, clip: bool = True) -> Floats:
+    """Boxes relative to a frame (4,) xyxy and, with ``clip``, limited to it."""
+    moved = boxes - np.tile(frame[:2], 2)
+    return np.clip(moved, 0.0, np.tile(frame[2:] - frame[:2], 2)) if clip else moved
 
 
 def mirror(boxes: Floats, width: float) -> Floats:

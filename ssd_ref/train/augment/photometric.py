@@ -91,7 +91,8 @@ def table(change: Change, spec: Photometric) -> npt.NDArray[np.uint8]:
         if spec.hue_edge == "wrap":
             values = values % 180
     else:
-        values = values + amount if change.kind == "brightness" else values * amount
+        pivot = np.float32(spec.pivot if change.kind == "contrast" else 0.0)
+        values = values + amount if change.kind == "brightness" else (values - pivot) * amount + pivot
     whole = np.trunc(values) if spec.arithmetic == "truncate" else np.rint(values)
     if change.kind == "hue" and spec.hue_edge == "wrap":
         whole = whole % 180
@@ -108,7 +109,7 @@ def _in_floats(image: npt.NDArray[np.float32], changes: Sequence[Change], spec: 
         elif change.kind == "brightness":
             out = out + np.float32(change.value)
         elif change.kind == "contrast":
-            out = out * np.float32(change.value)
+            out = (out - np.float32(spec.pivot)) * np.float32(change.value) + np.float32(spec.pivot)
         else:
             together = [change]
             while left and left[0].kind in ("saturation", "hue"):

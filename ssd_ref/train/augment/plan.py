@@ -41,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the canvas (or of the image, without a canvas) that is cut out, in pixels."""
+    """The part that is cut out of what the stages before have left (the canvas, or the image), in pixels."""
 
     left: int
     top: int
@@ -56,6 +56,7 @@ class Plan:
     Attributes:
         changes: photometric, in order.
         place, window: None where not done.
+        crop_first: the window is cut out of the image, and what is cut out is placed.
         flip: mirrored.
         interpolation: of the resize.
         boxes: (g, 4) xyxy of the objects that stay, fractions of the result.
@@ -69,3 +70,4 @@ class Plan:
     interpolation: Interpolation
     boxes: Boxes
     index: Indices
+    crop_first: bool = False

@@ -29,6 +29,7 @@ class Photometric:
         hue_edge: whether a hue beyond the scale goes round (``wrap``) or stays at the edge of the bytes (``saturate``, Caffe).
         hue_step: the hue's change is a whole number (ChainerCV).
         clip: pixels are limited to 0..255, and saturation to its range, with ``float`` too (SSD.TensorFlow).
+        pivot: the value that contrast leaves as it is (ssd_keras: 127.5).
     """
 
     brightness: float = 32.0
@@ -47,6 +48,7 @@ class Photometric:
     hue_edge: Literal["wrap", "saturate"] = "saturate"
     hue_step: bool = False
     clip: bool = False
+    pivot: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Crop:
         choice: ``found``: every sampler is tried and one of the crops found is drawn (Caffe); ``mode``: one sampler is drawn,
             then tried until it succeeds (the others).
         meets: whether ``any`` object must meet the limits (Caffe), ``all`` (GluonCV, ChainerCV), ``inside``: all whose centre is
-            inside (SSD.TensorFlow), or ``never`` rejects (ssd.pytorch, whose test can never be true).
+            inside (SSD.TensorFlow), ``any_inside``: one of those (torchvision), or ``never`` rejects (ssd.pytorch, whose test can never be true).
         trials: per sampler.
         scale: range of the crop's size (of area's root or of each side, see ``shape``).
         aspect: range of width over height.
@@ -102,6 +104,7 @@ class Crop:
         edge: whether a centre on the crop's edge is inside: ``closed`` (Caffe), ``half_open`` (ChainerCV, GluonCV), ``open``.
         needs_object: whether a crop must keep one: ``no``, ``trial``: one without fails (ssd.pytorch, SSD.TensorFlow),
             ``choice``: one without is not chosen (GluonCV).
+        clip_boxes: whether objects are cut at the crop's edge (ssd_keras leaves them whole).
         empty: what happens to an image without objects: ``whole`` it stays, ``crop`` it is cropped at random (GluonCV).
         exhausted: with ``mode``, when no trial succeeds: ``whole`` image, ``again`` with another sampler (ssd.pytorch), or the
             ``last`` crop with an object, though it breaks its limit (SSD.TensorFlow; only crops with an object count as tried).
@@ -119,7 +122,7 @@ class Crop:
     whole: bool = True
     unconstrained: bool = False
     choice: Literal["found", "mode"] = "found"
-    meets: Literal["any", "all", "inside", "never"] = "any"
+    meets: Literal["any", "all", "inside", "any_inside", "never"] = "any"
     trials: int = 50
     scale: tuple[float, float] = (0.3, 1.0)
     aspect: tuple[float, float] = (0.5, 2.0)
@@ -129,6 +132,7 @@ class Crop:
     boxes: Literal["pixels", "fractions"] = "fractions"
     edge: Literal["closed", "half_open", "open"] = "closed"
     needs_object: Literal["no", "trial", "choice"] = "no"
+    clip_boxes: bool = True
     empty: Literal["whole", "crop"] = "whole"
     exhausted: Literal["whole", "again", "last"] = "whole"
 
@@ -160,7 +164,7 @@ class AugmentSpec:
         jpeg: re-encode to JPEG (quality 95) after distort, expand and crop, as Caffe does.
         keep: which objects survive a crop (centre inside, in all sources).
         precision: of the pixels after the photometric stage and until the network's size.
-        rounded: whether the resized image is rounded to bytes (SSD.TensorFlow, with ``float32``).
+        rounded: whether a ``float32`` image becomes bytes in the end: times 255.5/255 and cut off, as TensorFlow converts.
         retry: see there.
         inclusive: corners name pixels inside the box (SSD.TensorFlow): sides and overlaps count one more, and mirroring maps
             x to width - 1 - x.
