@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
 from ssdconv.commands.arguments import existing
-from ssdconv.commands.output import print_json, working
+from ssdconv.commands.output import print_json, print_tail, working
 from ssdconv.errors import EXIT_OK, UsageError
 
 
@@ -30,10 +29,5 @@ def run_backbone(args: Namespace) -> int:
         print_json(report.to_json())
         return EXIT_OK
     print(f"{report.source}: backbone {report.name} of gluon, {len(report.rows)} tensors")
-    for drop in report.drops:
-        print(f"left out {drop.source}: {drop.reason}")
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"source sha256 {report.source_sha256}")
-    print("\n".join(f"wrote {path}" for path in report.outputs) + f" in {report.seconds:.2f} s")
+    print_tail(report)
     return EXIT_OK

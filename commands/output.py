@@ -9,7 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssdconv.converters.report import FileReport
 
 SLOW_SECONDS = 2.0
 
@@ -36,6 +39,16 @@ def plain(value: Any) -> Any:
 def print_json(data: object) -> None:
     """One JSON document on stdout."""
     print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_tail(report: FileReport) -> None:
+    """The end of every conversion's report: what was left out, warnings (on stderr), hash and files."""
+    for drop in report.drops:
+        print(f"left out {drop.source}: {drop.reason}")
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"source sha256 {report.source_sha256}")
+    print("\n".join(f"wrote {path}" for path in report.outputs) + f" in {report.seconds:.2f} s")
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str], *, right: Sequence[int] = ()) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ssdconv.commands import source_files
 from ssdconv.commands.arguments import existing
 from ssdconv.commands.backbone import run_backbone
-from ssdconv.commands.output import print_json, table, working
+from ssdconv.commands.output import print_json, print_tail, table, working
 from ssdconv.commands.verb import Verb
 from ssdconv.commands.zoo import add_network_options
 from ssdconv.converters.registry import SOURCES, Source
@@ -174,9 +173,4 @@ def _print_conversion(report: ConversionReport) -> None:
     groups = [(part, tensors, f"{numbers:,}") for part, tensors, numbers in report.groups()]
     total = ("total", sum(row[1] for row in groups), f"{sum(n for _, _, n in report.groups()):,}")
     print(table([*groups, total], ("part", "tensors", "numbers"), right=(1, 2)))
-    for drop in report.drops:
-        print(f"left out {drop.source}: {drop.reason}")
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"source sha256 {report.source_sha256}")
-    print("\n".join(f"wrote {path}" for path in report.outputs) + f" in {report.seconds:.2f} s")
+    print_tail(report)

@@ -36,12 +36,11 @@ class TensorRow:
     mean: float | None = None
 
 
-@dataclass(frozen=True)
-class ConversionReport:
-    """What was converted into what.
+@dataclass(frozen=True, kw_only=True)
+class FileReport:
+    """What became of one source file's tensors.
 
     Attributes:
-        config: the network written.
         rows: one per tensor written.
         drops: source tensors left out, each with its reason.
         outputs: files written.
@@ -50,7 +49,6 @@ class ConversionReport:
         seconds: wall time.
     """
 
-    config: SSDConfig
     rows: tuple[TensorRow, ...]
     drops: tuple[Drop, ...]
     outputs: tuple[Path, ...]
@@ -59,6 +57,30 @@ class ConversionReport:
     source_sha256: str
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as JSON-ready data."""
+        return {
+            "file": str(self.source),
+            "format": self.source_format,
+            "sha256": self.source_sha256,
+            "outputs": [str(p) for p in self.outputs],
+            "tensors": [asdict(row) for row in self.rows],
+            "dropped": [asdict(drop) for drop in self.drops],
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport(FileReport):
+    """A detector's conversion.
+
+    Attributes:
+        config: the network written.
+    """
+
+    config: SSDConfig
     extra: dict[str, Any] = field(default_factory=dict)
 
     def groups(self) -> Iterator[tuple[str, int, int]]:
@@ -80,14 +102,7 @@ class ConversionReport:
             "num_classes": self.config.num_classes,
             "input": list(self.config.pixels.size),
             "priors": self.config.num_priors,
-            "file": str(self.source),
-            "format": self.source_format,
-            "sha256": self.source_sha256,
-            "outputs": [str(p) for p in self.outputs],
-            "tensors": [asdict(row) for row in self.rows],
-            "dropped": [asdict(drop) for drop in self.drops],
-            "warnings": list(self.warnings),
-            "seconds": self.seconds,
+            **super().to_json(),
             **self.extra,
         }
 

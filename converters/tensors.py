@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,10 +40,7 @@ class LazyTensor:
     @property
     def nbytes(self) -> int:
         """Size of the array in bytes, computed with Python integers."""
-        count = self.dtype.itemsize
-        for side in self.shape:
-            count *= side
-        return count
+        return self.dtype.itemsize * prod(self.shape)
 
 
 class TensorTable(Mapping[str, LazyTensor]):

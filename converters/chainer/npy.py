@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,7 @@ class Header:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, computed with Python integers."""
-        count = self.dtype.itemsize
-        for side in self.shape:
-            count *= side
-        return count
+        return self.dtype.itemsize * prod(self.shape)
 
 
 def parse_header(head: bytes, where: str) -> Header:

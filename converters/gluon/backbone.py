@@ -17,7 +17,7 @@ from ssdconv.converters.gluon.parts import backbone_parts
 from ssdconv.converters.gluon.reader import read_params
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.ops import apply_all
-from ssdconv.converters.report import TensorRow, describe
+from ssdconv.converters.report import FileReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.ssd_ref.archive import TensorSource
 from ssdconv.ssd_ref.config import Backbone
@@ -33,35 +33,21 @@ RULES: tuple[tuple[str, str, str], ...] = (
 """(backbone kind or ResNet version, or "" for all; pattern of whole names; why such tensors are left out)."""
 
 
-@dataclass(frozen=True)
-class BackboneReport:
-    """What was converted into what; fields as in ``report.ConversionReport``."""
+@dataclass(frozen=True, kw_only=True)
+class BackboneReport(FileReport):
+    """A classification network's conversion.
+
+    Attributes:
+        name: GluonCV's.
+        backbone: what was written.
+    """
 
     name: str
     backbone: Backbone
-    rows: tuple[TensorRow, ...]
-    drops: tuple[Drop, ...]
-    outputs: tuple[Path, ...]
-    source: Path
-    source_format: str
-    source_sha256: str
-    warnings: tuple[str, ...]
-    seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """The whole report as JSON-ready data."""
-        return {
-            "backbone": {"name": self.name, **asdict(self.backbone)},
-            "source": "gluon",
-            "file": str(self.source),
-            "format": self.source_format,
-            "sha256": self.source_sha256,
-            "outputs": [str(path) for path in self.outputs],
-            "tensors": [asdict(row) for row in self.rows],
-            "dropped": [asdict(drop) for drop in self.drops],
-            "warnings": list(self.warnings),
-            "seconds": self.seconds,
-        }
+        return {"backbone": {"name": self.name, **asdict(self.backbone)}, "source": "gluon", **super().to_json()}
 
 
 def backbone_mapping(spec: Backbone, table: TensorTable) -> TensorMapping:
@@ -126,7 +112,16 @@ def convert_backbone(
         table.meta.get("unchanged", lambda: None)()
         seconds = time.perf_counter() - started
         return BackboneReport(
-            name, spec, rows, mapping.drops, tuple(outputs), src, table.format, digest.result(), table.warnings, seconds
+            name=name,
+            backbone=spec,
+            rows=rows,
+            drops=mapping.drops,
+            outputs=tuple(outputs),
+            source=src,
+            source_format=table.format,
+            source_sha256=digest.result(),
+            warnings=table.warnings,
+            seconds=seconds,
         )
 
 
