@@ -44,12 +44,14 @@ def check_device(name: str) -> str:
 
 
 def existing(path: str | Path) -> Path:
-    """``path`` if there is a file of that name, or the index of the TensorFlow checkpoint that it names.
+    """``path`` if there is a file of that name, the index of the TensorFlow checkpoint that it names, or a hub folder's weights.
 
     Raises:
         MissingError: there is none.
     """
     path = located(Path(path))
+    if (path / "model.safetensors").is_file():  # a folder as model hubs want it
+        return path / "model.safetensors"
     if path.is_dir():
         raise UsageError("this is a folder, a file is needed", where=str(path))
     if not path.exists():

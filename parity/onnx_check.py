@@ -81,7 +81,12 @@ class OnnxReport:
             "passed": bool(self),
             "runtime": self.runtime,
             "inputs": [i.name for i in self.inputs],
-            "worst": {"output": worst.source, "ratio": worst.ratio, "rms_ratio": worst.rms_ratio, "needed": worst.needed},
+            "worst": {
+                "output": worst.source,
+                "ratio": worst.ratio,
+                "rms_ratio": worst.rms_ratio,
+                "needed": worst.needed,
+            },
             "detections": self.counts() if any(i.detections is not None for i in self.inputs) else None,
             "reason": self.reason,
             "notes": list(self.notes),

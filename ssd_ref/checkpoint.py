@@ -25,6 +25,7 @@ from ssdconv.errors import FormatError, MissingError, SsdconvError, UnsafeFileEr
 from ssdconv.ssd_ref.archive import TensorSource, write_pth, write_safetensors
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.hub_files import CONFIG, WEIGHTS, agreed
 from ssdconv.ssd_ref.model import SSD
 
 VERSION = 1
@@ -133,7 +134,10 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The description and the tensors of any file of ours; errors as in ``read``."""
+    """The description and the tensors of any file of ours, or of a hub folder; errors as in ``read``."""
+    folder = path if path.is_dir() else None
+    if folder is not None:
+        path = folder / WEIGHTS
     try:
         with path.open("rb") as stream:
             head = stream.read(16)
@@ -143,6 +147,8 @@ def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FormatError(f"cannot read: {error.strerror}", where=str(path)) from None
     is_safetensors = path.suffix == ".safetensors" or head[8:9] == b"{"
     text, state = _read_safetensors(path) if is_safetensors else _read_pickle(path)
+    if folder is not None:
+        text = agreed(text, folder / CONFIG)
     if text is None:
         raise FormatError(
             "these weights carry no ssdconv config",

@@ -35,7 +35,9 @@ def differences(config: SSDConfig) -> tuple[str, ...]:
             f"the threshold stays {rule.nms_threshold}"
         )
     if rule.code != "center_size":
-        found.append("a box whose corners are the wrong way round counts with its area in ONNX, as empty in the network")
+        found.append(
+            "a box whose corners are the wrong way round counts with its area in ONNX, as empty in the network"
+        )
     return tuple(found)
 
 
@@ -79,7 +81,7 @@ def _limit(threshold: float, inclusive: bool) -> float:
 def _scores(n: Nodes, config: SSDConfig, classes: list[int]) -> str:
     """(N, K, P): scores of the object classes."""
     conf = {"softmax": ("Softmax", {"axis": -1}), "sigmoid": ("Sigmoid", {})}.get(config.detect.activation)
-    scores = n(conf[0], "conf", **conf[1]) if conf else "conf"  # type: ignore[arg-type]
+    scores = n(conf[0], "conf", **conf[1]) if conf else "conf"
     by_class = n("Transpose", scores, perm=[0, 2, 1])
     return by_class if len(classes) == config.num_classes else n("Gather", by_class, n.ints(*classes), axis=1)
 
@@ -187,7 +189,9 @@ def _best(n: Nodes, rows: list[str], keep: int) -> str:
     if keep < 0:
         return table
     image = n("Gather", image, order)
-    images = n("Range", n.constant(0, np.int64), n("Squeeze", n("Shape", "conf", end=1), n.ints(0)), n.constant(1, np.int64))
+    images = n(
+        "Range", n.constant(0, np.int64), n("Squeeze", n("Shape", "conf", end=1), n.ints(0)), n.constant(1, np.int64)
+    )
     member = n("Cast", n("Equal", n("Unsqueeze", image, n.ints(1)), images), to=7)
     counts = n("ReduceSum", member, n.ints(0), keepdims=0)
     starts = n("CumSum", counts, n.constant(0, np.int64), exclusive=1)

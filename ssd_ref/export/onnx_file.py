@@ -79,16 +79,26 @@ def onnx_model(
     return proto
 
 
-def write_onnx(proto: Any, path: str | Path) -> Path:
-    """Write a model atomically.
+def checked_path(path: str | Path) -> Path:
+    """The file to write.
 
     Raises:
         UsageError: another suffix.
-        OutputError: the file cannot be written; an older one stays.
     """
     path = Path(path)
     if path.suffix != ".onnx":
         raise UsageError("an ONNX model ends in .onnx", where=str(path))
+    return path
+
+
+def write_onnx(proto: Any, path: str | Path) -> Path:
+    """Write a model atomically.
+
+    Raises:
+        UsageError: see ``checked_path``.
+        OutputError: the file cannot be written; an older one stays.
+    """
+    path = checked_path(path)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return path

@@ -70,7 +70,9 @@ def heads_model(model: SSD, *, opset: int = DEFAULT_OPSET, batch: int | None = N
     need_onnx()
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise UsageError(
-            "this version of ONNX' operator set is not written", expected=f"{LOWEST_OPSET} to {HIGHEST_OPSET}", got=opset
+            "this version of ONNX' operator set is not written",
+            expected=f"{LOWEST_OPSET} to {HIGHEST_OPSET}",
+            got=opset,
         )
     if batch is not None and batch < 1:
         raise UsageError("a batch has at least one image", got=batch)
