@@ -84,7 +84,7 @@ def verify(
     checkpoint = read(weights)
     model = build(checkpoint, where=str(weights))
     column = column_of(checkpoint.config.source)
-    opened = _open(source, prototxt, checkpoint)
+    opened = open_as(source, prototxt, checkpoint)
     with opened.table:
         prepared = column.prepare(opened, prototxt, oracle)
         require(prepared.oracle)
@@ -133,8 +133,13 @@ def column_of(source: str) -> ModuleType:
     return import_module(name)
 
 
-def _open(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
-    """The source file as the network that it tells itself; as the checkpoint's named network where it tells none."""
+def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
+    """The source file as the network that it tells itself; as the checkpoint's named network where it tells none.
+
+    Raises:
+        FormatError, UsageError: the file is damaged, or tells no network.
+        MappingError: it does not hold the checkpoint's tensors.
+    """
     config = checkpoint.config
     try:
         opened = open_source(source, config.source, Request(prototxt=prototxt))

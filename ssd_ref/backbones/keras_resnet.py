@@ -20,11 +20,12 @@ from ssdconv.ssd_ref.layers import ConvUnit, Tapped
 class KerasBlock(nn.Module):
     """``relu(branch2c(branch2b(branch2a(x))) + shortcut)``, batch normalisation behind every convolution, no biases."""
 
-    def __init__(self, in_channels: int, spec: BlockSpec, norm: NormSpec) -> None:
+    def __init__(self, in_channels: int, spec: BlockSpec, norm: NormSpec, stride_in_3x3: bool = False) -> None:
         super().__init__()
-        side = spec.dilation
-        self.branch2a = ConvUnit(in_channels, ConvSpec("2a", spec.inner, 1, spec.stride, bias=False, norm=norm))
-        self.branch2b = ConvUnit(spec.inner, ConvSpec("2b", spec.inner, 3, 1, side, side, bias=False, norm=norm))
+        side, first = spec.dilation, 1 if stride_in_3x3 else spec.stride
+        step = spec.stride // first
+        self.branch2a = ConvUnit(in_channels, ConvSpec("2a", spec.inner, 1, first, bias=False, norm=norm))
+        self.branch2b = ConvUnit(spec.inner, ConvSpec("2b", spec.inner, 3, step, side, side, bias=False, norm=norm))
         last = ConvSpec("2c", spec.out, 1, bias=False, norm=norm, activation="none")
         self.branch2c = ConvUnit(spec.inner, last)
         shortcut = ConvSpec("1", spec.out, 1, spec.stride, bias=False, norm=norm, activation="none")
@@ -38,13 +39,14 @@ class KerasBlock(nn.Module):
         return out
 
 
-def keras_resnet50(taps: Sequence[str], *, width: int = 64, eps: float = 1e-3) -> Tapped:
+def keras_resnet50(taps: Sequence[str], *, width: int = 64, eps: float = 1e-3, stride_in_3x3: bool = False) -> Tapped:
     """The backbone up to its last tap.
 
     Args:
         taps: block names, such as ``res3d``.
         width: channels of conv1; 64 is the published network.
         eps: of every batch normalisation.
+        stride_in_3x3: blocks stride in their 3x3 convolution, which is not what jedol's network does.
     """
     norm = NormSpec(eps)
     units: list[tuple[str, nn.Module]] = [
@@ -53,6 +55,6 @@ def keras_resnet50(taps: Sequence[str], *, width: int = 64, eps: float = 1e-3) -
     ]
     channels, in_channels = {}, width
     for spec in blocks(width):
-        units.append((spec.name, KerasBlock(in_channels, spec, norm)))
+        units.append((spec.name, KerasBlock(in_channels, spec, norm, stride_in_3x3)))
         in_channels = channels[spec.name] = spec.out
     return Tapped(units, taps, [channels.get(tap, 0) for tap in taps])

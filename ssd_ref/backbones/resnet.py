@@ -40,6 +40,7 @@ class ResNet(nn.Module):
         version: see the module's table.
         strides: of the four stages.
         eps: of every batch normalisation.
+        stride_in_3x3: where a bottleneck strides, against its version; None for the version's own place.
 
     Raises:
         FormatError: no such depth or tap.
@@ -53,8 +54,10 @@ class ResNet(nn.Module):
         version: Version = "v1",
         strides: Sequence[int] = (1, 2, 2, 2),
         eps: float = 1e-5,
+        stride_in_3x3: bool | None = None,
     ) -> None:
         super().__init__()
+        in_3x3 = version != "v1" if stride_in_3x3 is None else stride_in_3x3
         if depth not in BLOCKS:
             raise FormatError(f"no ResNet with {depth} layers", expected=f"one of {', '.join(map(str, BLOCKS))}")
         self.taps = tuple(taps)
@@ -75,7 +78,7 @@ class ResNet(nn.Module):
                     widths |= {(number, index, int(act[-1])): inner for act, inner in block.widths.items()}
                     stage.append(block)
                 else:
-                    stage.append(_after(version, width, channels, step, depth >= 50, norm))
+                    stage.append(_after(version, width, channels, step, depth >= 50, norm, in_3x3))
                 width = widths[number, index, 0] = channels
             self.add_module(f"stage{number}", stage)
         self.channels = [widths[place] for place in places]
@@ -111,14 +114,14 @@ class ResNet(nn.Module):
 
 
 def _after(
-    version: Version, in_channels: int, channels: int, stride: int, bottleneck: bool, norm: NormSpec
+    version: Version, in_channels: int, channels: int, stride: int, bottleneck: bool, norm: NormSpec, in_3x3: bool
 ) -> ResidualBlock:
     return ResidualBlock(
         in_channels,
         channels,
         stride,
         bottleneck=bottleneck,
-        stride_in_3x3=version != "v1",
+        stride_in_3x3=in_3x3,
         bias_1x1=version == "v1" and bottleneck,
         norm=norm,
     )

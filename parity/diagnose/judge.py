@@ -1,0 +1,182 @@
+"""How far a suspect network agrees with the truth on one input: the whole network, or one place of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdconv.errors import SsdconvError
+from ssdconv.parity.activations import Heads, Probe, compare
+from ssdconv.parity.diagnose.net import Array, Net
+from ssdconv.parity.diagnose.replay import Tape
+from ssdconv.parity.diagnose.truth import View
+from ssdconv.parity.oracles.base import OracleRun, Outputs
+from ssdconv.parity.results import DetectionResult, ProbeResult
+from ssdconv.parity.tolerance import HALF_ULP, MAX_RATIO, TINY
+from ssdconv.parity.verify import derived, detections
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.detect import Detections, scores_of
+from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.priors import Priors
+
+DETECTIONS = "detections"
+WORST = 1e300
+RELATIVE_FLOOR = 1e-6
+"""Where a probe has no floor of its own (its shape was wrong): what float32 costs a deep layer, relative to its values."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The whole network on one input.
+
+    Attributes:
+        probes: every probe, in order of execution.
+        heads64, heads32: ``@`` values of the float64 and float32 runs.
+        found: detections compared; None where the truth has none.
+        pixels: what was fed to the suspect.
+    """
+
+    probes: tuple[ProbeResult, ...]
+    heads64: Heads
+    heads32: Heads
+    found: DetectionResult | None
+    pixels: Array
+
+    @property
+    def first(self) -> int | None:
+        """Place of the first divergent probe; ``len(probes)`` for the detections; None where all agree."""
+        for index, probe in enumerate(self.probes):
+            if not probe:
+                return index
+        return None if self.found is None or self.found else len(self.probes)
+
+    @property
+    def name(self) -> str | None:
+        """Source name of the first divergent probe."""
+        first = self.first
+        return None if first is None else DETECTIONS if first == len(self.probes) else self.probes[first].source
+
+
+def whole(net: Net, view: View, probes: Sequence[Probe]) -> Outcome:
+    """Run the suspect in float32 and float64 and compare every probe and the detections.
+
+    Raises:
+        SsdconvError, RuntimeError: the suspect cannot be run.
+    """
+    model = net.model()
+    pixels = own_pixels(net, view)
+    outputs = Outputs(dict(view.outputs))
+    results, heads64, heads32 = compare(outputs, model, pixels, probes, derive=lambda o: derived(model, *o))
+    return Outcome(results, heads64, heads32, _detections(net, view, heads64, heads32), pixels)
+
+
+def own_pixels(net: Net, view: View) -> Array:
+    """The view's image as the network prepares it."""
+    pixels: Array = prepare([view.image], net.config.pixels).numpy()
+    return pixels
+
+
+def _detections(net: Net, view: View, heads64: Heads, heads32: Heads) -> DetectionResult | None:
+    if view.detections is None or "@conf" not in heads64:
+        return None
+    try:
+        with torch.inference_mode():
+            scored = [{**h, "@scores": scores_of(h["@conf"], net.config.detect.activation)} for h in (heads64, heads32)]
+            return detections(_Shell(net.config), OracleRun(Outputs({}), view.detections), *scored)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, IndexError) as error:
+        return DetectionResult(len(view.detections[0]), problem=str(error).splitlines()[0])
+
+
+@dataclass(frozen=True)
+class _Shell:
+    """What ``verify.detections`` needs of a model: its config and its way from heads to boxes."""
+
+    config: SSDConfig
+
+    def postprocess(self, loc: Tensor, conf: Tensor) -> list[Detections]:
+        return SSD.postprocess(self, loc, conf)  # type: ignore[arg-type]
+
+
+def missed(found: DetectionResult | None) -> float:
+    """How far detections are from agreeing, as an excess: 0 where they agree, above 1 where they do not."""
+    if found is None or found:
+        return 0.0
+    if found.problem:
+        return WORST
+    return 1.0 + found.unexplained
+
+
+def excess_of(probe: ProbeResult) -> float:
+    """The probe's error over its limit, finite."""
+    return WORST if probe.problem else float(min(np.nan_to_num(probe.excess, nan=WORST), WORST))
+
+
+def local(net: Net, view: View, outcome: Outcome, index: int, tape: Tape | None) -> float:
+    """Error over the limit at one probe after a change, computing as little as possible; above 1 fails.
+
+    Args:
+        net: the changed network.
+        view: the truth.
+        outcome: of the network before the change.
+        index: place of the probe in ``outcome``.
+        tape: of the network before the change, fed with ``outcome.pixels``.
+    """
+    if index == len(outcome.probes):
+        return missed(_detections(net, view, outcome.heads64, outcome.heads32))
+    probe = outcome.probes[index]
+    theirs = view.outputs.get(probe.source)
+    if theirs is None:
+        return WORST
+    try:
+        mine = _value(net, view, outcome, probe.reference, tape)
+    except (SsdconvError, RuntimeError, ValueError, IndexError, TypeError):
+        return WORST
+    return _excess(theirs, mine, probe)
+
+
+def _value(net: Net, view: View, outcome: Outcome, reference: str, tape: Tape | None) -> Array:
+    if reference == "@input":
+        return own_pixels(net, view)
+    if reference == "@priors":
+        priors = Priors.of(net.config.priors, net.config.pixels.size, torch.float32)
+        rows: Array = torch.stack([priors.corners.flatten(), priors.variances.flatten()])[None].numpy()
+        return rows
+    with torch.inference_mode():
+        if reference == "@scores":
+            scores: Array = scores_of(outcome.heads32["@conf"], net.config.detect.activation).numpy()
+            return scores
+        assert tape is not None
+        model, pixels = net.model(), torch.as_tensor(outcome.pixels)
+        if reference.startswith("@"):
+            loc, conf = tape.run(model, pixels)
+            head: Array = (loc if reference == "@loc" else conf).numpy()
+            return head
+        layer: Array = tape.run(model, pixels, reference).numpy()
+        return layer
+
+
+def _excess(theirs: Array, mine: Array, probe: ProbeResult) -> float:
+    """Both ratios of ``parity.tolerance`` from one float32 run: its own rounding adds 1 to the limits."""
+    if theirs.ndim == mine.ndim - 1 and probe.reference.startswith("@"):
+        mine = mine.reshape(mine.shape[0], -1)
+    if theirs.shape != mine.shape:
+        return WORST
+    m, floor = probe.measured, probe.floor
+    size, rms_size = (max(float(v), TINY) for v in (np.abs(theirs).max(initial=0.0), _rms(theirs)))
+    limit = floor.max / m.magnitude if m.magnitude > 0 and not probe.problem else RELATIVE_FLOOR
+    rms_limit = floor.rms / m.magnitude_rms if m.magnitude_rms > 0 and not probe.problem else RELATIVE_FLOOR
+    error = theirs.astype(np.float64) - mine
+    worst = float(np.abs(error).max(initial=0.0)) / (max(limit, HALF_ULP) * size * (MAX_RATIO + 1))
+    spread = _rms(error) / (max(rms_limit, HALF_ULP) * rms_size * (m.rms_limit + 1))
+    value = max(worst, spread)
+    return min(value, WORST) if np.isfinite(value) else WORST
+
+
+def _rms(array: Array) -> float:
+    flat = array.reshape(-1).astype(np.float64)
+    return float(np.sqrt(flat @ flat / flat.size)) if flat.size else 0.0
