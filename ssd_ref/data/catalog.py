@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.ssd_ref.data.coco import open_coco
+from ssdconv.ssd_ref.data.custom import is_path, open_custom
 from ssdconv.ssd_ref.data.problems import Problems, WrongRootError
 from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.data.voc import open_voc
@@ -34,9 +35,18 @@ def open_dataset(
     *,
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    split: str | None = None,
     keep_going: Problems | None = None,
 ) -> Dataset:
-    """Open a data set by its name, or any COCO-form JSON by ``annotations`` (then ``name`` is only its label).
+    """Open a data set by its name, or any COCO-form JSON by ``annotations`` (then ``name`` is only its label), or a user's own
+    by the path of a description (.yaml, .toml, .json) or of a folder in VOC's or COCO's form (see ``custom``).
+
+    Args:
+        name: of ``DATASETS``, or a path.
+        root: folder of a named data set.
+        annotations, images: a COCO-form JSON and its image folder.
+        split: part of a user's own data set ("train", "val"); default "train" where there are several.
+        keep_going: collector, see ``Problems``.
 
     Raises:
         UsageError: unknown name, or no root given.
@@ -44,12 +54,16 @@ def open_dataset(
     """
     if annotations is not None:
         return open_coco(annotations=annotations, images=images, name=name, keep_going=keep_going)
+    if name is not None and name not in DATASETS and is_path(name):
+        return open_custom(name, split, keep_going)
     if name is None or name not in DATASETS:
         near = get_close_matches(name or "", DATASETS, 2)
         raise UsageError(
             f"unknown data set {name!r}",
             expected=f"one of {', '.join(DATASETS)}",
-            hint=f"did you mean {' or '.join(near)}?" if near else "any COCO-form JSON works with --annotations",
+            hint=f"did you mean {' or '.join(near)}?"
+            if near
+            else "your own data: a .yaml description, a VOC or COCO folder, or --annotations FILE.json",
         )
     if root is None:
         raise UsageError(f"{name} needs a data root", hint="--data-root VOCdevkit, or the folder with annotations/")
@@ -58,9 +72,9 @@ def open_dataset(
     if name in _VOC:
         return open_voc(root, _VOC[name], name=name, keep_going=keep_going)
     failures: list[MissingError] = []
-    for split in _COCO[name]:
+    for part in _COCO[name]:
         try:
-            return open_coco(root, split, images=images, name=name, keep_going=keep_going)
+            return open_coco(root, part, images=images, name=name, keep_going=keep_going)
         except WrongRootError as error:
             failures.append(error)
     raise failures[0]

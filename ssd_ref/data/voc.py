@@ -22,7 +22,9 @@ VOC_CLASSES = (
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """An image of the set: its id, annotation and picture."""
+
     image_id: str
     xml: Path
     image: Path
@@ -34,7 +36,7 @@ class VocDataset:
 
     name: str
     classes: tuple[str, ...]
-    entries: tuple[_Entry, ...]
+    entries: tuple[Entry, ...]
     origin: int = 1
     complete: bool = True
     problems: Problems | None = None
@@ -131,7 +133,7 @@ def open_voc(
         MissingError: no such split.
         AnnotationError: the split's file is empty or names an image twice.
     """
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     for year, split in sets:
         folder = _year_folder(Path(root), year)
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -143,7 +145,7 @@ def open_voc(
         ids = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
         if not ids:
             raise AnnotationError("the image set is empty", where=str(listing))
-        entries += [_Entry(i, folder / "Annotations" / f"{i}.xml", folder / "JPEGImages" / f"{i}.jpg") for i in ids]
+        entries += [Entry(i, folder / "Annotations" / f"{i}.xml", folder / "JPEGImages" / f"{i}.jpg") for i in ids]
     seen: set[str] = set()
     for entry in entries:
         if entry.image_id in seen:

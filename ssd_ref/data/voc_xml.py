@@ -97,6 +97,14 @@ def _box(fields: Mapping[str, str], where: str) -> tuple[float, ...]:
     return x1, y1, x2, y2
 
 
+def object_names(xml: Path) -> list[str]:
+    """Class names of an annotation's objects, in the file's order. Errors as in ``read_annotation``."""
+    try:
+        return [fields.get("name", "") for fields in _fields(xml.read_bytes(), str(xml))[1]]
+    except FileNotFoundError:
+        raise MissingError("no such annotation", where=str(xml)) from None
+
+
 def read_annotation(
     xml: Path, image_id: str, image: Path | None, classes: Mapping[str, int], keep_going: Problems | None
 ) -> Record:
