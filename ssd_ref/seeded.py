@@ -8,6 +8,7 @@ head outputs are small enough for the box decoder's exp.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,9 +54,8 @@ def _tensor(
     elif kind == "bias":
         values = rng.normal(0.0, 0.05, shape)
     elif len(shape) == 1:
-        values = (
-            rng.uniform(4.0, 16.0, shape) if "norm" in name and ".norm." not in name else rng.uniform(0.7, 1.3, shape)
-        )
+        l2 = "norm" in name and re.search(r"\.norm\d*\.", name) is None
+        values = rng.uniform(4.0, 16.0, shape) if l2 else rng.uniform(0.7, 1.3, shape)
     else:
         fan_in = int(np.prod(shape[1:]))
         gain = np.sqrt((1.0 if loc or conf else 2.0) / fan_in) / input_range
