@@ -11,7 +11,6 @@ interrupted continues and one after an update starts anew.
 from __future__ import annotations
 
 import hashlib
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
-import torch
 
 from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
@@ -30,20 +27,14 @@ from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, SsdconvError
-from ssdconv.parity.inputs import synthetic_picture
 from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.sweep_weights import calibrated_tensors
 from ssdconv.parity.verify import verify, versions
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.detect import scores_of
-from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.pixels import prepare
 
 Status = Literal["passed", "failed", "not run"]
 Progress = Callable[[str, int, int], None]
-
-CANDIDATES = 300
-"""How many scores of the generated picture shall pass the threshold: about as many as trained weights give."""
 
 
 @dataclass(frozen=True)
@@ -199,49 +190,3 @@ def compare_files(source: str, mine: Path, theirs: Path) -> tuple[int, int]:
 
 def _bits(array: Array) -> tuple[Any, ...]:
     return array.dtype, array.shape, array.tobytes()
-
-
-def calibrated_tensors(config: SSDConfig, seed: int) -> dict[str, Array]:
-    """Seeded weights whose heads are turned to what trained ones give.
-
-    Where a deep network's features are large, its heads are scaled down by a power of two, map by map, until loc and conf
-    have usual sizes (the box decoder's exp would overflow). Then the background is favoured just as much as leaves about
-    ``CANDIDATES`` scores above the threshold: otherwise every prior of untrained weights would be a candidate for every
-    class, and what is detected would be decided by ties and limits instead of by scores and boxes.
-    """
-    from ssdconv.ssd_ref.seeded import seeded_tensors
-
-    tensors: dict[str, Array] = dict(seeded_tensors(config, seed))
-    rule = config.detect
-    if rule.background is None:
-        return tensors
-    model = SSD(config)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
-    with torch.inference_mode():
-        loc, conf = model.eval()(prepare([synthetic_picture(seed)], config.pixels))
-    loc, conf = loc.clone(), conf.clone()
-    for word, values, most in (("loc", loc, 0.5), ("conf", conf, 2.0)):
-        start = 0
-        for index, one in enumerate(config.priors):
-            part = values[:, start : start + one.count]
-            factor = 2.0 ** -max(0, round(math.log2(float(part.std()) / most)))
-            part *= factor
-            start += one.count
-            for name, array in tensors.items():
-                if name.startswith(f"heads.{word}.{index}.") and name.rsplit(".", 1)[0].endswith(
-                    (str(index), "predictor")
-                ):
-                    array *= np.float32(factor)
-    low, high = 0.0, 32.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        shifted = conf.clone()
-        shifted[..., rule.background] += middle
-        scores = scores_of(shifted, rule.activation)
-        passed = scores > rule.score_threshold
-        passed[..., rule.background] = False
-        low, high = (middle, high) if int(passed.sum()) > CANDIDATES else (low, middle)
-    for name, array in tensors.items():
-        if name.startswith("heads.conf.") and name.endswith("bias"):
-            array.reshape(-1, config.num_classes)[:, rule.background] += np.float32(round(high, 2))
-    return tensors
