@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
@@ -11,28 +11,13 @@ from ssdconv.converters.caffe.recognise import tells_nothing
 from ssdconv.converters.convert import Opened
 from ssdconv.errors import UsageError
 from ssdconv.parity.activations import Probe
-from ssdconv.parity.oracles.base import Oracle
+from ssdconv.parity.oracles.column import Prepared
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.ssd_ref.config import SSDConfig
 
 ORACLES = ("opencv",)
 MOVES = frozenset({"Permute", "Flatten", "Reshape", "Concat", "Split", "Slice", "Dropout", "PriorBox", "Silence"})
 ACTIVATIONS = frozenset({"Softmax", "Sigmoid"})
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An oracle with its network, and what to compare.
-
-    Attributes:
-        oracle: holds the source's network.
-        probes: every declared probe, source names first.
-        input: name of the input blob; its probe is among ``probes``.
-    """
-
-    oracle: Oracle
-    probes: tuple[Probe, ...]
-    input: str
 
 
 def prepare(opened: Opened, prototxt: Path | None, oracle: str = "opencv") -> Prepared:

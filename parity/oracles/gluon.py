@@ -5,8 +5,8 @@ It is given the source file itself, never the converted checkpoint, and the netw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import UsageError
-from ssdconv.parity.activations import Probe
 from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.oracles.base import Availability, Oracle, OracleRun, Outputs
-from ssdconv.parity.oracles.environments import state
-from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
+from ssdconv.parity.oracles.column import Prepared, Worker, always_tells, check_choice, layers_under, plan_probes
+from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 
 ORACLES = ("mxnet",)
-ENVIRONMENT = "gluon"
+WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")
+ask_jobs = WORKER.ask
+tells_pixels = always_tells
 INPUT = "data"
 
 
@@ -47,11 +47,10 @@ class GluonOracle:
 
     @property
     def name(self) -> str:
-        return "MXNet 1.9.1, GluonCV 0.10.5.post0"
+        return WORKER.title
 
     def available(self) -> Availability:
-        found = state(ENVIRONMENT)
-        return Availability(found.installed, found.reason, found.next_step, "1.9.1" if found.installed else "")
+        return WORKER.available()
 
     def run(self, pixels: Array) -> OracleRun:
         """Run the network and read the wanted nodes of its graph.
@@ -59,7 +58,7 @@ class GluonOracle:
         Raises:
             MissingError: MXNet is not installed, or failed.
         """
-        answer = ask_jobs([self.job()], {"0/input": np.ascontiguousarray(pixels, np.float32)}, timeout=self.timeout)
+        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
         return oracle_run(answer, 0, self.config)
 
     def job(self) -> dict[str, Any]:
@@ -79,17 +78,9 @@ def class_names(config: SSDConfig) -> list[str] | None:
     return None if config.num_classes == standard else [f"class{i}" for i in range(1, config.num_classes)]
 
 
-def ask_jobs(
-    jobs: Sequence[Mapping[str, Any]], arrays: Mapping[str, Array] | None = None, *, timeout: float = 600.0
-) -> Answer:
-    """Run several jobs of the GluonCV worker in one process; arrays are named ``<job>/<name>`` both ways."""
-    return ask(ENVIRONMENT, "gluon_worker", {"jobs": [dict(job) for job in jobs]}, arrays, timeout=timeout)
-
-
 def oracle_run(answer: Answer, index: int, config: SSDConfig) -> OracleRun:
     """The activations and detections of one job."""
-    head = f"{index}/nodes/"
-    nodes = {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
+    nodes = layers_under(answer, f"{index}/nodes/")
     return OracleRun(Outputs(nodes), detection_rows(answer, index, config))
 
 
@@ -105,33 +96,16 @@ def detection_rows(answer: Answer, index: int, config: SSDConfig) -> tuple[Rows,
     return tuple(rows)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """An oracle with its network, and what to compare; see ``parity.oracles.caffe.Prepared``."""
-
-    oracle: Oracle
-    probes: tuple[Probe, ...]
-    input: str
-
-
 def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet") -> Prepared:
     """Set up MXNet for an opened .params file.
 
     Raises:
         UsageError: no such oracle for GluonCV networks.
     """
-    if oracle not in (*ORACLES, "opencv"):
-        raise UsageError(f"no oracle {oracle!r} for GluonCV networks", expected=f"one of {', '.join(ORACLES)}")
-    probes = tuple(all_probes(opened.plan.probes))
+    check_choice(oracle, ORACLES, "GluonCV")
+    probes = plan_probes(opened.plan.probes, INPUT)
     nodes = [probe.source for probe in probes if probe.source != INPUT]
     return Prepared(GluonOracle(opened.table.path, opened.plan.config, nodes=nodes), probes, INPUT)
-
-
-def all_probes(layers: Iterable[tuple[str, str]]) -> Iterable[Probe]:
-    """The input, and every layer, head and score of a plan."""
-    yield Probe(INPUT, "@input")
-    for node, module in layers:
-        yield Probe(node, module)
 
 
 def adopt(opened: Opened, config: SSDConfig) -> Opened:
@@ -143,11 +117,6 @@ def adopt(opened: Opened, config: SSDConfig) -> Opened:
     from ssdconv.converters.gluon.source import plan_for
 
     return replace(opened, plan=plan_for(opened.table, config))
-
-
-def tells_pixels(opened: Opened) -> bool:
-    """Whether the file tells how pixels are prepared: a named network of GluonCV does."""
-    return True
 
 
 def why_not(kind: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,18 @@ from torch import nn
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.pytorch.source import style_of
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.activations import Probe
+from ssdconv.errors import MissingError
 from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.oracles.base import Availability, Oracle, OracleRun, Outputs
-from ssdconv.parity.oracles.environments import state
+from ssdconv.parity.oracles.column import Prepared, Worker, as_opened, check_choice, layers_under, plan_probes
 from ssdconv.parity.oracles.plain_ssd import RULES, SIZES, PlainSSD, detections, priors
-from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.pytorch import KINDS
 
 ORACLES = ("torch", "torchvision")
-ENVIRONMENT = "torchvision"
+WORKER = Worker("torchvision", "torch_vision", "torchvision 0.28.0", "0.28.0")
+adopt = as_opened
 INPUT = "input"
 
 
@@ -110,11 +110,10 @@ class TorchvisionOracle:
 
     @property
     def name(self) -> str:
-        return "torchvision 0.28.0"
+        return WORKER.title
 
     def available(self) -> Availability:
-        found = state(ENVIRONMENT)
-        return Availability(found.installed, found.reason, found.next_step, "0.28.0" if found.installed else "")
+        return WORKER.available()
 
     def job(self) -> dict[str, Any]:
         """The worker's job that computes this network's activations."""
@@ -133,8 +132,7 @@ class TorchvisionOracle:
             MissingError: torchvision is not installed, or cannot load the file.
         """
         answer = ask_torchvision([self.job()], {"0/input": np.ascontiguousarray(pixels, np.float32)}, self.timeout)
-        head = "0/modules/"
-        outputs = {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
+        outputs = layers_under(answer, "0/modules/")
         outputs |= {"loc": answer.arrays["0/loc"], "conf": answer.arrays["0/conf"]}
         rows = []
         for image in range(len(pixels)):
@@ -148,17 +146,7 @@ def ask_torchvision(
 ) -> Answer:
     """Run jobs of the torchvision worker; it gets torch and NumPy from this interpreter."""
     folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    request = {"path": folders, "jobs": [dict(job) for job in jobs]}
-    return ask(ENVIRONMENT, "torch_vision", request, arrays, timeout=timeout)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An oracle with its network, and what to compare; see ``parity.oracles.caffe.Prepared``."""
-
-    oracle: Oracle
-    probes: tuple[Probe, ...]
-    input: str
+    return WORKER.ask(jobs, arrays, timeout=timeout, path=folders)
 
 
 def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch") -> Prepared:
@@ -167,27 +155,12 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch")
     Raises:
         UsageError: no such oracle for these networks.
     """
-    if oracle not in (*ORACLES, "opencv"):
-        raise UsageError(f"no oracle {oracle!r} for PyTorch networks", expected=f"one of {', '.join(ORACLES)}")
+    check_choice(oracle, ORACLES, "PyTorch")
     table, config = opened.table, opened.plan.config
     style, prefix = style_of(table)
     weights = Weights(table.path, tuple(table.meta["wrappers"]), prefix)
     chosen: Oracle = TorchvisionOracle(weights, config) if style == "torchvision" else PlainOracle(weights, config)
-    return Prepared(chosen, tuple(all_probes(opened.plan.probes)), INPUT)
-
-
-def all_probes(layers: Iterable[tuple[str, str]]) -> Iterable[Probe]:
-    """The input, every layer of a plan, and the raw heads."""
-    yield Probe(INPUT, "@input")
-    for name, module in layers:
-        yield Probe(name, module)
-    yield Probe("loc", "@loc")
-    yield Probe("conf", "@conf")
-
-
-def adopt(opened: Opened, config: SSDConfig) -> Opened:
-    """The opened file as it is: what it holds follows from its tensors alone."""
-    return opened
+    return Prepared(chosen, plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf"), INPUT)
 
 
 def tells_pixels(opened: Opened) -> bool:

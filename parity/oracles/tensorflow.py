@@ -7,8 +7,6 @@ oracle proves reading, layers and arithmetic, not that the description of the or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,26 @@ from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensorflow.names import SCOPE, YX_TO_XY, scope_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
-from ssdconv.parity.activations import Probe
 from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.oracles.base import Availability, Oracle, OracleRun, Outputs
-from ssdconv.parity.oracles.environments import state
-from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
+from ssdconv.parity.oracles.column import (
+    Prepared,
+    Worker,
+    always_tells,
+    as_opened,
+    check_choice,
+    in_reference_order,
+    layers_under,
+    plan_probes,
+)
+from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 
 ORACLES = ("tensorflow",)
-ENVIRONMENT = "tensorflow"
+WORKER = Worker("tensorflow", "tf_worker", "TensorFlow 2.15.1 (TensorFlow 1 operations)", "2.15.1")
+ask_jobs = WORKER.ask
+adopt = as_opened
+tells_pixels = always_tells
 INPUT = "input"
 
 ANCHORS = {4: (1, 0, 2, 3), 6: (1, 0, 2, 4, 3, 5)}
@@ -51,11 +60,10 @@ class TensorFlowOracle:
 
     @property
     def name(self) -> str:
-        return "TensorFlow 2.15.1 (TensorFlow 1 operations)"
+        return WORKER.title
 
     def available(self) -> Availability:
-        found = state(ENVIRONMENT)
-        return Availability(found.installed, found.reason, found.next_step, "2.15.1" if found.installed else "")
+        return WORKER.available()
 
     def run(self, pixels: Array) -> OracleRun:
         """Restore the file and run the network.
@@ -63,7 +71,7 @@ class TensorFlowOracle:
         Raises:
             MissingError: TensorFlow is not installed, or cannot restore the file.
         """
-        answer = ask_jobs([self.job()], {"0/input": np.ascontiguousarray(pixels, np.float32)}, timeout=self.timeout)
+        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
         return oracle_run(answer, 0, self.config, len(pixels))
 
     def job(self) -> dict[str, Any]:
@@ -79,41 +87,13 @@ class TensorFlowOracle:
         }
 
 
-def ask_jobs(
-    jobs: Sequence[Mapping[str, Any]], arrays: Mapping[str, Array] | None = None, *, timeout: float = 600.0
-) -> Answer:
-    """Run several jobs of the TensorFlow worker in one process; arrays are named ``<job>/<name>`` both ways."""
-    return ask(ENVIRONMENT, "tf_worker", {"jobs": [dict(job) for job in jobs]}, arrays, timeout=timeout)
-
-
-def reorder(array: Array, config: SSDConfig) -> Array:
-    """Rows (N, P, k) of the source's anchors in the reference's order within each cell."""
-    order, start = [], 0
-    for prior_map in config.priors:
-        cells = len(prior_map.cells)
-        for cell in range(prior_map.grid[0] * prior_map.grid[1]):
-            order += [start + cell * cells + place for place in ANCHORS[cells]]
-        start += prior_map.count
-    return np.ascontiguousarray(array[:, order])
-
-
 def oracle_run(answer: Answer, index: int, config: SSDConfig, images: int) -> OracleRun:
     """The activations and detections of one job."""
-    head = f"{index}/probes/"
-    outputs = {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
-    outputs["@loc"] = np.ascontiguousarray(reorder(outputs["@loc"], config)[..., YX_TO_XY])
-    outputs["@conf"] = reorder(outputs["@conf"], config)
+    outputs = layers_under(answer, f"{index}/probes/")
+    outputs["@loc"] = np.ascontiguousarray(in_reference_order(outputs["@loc"], config, ANCHORS)[..., YX_TO_XY])
+    outputs["@conf"] = in_reference_order(outputs["@conf"], config, ANCHORS)
     found = [answer.arrays[f"{index}/{image}/detections"] for image in range(images)]
     return OracleRun(Outputs(outputs), tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An oracle with its network, and what to compare; see ``parity.oracles.caffe.Prepared``."""
-
-    oracle: Oracle
-    probes: tuple[Probe, ...]
-    input: str
 
 
 def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorflow") -> Prepared:
@@ -122,8 +102,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
     Raises:
         UsageError: no such oracle for TensorFlow networks, or a frozen graph, whose nodes have other names in every file.
     """
-    if oracle not in (*ORACLES, "opencv"):
-        raise UsageError(f"no oracle {oracle!r} for TensorFlow networks", expected=f"one of {', '.join(ORACLES)}")
+    check_choice(oracle, ORACLES, "TensorFlow")
     if opened.table.meta["flavour"] == "graph":
         raise UsageError(
             "a frozen graph is not verified layer by layer: its nodes have other names in every file",
@@ -132,26 +111,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
         )
     scope = scope_of(list(opened.table)) or SCOPE
     runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope)
-    return Prepared(runner, tuple(all_probes(opened.plan.probes)), INPUT)
-
-
-def all_probes(layers: Iterable[tuple[str, str]]) -> Iterable[Probe]:
-    """The input, every layer of a plan, and the raw heads."""
-    yield Probe(INPUT, "@input")
-    for layer, module in layers:
-        yield Probe(layer, module)
-    yield Probe("@loc", "@loc")
-    yield Probe("@conf", "@conf")
-
-
-def adopt(opened: Opened, config: SSDConfig) -> Opened:
-    """The opened file as it is: what it holds follows from its tensors alone."""
-    return opened
-
-
-def tells_pixels(opened: Opened) -> bool:
-    """Whether the source tells how it prepares pixels: SSD.TensorFlow's code does, for every file."""
-    return True
+    return Prepared(runner, plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"), INPUT)
 
 
 def why_not(kind: str) -> str:

@@ -1,0 +1,125 @@
+"""What the modules of the sources' oracles share: the pair of oracle and probes, and the parts of their interface that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssdconv.converters.convert import Opened
+from ssdconv.converters.tensors import Array
+from ssdconv.errors import UsageError
+from ssdconv.parity.activations import Probe
+from ssdconv.parity.oracles.base import Availability, Oracle
+from ssdconv.parity.oracles.environments import state
+from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.ssd_ref.config import SSDConfig
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An oracle with its network, and what to compare.
+
+    Attributes:
+        oracle: holds the source's network.
+        probes: every declared probe, source names first.
+        input: name of the input; its probe is among ``probes``.
+    """
+
+    oracle: Oracle
+    probes: tuple[Probe, ...]
+    input: str
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A source framework in an interpreter of its own.
+
+    Attributes:
+        environment: the oracle's name in ``ssdconv oracle install``.
+        script: of ``workers``, without suffix.
+        title: framework and versions, for reports.
+        version: of the framework.
+    """
+
+    environment: str
+    script: str
+    title: str
+    version: str
+
+    def available(self) -> Availability:
+        """Whether it is installed."""
+        found = state(self.environment)
+        return Availability(found.installed, found.reason, found.next_step, self.version if found.installed else "")
+
+    def ask(
+        self,
+        jobs: Sequence[Mapping[str, Any]],
+        arrays: Mapping[str, Array] | None = None,
+        *,
+        timeout: float = 600.0,
+        **request: Any,
+    ) -> Answer:
+        """Run several jobs in one process; arrays are named ``<job>/<name>`` both ways.
+
+        Raises:
+            MissingError: the framework is not installed, or a job failed.
+        """
+        asked = {"jobs": [dict(job) for job in jobs], **request}
+        return ask(self.environment, self.script, asked, arrays, timeout=timeout)
+
+    def activations(self, job: Mapping[str, Any], pixels: Array, *, timeout: float = 600.0, **request: Any) -> Answer:
+        """Run one job on pixels (N, 3, H, W)."""
+        given = {"0/input": np.ascontiguousarray(pixels, np.float32)}
+        return self.ask([job], given, timeout=timeout, **request)
+
+
+def layers_under(answer: Answer, head: str) -> dict[str, Array]:
+    """The arrays of an answer whose names start with ``head``, without it."""
+    return {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
+
+
+def plan_probes(layers: Iterable[tuple[str, str]], input: str, **heads: str) -> tuple[Probe, ...]:
+    """The input, every layer of a plan, and ``loc`` and ``conf`` under the names that the oracle gives them."""
+    ends = (Probe(name, f"@{head}") for head, name in heads.items())
+    return (Probe(input, "@input"), *(Probe(name, module) for name, module in layers), *ends)
+
+
+def check_choice(oracle: str, known: Sequence[str], title: str) -> None:
+    """Raise UsageError unless ``oracle`` can run ``title`` networks; ``opencv``, the default of all sources, means their own."""
+    if oracle not in (*known, "opencv"):
+        raise UsageError(f"no oracle {oracle!r} for {title} networks", expected=f"one of {', '.join(known)}")
+
+
+def as_opened(opened: Opened, config: SSDConfig) -> Opened:
+    """``adopt`` of the sources where what a file holds follows from its tensors alone: the opened file as it is."""
+    return opened
+
+
+def always_tells(opened: Opened) -> bool:
+    """``tells_pixels`` of the sources whose code tells, for every file, how pixels are prepared."""
+    return True
+
+
+def in_reference_order(array: Array, config: SSDConfig, orders: Mapping[int, Sequence[int]]) -> Array:
+    """Rows (N, P, k) of a source's anchors in the reference's order within each cell.
+
+    Args:
+        array: one row per prior.
+        config: the network, for its prior maps.
+        orders: by number of anchors in a cell, the place in the source's cell of each of the reference's anchors; the
+            same order where a number is missing.
+    """
+    return np.ascontiguousarray(array[:, list(_places(config, orders))])
+
+
+def _places(config: SSDConfig, orders: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    start = 0
+    for prior_map in config.priors:
+        cells = len(prior_map.cells)
+        order = orders.get(cells, range(cells))
+        for cell in range(prior_map.grid[0] * prior_map.grid[1]):
+            yield from (start + cell * cells + place for place in order)
+        start += prior_map.count
