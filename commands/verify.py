@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssdconv.commands import verify_dataset
 from ssdconv.commands.arguments import add_device, existing
@@ -10,12 +13,17 @@ from ssdconv.commands.output import following, print_json
 from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, UsageError
 
+if TYPE_CHECKING:
+    from ssdconv.parity.diagnose.result import Diagnosis
+    from ssdconv.parity.parity_report import ParityReport
+
 NAME = "verify"
 GROUP: Group = "prove"
 HELP = "prove that converted weights compute what their source computes: every layer, or mAP over a data set"
 EXAMPLES: tuple[str, ...] = (
     "ssdconv verify out.pth --source x.caffemodel",
     "ssdconv verify out.pth --source x.caffemodel --prototxt deploy.prototxt --image a.jpg b.jpg --json",
+    "ssdconv verify out.pth --source x.caffemodel --diagnose --report report",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --weights out.pth --report report",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --detections results/",
     "ssdconv verify --annotations mine.json --images photos --weights out.pth",
@@ -31,13 +39,14 @@ def configure(parser: ArgumentParser) -> None:
         "--image", nargs="+", default=[], metavar="IMG", help="compare on these images besides seeded noise"
     )
     layers.add_argument("--seed", type=int, default=0, help="of the noise and of the generated picture (default: 0)")
+    layers.add_argument("--diagnose", action="store_true", help="where a layer differs, find out why (about a minute)")
     verify_dataset.configure(parser.add_argument_group("accuracy over a data set, against the published tables"))
     add_device(parser)
 
 
 def run(args: Namespace) -> int:
     if verify_dataset.wanted(args):
-        if args.source or args.prototxt or args.image:
+        if args.source or args.prototxt or args.image or args.diagnose:
             raise UsageError("--source is for the layers and --dataset for accuracy; run them one after the other")
         return verify_dataset.run(args)
     if not args.source:
@@ -59,10 +68,32 @@ def _layers(args: Namespace, weights: str) -> int:
 
     with following() as progress:
         report = verify(checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
-    if args.json:
-        print_json(report.to_json())
-    else:
-        from ssdconv.parity.report.terminal import show
+        found = None
+        if args.diagnose and not report.passed:
+            from ssdconv.parity.diagnose.run import diagnose
 
-        show(report)
+            found = diagnose(
+                checkpoint, source=source, prototxt=prototxt, images=images, seed=args.seed, progress=progress
+            )
+    written: list[Path] = []
+    if args.report:
+        from ssdconv.parity.report.layers import write_report
+
+        written = write_report(Path(args.report), report, diagnosis=found, pictures=images)
+    if args.json:
+        print_json(report.to_json() | ({"diagnosis": found.to_json() if found else None} if args.diagnose else {}))
+    else:
+        _show(report, found, written)
     return EXIT_OK if report.passed else EXIT_PARITY
+
+
+def _show(report: ParityReport, found: Diagnosis | None, written: Sequence[Path]) -> None:
+    from ssdconv.parity.diagnose.text import show as show_diagnosis
+    from ssdconv.parity.report.terminal import show
+
+    show(report)
+    if found is not None:
+        print()
+        show_diagnosis(found)
+    for path in written:
+        print(f"wrote {path}")

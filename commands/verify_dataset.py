@@ -40,7 +40,7 @@ def configure(group: argparse._ArgumentGroup) -> None:
     add("--work", metavar="DIR", help="folder for the detections of a run that may be continued (default: the cache)")
     add("--fresh", action="store_true", help="refuse to continue an earlier run's detections")
     add("--keep-going", action="store_true", help="count and list bad images and annotations instead of stopping")
-    add("--report", metavar="DIR", help="write evaluation.html, .md and .json there")
+    add("--report", metavar="DIR", help="write the report there as HTML, Markdown and JSON")
     add("--resamples", type=int, metavar="N", help="bootstrap resamples (default: 1000 for VOC, 200 for COCO)")
 
 

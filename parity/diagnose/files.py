@@ -1,0 +1,147 @@
+"""Weight files of any format as networks in the reference's names: our checkpoints, source files, other people's state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ssdconv.converters.convert import Opened, open_source
+from ssdconv.converters.plan import Request
+from ssdconv.converters.registry import located
+from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
+from ssdconv.parity.diagnose.net import Array, Net, writable
+from ssdconv.parity.verify import column_of
+from ssdconv.ssd_ref.checkpoint import read
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import reference_shapes
+
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+PREFIXES = ("module.", "model.", "ssd.", "state_dict.")
+ONLY_TENSORS = "the file holds tensors alone: layers, pixels, priors and detection rule are taken from the other side"
+FALLBACK = "ssd_pytorch_ssd300_voc"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network from a file.
+
+    Attributes:
+        path: the file.
+        net: its config and tensors.
+        ours: it is a checkpoint of ssdconv and tells its config itself.
+        notes: what a reader should know.
+    """
+
+    path: Path
+    net: Net
+    ours: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def load(path: Path, like: SSDConfig | None = None, prototxt: Path | None = None) -> Weights:
+    """Open a weight file of any format.
+
+    Args:
+        path: our checkpoint, a file of a source, or a .pth or .safetensors with tensors alone.
+        like: the network that it should be, for files that do not tell.
+        prototxt: network definition of a Caffe file.
+
+    Raises:
+        MissingError, FormatError, UnsafeFileError: the file is missing, damaged or refused.
+        MappingError: its tensors are not those of ``like``, or of no known network.
+    """
+    path = located(Path(path))
+    if not path.is_file():
+        raise MissingError("no such file", where=str(path))
+    if path.suffix in CHECKPOINTS:
+        with suppress(FormatError):
+            return Weights(path, Net.of(read(path)), True)
+        return _foreign(path, like)
+    return _of_source(path, like, prototxt)
+
+
+def _of_source(path: Path, like: SSDConfig | None, prototxt: Path | None) -> Weights:
+    opened = open_source(path, None, Request(prototxt=prototxt))
+    with opened.table:
+        config = opened.plan.config
+        if like is not None and set(reference_shapes(like)) != {e.target for e in opened.plan.mapping}:
+            with suppress(SsdconvError):
+                opened, config = column_of(opened.source.name).adopt(opened, like), _staged_like(like, config)
+        return Weights(path, Net(config, tensors_of(opened)), notes=tuple(opened.plan.warnings))
+
+
+def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
+    """``like``'s layers with what the file itself tells about pixels, priors and detections."""
+    priors = config.priors if len(config.priors) == len(like.priors) else like.priors
+    return replace(like, pixels=config.pixels, priors=priors, detect=config.detect)
+
+
+def tensors_of(opened: Opened) -> dict[str, Array]:
+    """All tensors of an opened file through its mapping; half precision becomes float32."""
+    arrays = {e.target: np.ascontiguousarray(a) for e, a in opened.plan.mapping.forward(opened.table)}
+    return {n: writable(a.astype(np.float32) if a.dtype == np.float16 else a) for n, a in arrays.items()}
+
+
+def _foreign(path: Path, like: SSDConfig | None) -> Weights:
+    """Tensors without our config: under the reference's own names, or under those of a known project."""
+    arrays = _safetensors(path) if path.suffix == ".safetensors" else None
+    if like is not None:
+        held = arrays if arrays is not None else _state_dict(path)
+        named = _under_own_names(held, like)
+        if named is not None:
+            return Weights(path, Net(like, named), notes=(f"{path.name}: {ONLY_TENSORS}",))
+    if arrays is not None:
+        raise MappingError(
+            "these weights carry no ssdconv config, and their names are not the reference's",
+            where=str(path),
+            got=", ".join(list(arrays)[:3]) + ", …",
+            hint="compare it with a checkpoint of ssdconv whose tensor names it has",
+        )
+    order = like.pixels.order if like is not None else "BGR"
+    try:
+        opened = open_source(path, "pytorch", Request(channel_order=order))
+    except UsageError:
+        opened = open_source(path, "pytorch", Request(FALLBACK, channel_order=order))
+    with opened.table:
+        config, tensors = opened.plan.config, tensors_of(opened)
+    if like is None:
+        return Weights(path, Net(config, tensors), notes=(f"{path.name}: its channel order is taken for {order}",))
+    same = {n: tuple(a.shape) for n, a in tensors.items()} == reference_shapes(like)
+    config = like if same else replace(config, pixels=like.pixels)
+    return Weights(path, Net(config, tensors), notes=(f"{path.name}: {ONLY_TENSORS}",))
+
+
+def _under_own_names(held: Mapping[str, Array], like: SSDConfig) -> dict[str, Array] | None:
+    wanted = reference_shapes(like)
+    for prefix in ("", *PREFIXES):
+        found = {n.removeprefix(prefix): a for n, a in held.items() if n.startswith(prefix)}
+        if set(wanted) <= set(found):
+            return {n: found[n] for n in wanted}
+    return None
+
+
+def _safetensors(path: Path) -> dict[str, Array]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, TypeError) as error:
+        raise FormatError(f"damaged safetensors file: {error}", where=str(path)) from None
+    return {n: writable(a.astype(np.float32) if a.dtype == np.float16 else a) for n, a in arrays.items()}
+
+
+def _state_dict(path: Path) -> dict[str, Array]:
+    from ssdconv.converters.pytorch.reader import read_pth
+
+    with read_pth(path) as table:
+        found = {}
+        for name, tensor in table.items():
+            if tensor.dtype.kind == "f" and tensor.nbytes < 1 << 31:
+                array = np.ascontiguousarray(tensor.load())
+                found[name] = writable(array.astype(np.float32) if array.dtype == np.float16 else array)
+        return found

@@ -1,0 +1,116 @@
+"""Two weight files of any formats, tensor by tensor, in the reference's names and layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ssdconv.errors import MappingError
+from ssdconv.parity.diagnose.evidence import share
+from ssdconv.parity.diagnose.files import load
+from ssdconv.parity.diagnose.net import Net, tensor_specs
+from ssdconv.parity.diagnose.tensors import Difference, Truths, differences
+
+LEAST_SHARED = 0.5
+"""Share of B's tensors that A must have, with equal shapes, for the two to be versions of one network."""
+
+
+@dataclass(frozen=True)
+class DiffRow:
+    """One tensor that differs.
+
+    Attributes:
+        name: in the reference.
+        kind: name of the known mistake ("kernel-layout + fp16-rounding"), "missing in A", "missing in B", "shape", or "different".
+        detail: where the kind is known, how exactly; else how much differs.
+        largest, relative: largest absolute difference, and over B's largest value.
+        fraction: share of the numbers that differ.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    largest: float = 0.0
+    relative: float = 0.0
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class DiffReport:
+    """How file A differs from file B.
+
+    Attributes:
+        a, b: the files.
+        network: that both hold.
+        tensors: in both together.
+        equal: of them with equal bits.
+        rows: the others, in order of execution.
+        notes: what a reader should know.
+    """
+
+    a: str
+    b: str
+    network: str
+    tensors: int
+    equal: int
+    rows: tuple[DiffRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.rows
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return {"same": bool(self), **data}
+
+
+def diff(a: Path, b: Path, *, prototxt: Path | None = None) -> DiffReport:
+    """Compare two weight files; B is the yardstick.
+
+    Args:
+        a, b: checkpoints of ssdconv, source files, or state dicts under known names.
+        prototxt: network definition where one of them is a Caffe file that does not tell its layers.
+
+    Raises:
+        MissingError, FormatError, UnsafeFileError: a file is missing, damaged or refused.
+        MappingError: they hold different networks.
+    """
+    right = load(b, None, prototxt)
+    left = load(a, right.net.config, prototxt)
+    mine, truth = left.net.tensors, right.net.tensors
+    shared = [n for n in truth if n in mine and mine[n].shape == truth[n].shape]
+    if len(shared) < LEAST_SHARED * len(truth):
+        raise MappingError(
+            "these files hold different networks",
+            where=str(a),
+            expected=f"{right.net.config.name} ({len(truth)} tensors) as in {Path(b).name}",
+            got=f"{left.net.config.name} ({len(mine)} tensors), of which {len(shared)} fit",
+            hint="`ssdconv inspect FILE` shows which network a file holds",
+        )
+    specs = tensor_specs(Net(right.net.config, {n: truth[n] for n in shared}))
+    found = {d.name: _row(d) for d in differences(mine, Truths({n: truth[n] for n in shared}), specs)}
+    for name in [n for n in (*truth, *mine) if n not in shared]:
+        found[name] = _unpaired(name, left.net, right.net)
+    order = {n: i for i, n in enumerate([*truth, *mine])}
+    rows = tuple(sorted(found.values(), key=lambda row: order[row.name]))
+    names = set(truth) | set(mine)
+    notes = (*left.notes, *right.notes)
+    return DiffReport(str(a), str(b), right.net.config.name, len(names), len(names) - len(rows), rows, notes)
+
+
+def _row(found: Difference) -> DiffRow:
+    kind = " + ".join(dict.fromkeys(step.hypothesis.name for step in found.steps)) or "different"
+    detail = "; ".join(step.detail for step in found.steps) or share(found)
+    return DiffRow(found.name, kind, detail, found.largest, found.relative, found.fraction)
+
+
+def _unpaired(name: str, left: Net, right: Net) -> DiffRow:
+    if name not in left.tensors:
+        return DiffRow(name, "missing in A")
+    if name not in right.tensors:
+        return DiffRow(name, "missing in B")
+    return DiffRow(name, "shape", f"{left.tensors[name].shape} in A, {right.tensors[name].shape} in B")
