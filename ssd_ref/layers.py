@@ -42,10 +42,12 @@ class BatchNorm(nn.BatchNorm2d):
         """(N, C, H, W) -> the same shape."""
         if not (self.training and self.biased) or self.running_var is None:
             return self._normalize(input)
-        kept = self.running_var * (1.0 - self._share)
+        held = self.running_var
+        self.running_var = written = held.clone()  # backward keeps the tensor that forward wrote to, so that one stays
         output = self._normalize(input)
         with torch.no_grad():
-            self.running_var.sub_((self.running_var - kept) * (input.shape[1] / input.numel()))
+            held.copy_(written - (written - held * (1.0 - self._share)) * (input.shape[1] / input.numel()))
+        self.running_var = held
         return output
 
     @property

@@ -1,0 +1,48 @@
+"""A small SSD for trying training out on a CPU: seven convolutions with batch normalisation, four maps of priors.
+
+It is no network of any source and not in the registry. The backbone is that of ``ssd7``; the priors follow arXiv:1512.02325,
+section 2.2: scales spread evenly, sizes s and sqrt(s s'), ratios 2 and 1/2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.classes import BACKGROUND
+from ssdconv.ssd_ref.config import Backbone, DetectRule, Pixels, PriorMap, SSDConfig, Staged
+
+SCALES = (0.14, 0.28, 0.46, 0.68, 0.92)
+
+
+def small_ssd(classes: Sequence[str], size: int = 128, width: int = 16, name: str = "small_ssd") -> SSDConfig:
+    """The network's config.
+
+    Args:
+        classes: names without background.
+        size: side of the input in pixels, a multiple of 64; the maps have size/8, size/16, size/32 and size/64 cells a side.
+        width: channels of the first convolution.
+
+    Raises:
+        UsageError: another size.
+    """
+    if size % 64 or size < 64:
+        raise UsageError("the input's side must be a multiple of 64", got=size)
+    maps = []
+    for level, (scale, larger) in enumerate(pairwise(SCALES)):
+        cells = size // 8 >> level
+        side, middle, root = size * scale, size * math.sqrt(scale * larger), math.sqrt(2.0)
+        shapes = ((side, side), (middle, middle), (side * root, side / root), (side / root, side * root))
+        maps.append(PriorMap((cells, cells), (size / cells, size / cells), shapes))
+    return SSDConfig(
+        name=name,
+        source="ssdconv",
+        num_classes=len(classes) + 1,
+        pixels=Pixels((size, size), "BGR", (127.5, 127.5, 127.5), (64.0, 64.0, 64.0)),
+        priors=tuple(maps),
+        detect=DetectRule(),
+        class_names=(BACKGROUND, *classes),
+        staged=Staged(Backbone("ssd7", ("conv4", "conv5", "conv6", "conv7"), {"width": width})),
+    )
