@@ -9,7 +9,7 @@ flavour             datasets
 ==================  ==============================================================================================================
 
 A v3 file does not use layer names; they stand in an attribute ``name`` (Keras 3), or in the archive's ``config.json``, whose layers count
-up per class. A v3 file with neither is refused: pairing by position or shape could mix up equal layers.
+up per class. A v3 file with neither (Keras 2.15's ``.weights.h5``) keeps the groups' own names here; ``unnamed`` finds out what it can.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def is_training(path: str) -> bool:
 
 def layers_of(
     paths: list[str], groups: Mapping[str, Any], config: bytes | None, where: str, heaps: Callable[[], None]
-) -> dict[str, list[str]]:
-    """Layer name -> its datasets, in file order (by number for v3).
+) -> tuple[dict[str, list[str]], bool]:
+    """Layer name -> its datasets, in file order (by number for v3); and whether those are names of layers, not of groups.
 
     Args:
         paths: of all datasets.
@@ -55,7 +55,7 @@ def layers_of(
         heaps: see ``h5.text``.
 
     Raises:
-        FormatError: a v3 file that does not tell its layers' names.
+        FormatError: a v3 file that names some of its layers only, or one twice.
     """
     kind = flavour_of(paths)
     found: dict[str, list[str]] = {}
@@ -64,9 +64,10 @@ def layers_of(
         for path in paths:
             if not is_training(path) and (kind == "weights" or path.startswith("model_weights/")):
                 found.setdefault(path[start:].split("/")[0], []).append(path)
-        return found
+        return found, True
     names = names_in_config(config, where) if config is not None else {}
     numbered: dict[str, list[tuple[int, str]]] = {}
+    unnamed: dict[str, list[tuple[int, str]]] = {}
     for path in paths:
         match = _VARS.fullmatch(path)
         if match is None:
@@ -74,15 +75,22 @@ def layers_of(
         parent = path.rsplit("/", 1)[0]
         told = h5.text(groups[parent], "name", f"{where}, /{parent}", heaps)
         name = names.get(match["key"], told)
-        if name is None or (told is not None and told != name):
+        if told is not None and told != name:
             raise FormatError(
-                "the file does not tell its layers' names" if name is None else "the file tells two names of one layer",
+                "the file tells two names of one layer",
                 where=f"{where}, /{parent}",
-                got=None if name is None else f"{told!r} and {name!r}",
-                hint="save the whole model as .keras, or the weights with save_weights(path, save_format='h5') in Keras 2",
+                got=f"{told!r} and {name!r}",
+                hint="save the model again",
             )
-        numbered.setdefault(name, []).append((int(match["index"]), path))
-    return {name: [path for _, path in sorted(rows)] for name, rows in numbered.items()}
+        place = unnamed.setdefault(match["key"], []) if name is None else numbered.setdefault(name, [])
+        place.append((int(match["index"]), path))
+    if unnamed and (numbered or config is not None):
+        raise FormatError(
+            "the file names some of its layers only",
+            where=f"{where}, /layers/{next(iter(unnamed))}",
+            hint="save the whole model as .keras, or the weights with save_weights(path, save_format='h5') in Keras 2",
+        )
+    return {n: [path for _, path in sorted(rows)] for n, rows in (numbered or unnamed).items()}, not unnamed
 
 
 def names_in_config(config: bytes, where: str) -> dict[str, str]:

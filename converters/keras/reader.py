@@ -24,12 +24,12 @@ def read_keras(path: Path) -> TensorTable:
     """Open ``.h5``, ``.weights.h5`` or ``.keras``; see ``flavours`` for what they hold.
 
     Returns:
-        Tensors by their path in the HDF5 file. ``meta`` holds ``flavour``, ``layers`` (layer name -> tensor names), and
-        ``backend``, what wrote the file.
+        Tensors by their path in the HDF5 file. ``meta`` holds ``flavour``, ``layers`` (layer name -> tensor names),
+        ``named`` (False where the names are only those of numbered groups), and ``backend``, what wrote the file.
 
     Raises:
         MissingError: no such file.
-        FormatError: damaged, or without layer names.
+        FormatError: damaged, or with names for some layers only.
         UnsafeFileError: something leads out of the file.
     """
     path = Path(path)
@@ -101,9 +101,11 @@ def _table(path: Path, opened: Any, file: OpenedFile, data: Any, config: bytes |
                     place,
                 )
         root = groups.get("model_weights", opened.id)
+        layers, named = layers_of(list(tensors), groups, config, where, heaps)
         meta = {
             "flavour": flavour_of(list(tensors)),
-            "layers": layers_of(list(tensors), groups, config, where, heaps),
+            "layers": layers,
+            "named": named,
             "backend": h5.text(root, "backend", where, heaps) or h5.text(opened.id, "backend", where, heaps),
             "unchanged": file.unchanged,
         }

@@ -9,7 +9,8 @@ from pathlib import Path
 from ssdconv.converters.keras.flavours import is_training
 from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.keras.rows import NORM, Kind, Row, probes_of, rows_of
-from ssdconv.converters.keras.writer import write_weights
+from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
+from ssdconv.converters.keras.writer import write_numbered, write_weights
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
@@ -51,9 +52,11 @@ def plan(table: TensorTable, request: Request) -> Plan:
             where=str(table.path),
             hint="load it in Keras on TensorFlow, which turns the kernels, save it again, and convert that",
         )
-    layers: dict[str, list[str]] = table.meta["layers"]
+    layers: dict[str, list[str]] = table.meta["layers"] if table.meta["named"] else layers_in_order(table, request)
     suffix = suffix_of(layers)
-    config, warnings = config_of(table, request, suffix)
+    config, warnings = config_of(table, layers, request, suffix)
+    if not table.meta["named"]:
+        warnings = (*warnings, "the file holds no layer names: layers were told by their class, order and shape")
     entries = tuple(
         Entry(tensor_of(row, table, layers.get(row.layer + suffix, []), suffix), row.target, row.shape, row.ops)
         for row in rows_of(config)
@@ -79,9 +82,10 @@ def suffix_of(layers: Mapping[str, list[str]]) -> str:
     return ""
 
 
-def config_of(table: TensorTable, request: Request, suffix: str) -> tuple[SSDConfig, tuple[str, ...]]:
+def config_of(
+    table: TensorTable, layers: Mapping[str, list[str]], request: Request, suffix: str
+) -> tuple[SSDConfig, tuple[str, ...]]:
     """The network in the class count and width of the file, and what the user should know about the choice."""
-    layers: dict[str, list[str]] = table.meta["layers"]
     family = next((name for name, mark, _ in _MARKS if mark + suffix in layers), None)
     if request.network:
         config = network(request.network, "keras", request.num_classes)
@@ -156,19 +160,18 @@ def kind_of(name: str) -> Kind | None:
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
-    """Write a file as ``save_weights`` of Keras 2 writes it; ``load_weights(path, by_name=True)`` reads it.
+    """Write a file as ``save_weights`` writes it.
+
+    ``.h5`` is read by ``load_weights(path, by_name=True)`` of Keras 2 and 3. ``.weights.h5`` is read by ``load_weights(path)`` of Keras 2.15
+    and 3, which pairs layers by class and position.
 
     Raises:
-        MappingError: no Keras project has the network.
+        MappingError: no Keras project has the network, or its layers' positions are not certain.
         UsageError: another suffix.
         OutputError: the file could not be written.
     """
-    if dst.suffix not in (".h5", ".hdf5") or dst.name.endswith(".weights.h5"):
-        raise UsageError(
-            "a Keras weight file ends in .h5",
-            where=str(dst),
-            hint=".weights.h5 is the form of Keras 3, which loads layers by their position; use another name",
-        )
+    if dst.suffix not in (".h5", ".hdf5"):
+        raise UsageError("a Keras weight file ends in .h5", where=str(dst))
     if config.source == "caffe":
         config = as_ssd_keras(config)
     elif config.source != "keras":
@@ -183,7 +186,11 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
         array = apply_all(inverse(row.ops, row.shape), tensors[row.target])
         kind = "conv4_3_norm_gamma" if row.kind == "scale" and config.name.startswith("ssd_keras") else row.kind
         ordered.setdefault(row.layer, {})[f"{row.layer}/{kind}:0"] = array
-    write_weights(dst, ordered)
+    if dst.name.endswith(".weights.h5"):
+        order = in_model_order(config)
+        write_numbered(dst, [(word, layer, list(ordered[layer].values())) for word, layer in order])
+    else:
+        write_weights(dst, ordered)
     return [dst]
 
 

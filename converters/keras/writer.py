@@ -1,8 +1,8 @@
-"""Write HDF5 files as ``save_weights(path, save_format="h5")`` of Keras 2 writes them."""
+"""Write HDF5 files as ``save_weights`` of Keras writes them: ``.h5`` with names, ``.weights.h5`` with numbered layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -38,3 +38,28 @@ def write_weights(dst: Path, layers: Mapping[str, Mapping[str, Array]]) -> None:
             group.attrs["weight_names"] = np.array([name.encode() for name in weights])
             for name, array in weights.items():
                 group.create_dataset(name, data=np.ascontiguousarray(array), track_times=False)
+
+
+def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]) -> None:
+    """Write ``.weights.h5`` as Keras 3 does, which Keras 2.15 reads too: layers are found by class and position.
+
+    Args:
+        dst: the file.
+        layers: (group of the class, layer name, its weights in Keras' order) in the order of ``model.layers``; layers without weights
+            need no place.
+
+    Raises:
+        UsageError: nothing to write.
+        OutputError: the file could not be written.
+    """
+    if not layers:
+        raise UsageError("no tensor to write", where=str(dst))
+    counts: dict[str, int] = {}
+    with atomic_path(dst) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        file.create_group("vars")  # the model's own weights: Keras 2.15 looks for them
+        for word, name, weights in layers:
+            number = counts[word] = counts.get(word, -1) + 1
+            group = file.create_group(f"layers/{word}{f'_{number}' if number else ''}/vars")
+            group.attrs["name"] = np.bytes_(name.encode())
+            for index, array in enumerate(weights):
+                group.create_dataset(str(index), data=np.ascontiguousarray(array), track_times=False)

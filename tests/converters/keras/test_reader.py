@@ -87,14 +87,6 @@ def test_keras_3(packing: SimpleNamespace, tmp_path: Path) -> None:
             check(tmp_path / "x.keras", config, tensors, drops=1)
 
 
-def test_v3_without_names_is_refused(packing: SimpleNamespace, tmp_path: Path) -> None:
-    layers, _ = packing.layers(packing.seven)
-    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
-        packing.save_v3(file, layers, names=False)
-    with pytest.raises(FormatError, match=r"does not tell its layers' names\n.*as \.keras"):
-        convert(tmp_path / "x.weights.h5", tmp_path / "out.pth")
-
-
 def test_names_that_contradict_are_refused(packing: SimpleNamespace, tmp_path: Path) -> None:
     layers, _ = packing.layers(packing.seven)
     packing.save_keras(tmp_path / "x.keras", layers, names=True)

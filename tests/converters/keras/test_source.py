@@ -164,7 +164,7 @@ def test_other_networks_and_suffixes_are_not_written(tmp_path: Path) -> None:
     config = hikapok("hikapok_ssd300_vgg16_voc", 5, width=2)
     with pytest.raises(MappingError, match="a network of tensorflow"):
         source.write(config, seeded_tensors(config), tmp_path / "x.h5", Request())
-    for name in ("x.pth", "x.weights.h5"):
+    for name in ("x.pth", "x.keras"):
         with pytest.raises(UsageError, match=r"ends in \.h5"):
             source.write(narrow("ssd7"), {}, tmp_path / name, Request())
     assert not list(tmp_path.iterdir())

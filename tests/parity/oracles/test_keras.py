@@ -16,7 +16,6 @@ import torch
 from ssdconv.converters.convert import convert
 from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.reverse import reverse
-from ssdconv.errors import FormatError
 from ssdconv.parity.oracles.keras import KerasOracle, ask_jobs
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.networks.keras import NETWORKS
@@ -75,9 +74,13 @@ def test_every_weight_is_read_bit_for_bit(written: dict, name: str, flavour: str
 
 
 @pytest.mark.parametrize("name", ["jedol_ssd300_vgg16_voc", "ssd7"])
-def test_weights_without_layer_names_are_refused(written: dict, name: str, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="does not tell its layers' names"):
-        convert(written[name].paths["v3"], tmp_path / "out.pth")
+def test_weights_without_layer_names_are_told_by_order(written: dict, name: str, tmp_path: Path) -> None:
+    case = written[name]
+    convert(case.paths["v3"], tmp_path / "out.pth", network=name)
+    convert(case.paths["weights"], tmp_path / "named.pth")
+    ours, theirs = (torch.load(tmp_path / f, weights_only=True)["state_dict"] for f in ("out.pth", "named.pth"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 @pytest.mark.parametrize("name", BUILT)
