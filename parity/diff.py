@@ -10,7 +10,7 @@ import msgspec
 
 from ssdconv.errors import MappingError
 from ssdconv.parity.diagnose.evidence import share
-from ssdconv.parity.diagnose.files import load
+from ssdconv.parity.diagnose.files import pair
 from ssdconv.parity.diagnose.net import Net, tensor_specs
 from ssdconv.parity.diagnose.tensors import Difference, Truths, differences
 
@@ -79,8 +79,7 @@ def diff(a: Path, b: Path, *, prototxt: Path | None = None) -> DiffReport:
         MissingError, FormatError, UnsafeFileError: a file is missing, damaged or refused.
         MappingError: they hold different networks.
     """
-    right = load(b, None, prototxt)
-    left = load(a, right.net.config, prototxt)
+    left, right = pair(a, b, prototxt)
     mine, truth = left.net.tensors, right.net.tensors
     shared = [n for n in truth if n in mine and mine[n].shape == truth[n].shape]
     if len(shared) < LEAST_SHARED * len(truth):

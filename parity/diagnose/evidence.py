@@ -57,7 +57,7 @@ class Evidence:
         names = {step.hypothesis.name for n in within for step in explained[n].steps}
         if not names:
             return []
-        touched = {n: d for n, d in explained.items() if any(s.hypothesis.name in names for s in d.steps)}
+        touched = _touched(explained, names)
         grouped: dict[str, list[tuple[str, Step]]] = {}
         for name in sorted(touched, key=lambda n: (n not in within, list(self.specs).index(n))):
             for step in touched[name].steps:
@@ -117,6 +117,16 @@ class Evidence:
         return [
             f"{count}; they do not resemble the truth's (correlation {near:.3f}): another training run, or another network"
         ]
+
+
+def _touched(explained: Mapping[str, Difference], names: set[str]) -> dict[str, Difference]:
+    """Differences that mistakes of these names explain, or mistakes that come with them on one tensor, and so on."""
+    while True:
+        touched = {n: d for n, d in explained.items() if any(s.hypothesis.name in names for s in d.steps)}
+        more = {s.hypothesis.name for d in touched.values() for s in d.steps}
+        if more <= names:
+            return touched
+        names = names | more
 
 
 def described(rows: Sequence[tuple[str, Step]]) -> str:

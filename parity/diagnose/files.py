@@ -33,12 +33,14 @@ class Weights:
         path: the file.
         net: its config and tensors.
         ours: it is a checkpoint of ssdconv and tells its config itself.
+        pixels_told: the file tells, or its network's name, how pixels are prepared.
         notes: what a reader should know.
     """
 
     path: Path
     net: Net
     ours: bool = False
+    pixels_told: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -64,6 +66,20 @@ def load(path: Path, like: SSDConfig | None = None, prototxt: Path | None = None
     return _of_source(path, like, prototxt)
 
 
+def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[Weights, Weights]:
+    """Two files under the same tensor names, as far as they are of one network: ``a`` as ``b``'s network, else the reverse.
+
+    Raises:
+        as ``load``.
+    """
+    right = load(b, None, prototxt)
+    left = load(a, right.net.config, prototxt)
+    if not set(left.net.tensors) & set(right.net.tensors):  # a layer graph and a named network: the name is the guide
+        with suppress(SsdconvError):
+            right = load(b, left.net.config, prototxt)
+    return left, right
+
+
 def _of_source(path: Path, like: SSDConfig | None, prototxt: Path | None) -> Weights:
     opened = open_source(path, None, Request(prototxt=prototxt))
     with opened.table:
@@ -71,7 +87,9 @@ def _of_source(path: Path, like: SSDConfig | None, prototxt: Path | None) -> Wei
         if like is not None and set(reference_shapes(like)) != {e.target for e in opened.plan.mapping}:
             with suppress(SsdconvError):
                 opened, config = column_of(opened.source.name).adopt(opened, like), _staged_like(like, config)
-        return Weights(path, Net(config, tensors_of(opened)), notes=tuple(opened.plan.warnings))
+        told = column_of(opened.source.name).tells_pixels(opened)
+        notes = tuple(w for w in opened.plan.warnings if told or "mean" not in w)
+        return Weights(path, Net(config, tensors_of(opened)), pixels_told=told, notes=notes)
 
 
 def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
@@ -111,7 +129,7 @@ def _foreign(path: Path, like: SSDConfig | None) -> Weights:
     if like is None:
         return Weights(path, Net(config, tensors), notes=(f"{path.name}: its channel order is taken for {order}",))
     same = {n: tuple(a.shape) for n, a in tensors.items()} == reference_shapes(like)
-    config = like if same else replace(config, pixels=like.pixels)
+    config = like if same else _staged_like(config, like)
     return Weights(path, Net(config, tensors), notes=(f"{path.name}: {ONLY_TENSORS}",))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.errors import UsageError
-from ssdconv.parity.diagnose.files import Weights, load
+from ssdconv.parity.diagnose.files import Weights, load, pair
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import SECONDS, Progress, Search
 from ssdconv.parity.diagnose.truth import Truth, of_network, of_source
-from ssdconv.parity.verify import column_of, open_as
+from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.model import reference_shapes
 
@@ -53,8 +53,10 @@ def diagnose(
             hint="--source FILE is the original weight file, --reference FILE a converted one that is right",
         )
     if reference is not None:
-        right = load(reference, None, prototxt)
-        suspect = load(weights, right.net.config)
+        suspect, right = pair(weights, reference, prototxt)
+        if not right.pixels_told:
+            pixels = suspect.net.config.pixels
+            right = replace(right, net=right.net.with_pixels(pixels), notes=(*right.notes, PIXELS_UNTOLD))
         truth = of_network(right.net, suspect.net, Path(reference).name, images, seed)
         return _search(suspect, replace(truth, notes=(*right.notes, *suspect.notes)), seconds, progress)
     assert source is not None
