@@ -18,6 +18,7 @@ from ssdconv.commands import (
     oracle,
     published,
     sources,
+    train,
     verify,
     zoo,
 )
@@ -43,6 +44,7 @@ def verbs() -> dict[str, Verb]:
         verb_of(published),
         verb_of(detect),
         verb_of(export),
+        verb_of(train),
         verb_of(zoo),
         verb_of(networks),
         verb_of(oracle),

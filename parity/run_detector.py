@@ -120,6 +120,7 @@ def run_detector(
     resume: bool = True,
     keep_going: Problems | None = None,
     progress: Progress | None = None,
+    place: tuple[int, int] | None = None,
 ) -> RunStats:
     """Detect over a data set and stream the detections to ``folder``.
 
@@ -132,6 +133,7 @@ def run_detector(
         resume: False refuses to continue an earlier run.
         keep_going: collects unreadable images instead of stopping at the first.
         progress: told about every batch.
+        place: (rank, processes) that share the set; default: what ``torchrun`` tells.
 
     Raises:
         MissingImageError, UnreadableImageError, SizeMismatchError: naming the file.
@@ -140,7 +142,7 @@ def run_detector(
     """
     if batch_size < 1:
         raise UsageError("the batch size must be at least 1", got=batch_size)
-    rank, processes = process_place()
+    rank, processes = process_place() if place is None else place
     folder.mkdir(parents=True, exist_ok=True)
     to_label = class_map(model.config, dataset.classes)
     where = next(model.parameters()).device

@@ -100,7 +100,7 @@ def write_shapes(
 
     Args:
         root: the VOCdevkit; made where it is missing.
-        counts: images per split; default 300 ``trainval`` and 100 ``test``.
+        counts: images per split; default 300 ``train`` and 100 ``val``.
         size: width and height of the images.
         seed: of everything drawn.
         only: classes that are annotated; the other shapes are drawn all the same.
@@ -113,7 +113,7 @@ def write_shapes(
     """
     import cv2
 
-    counts = {"trainval": 300, "test": 100} if counts is None else counts
+    counts = {"train": 300, "val": 100} if counts is None else counts
     if min(size) < 32 or not counts or min(counts.values()) < 1:
         raise UsageError("nothing to draw", expected="images of 32 pixels or more, at least one a split", got=f"{size}")
     base = Path(root) / f"VOC{year}"

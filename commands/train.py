@@ -1,0 +1,227 @@
+"""``ssdconv train``: train any network by its source's recipe, from scratch, from a backbone or from converted weights."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
+
+from ssdconv.commands import train_options
+from ssdconv.commands.output import print_json, table
+from ssdconv.commands.train_options import NETWORK, RECIPE, given, merged
+from ssdconv.commands.verb import Group
+from ssdconv.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from ssdconv.ssd_ref.data.records import Dataset
+    from ssdconv.ssd_ref.train.distributed import Place
+    from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder
+    from ssdconv.ssd_ref.train.settings import Settings
+
+NAME = "train"
+GROUP: Group = "train"
+HELP = "train a network by its source's recipe, from scratch or from converted weights"
+EXAMPLES: tuple[str, ...] = (
+    "ssdconv train --network ssd_512_resnet50_v1_voc --dataset voc0712 --data-root VOCdevkit --out runs/r50 --device cuda --amp",
+    "ssdconv train --finetune out.pth --dataset my.yaml --epochs 50 --lr 0.0005 --out runs/mine",
+    "ssdconv train --network ssd300_voc --backbone-weights vgg.caffemodel --dataset voc0712 --data-root VOCdevkit --out runs/a",
+    "ssdconv train --resume --out runs/r50",
+    "ssdconv train --network ssd300_voc --dataset voc0712 --data-root VOCdevkit --preview sheet.png",
+    "ssdconv train --list-recipes",
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    train_options.configure(parser)
+    parser.description = (
+        f"{HELP[0].upper()}{HELP[1:]}. Several processes: torchrun --nproc_per_node=4 -m ssdconv train … "
+        "(the folder of --out must be the same for all machines)."
+    )
+
+
+def run(args: Namespace) -> int:
+    if args.list_recipes:
+        return _list_recipes(args.json)
+    if not args.out and not args.preview:
+        raise UsageError("where to?", hint="--out runs/NAME for the run, or --preview sheet.png")
+    from ssdconv.commands.train_setup import held_out_data, network_of, recipe_for, training_data
+    from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder, check_same, describe_data
+
+    said = given(args)
+    folder = RunFolder(args.out or ".")
+    before, stored = _stored(folder, args)
+    options = merged(said, stored.get("options", {}), list(vars(args)))
+    data = training_data(options)
+    fresh = before is None
+    chosen = None
+    if before is None or any(name in said for name in NETWORK):
+        chosen = network_of(options, data.classes)
+    config = chosen.config if chosen else before.config  # type: ignore[union-attr]
+    if before is None or any(name in said for name in RECIPE):
+        recipe = recipe_for(options, config, len(data))
+    else:
+        recipe = before.recipe
+    identity = Identity(config, recipe, describe_data(data), options.seed, options.augment, options.amp)
+    if args.preview:
+        return _preview(args, identity, data)
+    if before is not None:
+        check_same(before, identity, folder.path)
+    held = held_out_data(options, data)
+    from ssdconv.ssd_ref.train.distributed import joined, place_from_environment
+
+    place = place_from_environment()
+    settings = _settings(options, place)
+    import torch
+
+    with joined(place, torch.device(settings.device)):
+        start = None
+        if fresh:
+            from ssdconv.commands.train_setup import starting_network
+
+            assert chosen is not None
+            model, start = starting_network(options, chosen, recipe)
+            if place.first:
+                about = {"command": sys.argv, "options": said, "processes": place.world, "start": start.to_json()}
+                folder.create(identity, about)
+        else:
+            from ssdconv.ssd_ref.model import SSD
+
+            model = SSD(config)
+        place.barrier()
+        outcome = _train(
+            folder, model, identity, data, held, settings, options, place, None if start is None else start.text
+        )
+    if place.first:
+        _print(outcome, start, args.json)
+    return EXIT_OK
+
+
+def _stored(folder: RunFolder, args: Namespace) -> tuple[Identity | None, dict[str, Any]]:
+    """The run that stands in the folder, where it is to be resumed."""
+    if args.preview or not args.out:
+        return None, {}
+    if folder.begun and not args.resume:
+        raise UsageError(
+            "a run stands here already", where=args.out, hint="go on with it by --resume, or name another folder"
+        )
+    if not folder.begun:
+        if args.resume and not (args.network or args.config or args.finetune):
+            folder.read()  # says that there is none
+        return None, {}
+    return folder.read()
+
+
+def _settings(options: Namespace, place: Place) -> Settings:
+    from ssdconv.commands.arguments import check_device
+    from ssdconv.ssd_ref.train.settings import Settings
+
+    for name in ("eval_every", "keep", "save_every", "log_every"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1", got=getattr(options, name))
+    device = f"cuda:{place.local}" if options.device == "cuda" and place.world > 1 else options.device
+    return Settings(
+        seed=options.seed,
+        amp=options.amp,
+        device=check_device(device),
+        workers=options.workers,
+        eval_every=options.eval_every,
+        keep=options.keep,
+        save_every=options.save_every,
+        log_every=options.log_every,
+        tensorboard=options.tensorboard,
+    )
+
+
+def _train(
+    folder: RunFolder,
+    model: Any,
+    identity: Identity,
+    data: Dataset,
+    held: Dataset | None,
+    settings: Settings,
+    options: Namespace,
+    place: Place,
+    start: str | None,
+) -> Any:
+    from ssdconv.commands.train_progress import watching
+    from ssdconv.parity.train_eval import Evaluation
+    from ssdconv.ssd_ref.train.loop import Training
+    from ssdconv.ssd_ref.train.samples import TrainingSet
+
+    samples = TrainingSet(
+        data, identity.config, identity.recipe, identity.seed, mode=options.augment, cache=bool(options.cache_images)
+    )
+    evaluate = None
+    if held is not None:
+        batch = 8 if settings.device.startswith("cuda") else 1
+        evaluate = Evaluation(held, folder.path / "evaluation.tmp", batch, max(settings.workers, 1), options.convention)
+    about = {"data": data.name, "images": len(data)}
+    with watching(place.first) as listener:
+        training = Training(
+            folder, model, samples, identity.recipe, settings, listener, place, evaluate=evaluate, about=about
+        )
+        if start is None:
+            step = training.resume()
+            if place.first:
+                listener.note(f"going on after step {step} of {training.total}")
+                folder.note_resumption(sys.argv, step)
+        elif place.first:
+            listener.note(start)
+        return training.run()
+
+
+def _preview(args: Namespace, identity: Identity, data: Dataset) -> int:
+    from pathlib import Path
+
+    from ssdconv.ssd_ref.train.augment.preview import preview
+    from ssdconv.ssd_ref.train.samples import Mode, TrainingSet
+
+    mode: Mode = "fast" if identity.augment == "fast" else "faithful"
+    count = preview(TrainingSet(data, identity.config, identity.recipe, identity.seed, mode), args.preview)
+    if args.json:
+        print_json({"preview": str(Path(args.preview)), "samples": count, "recipe": identity.recipe.name})
+    else:
+        print(f"wrote {args.preview}: {count} samples as the recipe {identity.recipe.name} makes them")
+    return EXIT_OK
+
+
+def _print(outcome: Any, start: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({**outcome.to_json(), "start": None if start is None else start.to_json()})
+        return
+    loss = "" if outcome.loss is None else f", mean loss {outcome.loss:.4f}"
+    print(f"{outcome.steps} updates, {outcome.epochs} epochs{loss}")
+    if outcome.images_per_s:
+        print(f"{outcome.images_per_s:.1f} images/s, {outcome.waiting:.0%} of the time waiting for images")
+    if outcome.best is not None:
+        print(f"best {outcome.metric} {100 * outcome.best:.2f} after epoch {outcome.best_epoch}: {outcome.best_path}")
+    print(f"last: {outcome.last}")
+
+
+def _list_recipes(as_json: bool) -> int:
+    import json
+
+    from ssdconv.ssd_ref.train.recipes import RECIPES
+
+    if as_json:
+        print_json([json.loads(recipe.to_json()) for recipe in RECIPES.values()])
+        return EXIT_OK
+    rows = []
+    for r in RECIPES.values():
+        s, o = r.schedule, r.optimizer
+        drops = s.mode if s.mode == "cos" else "/".join(str(m) for m in s.milestones) or "–"
+        warm = f"{s.warmup} {s.warmup_unit or s.unit}" if s.warmup else "–"
+        rows.append(
+            (
+                r.name,
+                r.batch_size,
+                f"{o.kind} {o.lr:g}",
+                f"{o.weight_decay:g}",
+                f"{s.length} {s.unit}",
+                drops,
+                warm,
+                r.title,
+            )
+        )
+    print(table(rows, ("recipe", "batch", "rate", "decay", "length", "drops at", "warm-up", "what"), right=(1,)))
+    return EXIT_OK

@@ -1,0 +1,154 @@
+"""From the options of ``ssdconv train`` to data sets, network and recipe."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdconv.commands.arguments import existing
+from ssdconv.errors import MissingError, SsdconvError, UsageError
+from ssdconv.ssd_ref.config import SSDConfig
+
+if TYPE_CHECKING:
+    from ssdconv.ssd_ref.data.records import Dataset
+    from ssdconv.ssd_ref.model import SSD
+    from ssdconv.ssd_ref.train.recipe import Recipe
+    from ssdconv.ssd_ref.train.start import Start
+
+HELD_OUT = {
+    "voc0712": "voc07",
+    "voc07-trainval": "voc07",
+    "voc12-trainval": "voc07",
+    "coco-train2017": "coco-val2017",
+}
+"""Training set -> the set on which it is evaluated."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network for the data set's classes; ``renew``: prefixes of tensors that do not come from ``finetune``."""
+
+    config: SSDConfig
+    renew: tuple[str, ...]
+
+
+def training_data(options: Namespace) -> Dataset:
+    """The training set.
+
+    Raises:
+        UsageError: none is named. Otherwise as ``open_dataset``.
+    """
+    from ssdconv.ssd_ref.data.catalog import open_dataset
+
+    if not options.dataset and not options.annotations:
+        raise UsageError(
+            "train on what?", hint="--dataset voc0712 --data-root VOCdevkit, or a folder or .yaml of your own"
+        )
+    images = options.images
+    return open_dataset(
+        options.dataset, options.data_root, annotations=options.annotations, images=images, split=options.split
+    )
+
+
+def held_out_data(options: Namespace, training: Dataset) -> Dataset | None:
+    """The set for evaluation; None with ``--no-eval``.
+
+    Raises:
+        MissingError: it cannot be opened; the hint tells how to go on.
+        UsageError: it is the training set itself, or has other classes.
+    """
+    from ssdconv.ssd_ref.data.catalog import DATASETS, open_dataset
+
+    if options.no_eval:
+        return None
+    hint = "name one with --eval-dataset (--eval-root, --eval-split), or train with --no-eval"
+    own = options.eval_dataset or (options.dataset if options.dataset not in DATASETS else None)
+    name = own or HELD_OUT.get(options.dataset)
+    if name is None:
+        raise MissingError(f"there is no held-out set for {options.dataset or options.annotations}", hint=hint)
+    split = options.eval_split or (None if options.eval_dataset else "val")
+    try:
+        held = open_dataset(name, options.eval_root or options.data_root, split=split)
+    except SsdconvError as error:
+        error.hint = hint
+        raise type(error)(error.what, where=error.where, expected=error.expected, got=error.got, hint=hint) from None
+    if held.image_ids == training.image_ids and held.name == training.name:
+        raise UsageError("the held-out set is the training set", where=held.name, hint=hint)
+    if set(held.classes) != set(training.classes):
+        raise UsageError(
+            "the held-out set has other classes than the training set",
+            where=held.name,
+            expected=", ".join(training.classes[:8]),
+            got=", ".join(held.classes[:8]),
+        )
+    return held
+
+
+def network_of(options: Namespace, classes: Sequence[str]) -> Network:
+    """The network that the options name, for ``classes``.
+
+    Raises:
+        UsageError: none or several named, or one that cannot be trained.
+        MissingError, FormatError: a file.
+    """
+    from ssdconv.ssd_ref.train.adapt import check_trainable, with_classes
+
+    named = [n for n in ("network", "config", "finetune") if getattr(options, n)]
+    if len(named) != 1:
+        raise UsageError(
+            "train which network?" if not named else f"--{' and --'.join(named)} contradict each other",
+            expected="one of --network NAME, --config FILE, --finetune FILE",
+        )
+    if options.network:
+        from ssdconv.ssd_ref.networks.registry import network
+
+        config = network(options.network)
+    elif options.config:
+        config = SSDConfig.from_json(existing(options.config).read_bytes())
+    else:
+        from ssdconv.ssd_ref.checkpoint import read
+
+        config = read(existing(options.finetune)).config
+    check_trainable(config)
+    return Network(*with_classes(config, classes))
+
+
+def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
+    """The recipe with the run's own figures."""
+    from ssdconv.ssd_ref.train.edit import edited
+    from ssdconv.ssd_ref.train.recipes import default_recipe, recipe_of
+
+    recipe = recipe_of(options.recipe) if options.recipe else default_recipe(config)
+    return edited(
+        recipe,
+        images,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        lr_mode=options.lr_mode,
+        warmup=options.warmup,
+        epochs=options.epochs,
+        iterations=options.iterations,
+    )
+
+
+def starting_network(options: Namespace, network: Network, recipe: Recipe) -> tuple[SSD, Start]:
+    """The network with its starting values, and where they come from."""
+    from ssdconv.ssd_ref.model import SSD
+    from ssdconv.ssd_ref.train.start import begin
+
+    model = SSD(network.config)
+    tensors: dict[str, Any] = {}
+    sources = [Path(p).name for p in (options.finetune, options.backbone_weights) if p]
+    if options.finetune:
+        from ssdconv.ssd_ref.checkpoint import build, read
+
+        path = existing(options.finetune)
+        tensors |= build(read(path), where=str(path)).state_dict()
+    if options.backbone_weights:
+        from ssdconv.converters.backbone_weights import backbone_tensors
+
+        tensors |= backbone_tensors(existing(options.backbone_weights), model)
+    return model, begin(model, recipe, options.seed, tensors, network.renew, " and ".join(sources))
