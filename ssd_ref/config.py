@@ -130,12 +130,14 @@ class Heads:
         l2norm: source index -> L2 normalisation before that source's heads.
         bias: whether head convolutions have biases.
         depthwise: heads start with a depthwise convolution of their own ("lite" networks).
+        before: heads start with a full convolution of their own, of which the layer behind is the predictor.
     """
 
     kernel: int = 3
     l2norm: Mapping[int, L2NormSpec] = field(default_factory=dict)
     bias: bool = True
     depthwise: NormSpec | None = None
+    before: ConvSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,9 @@ class DetectRule:
         variance_encoded: the variances are already part of loc (Caffe ``variance_encoded_in_target``).
         share_location: one box per prior for all classes.
         nms_eta: Caffe's adaptive NMS factor (1 = off).
+        nms_scope: ``class``: NMS within each class. ``image``: a prior counts with its best class only (the lower of equal
+            ones), and boxes of all classes drop each other.
+        nms_margin: added to the sides of both boxes in the areas of NMS's union, as a fraction of the image.
         max_exponent: cap of ``variance * dw`` and ``variance * dh`` before exp (torchvision), None for none.
     """
 
@@ -263,6 +268,8 @@ class DetectRule:
     share_location: bool = True
     nms_eta: float = 1.0
     max_exponent: float | None = None
+    nms_scope: Literal["class", "image"] = "class"
+    nms_margin: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.config import DetectRule, PriorMap
 from ssdconv.ssd_ref.detections import Detections, caffe_rows
 from ssdconv.ssd_ref.nms import adaptive_nms_mask, nms_mask
+from ssdconv.ssd_ref.nms_margin import margin_nms_mask
 from ssdconv.ssd_ref.priors import Priors
 
 __all__ = ["Detections", "caffe_rows", "detect", "detect_with", "scores_of"]
@@ -70,6 +71,8 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> tupl
     passed = scores >= rule.score_threshold if rule.score_inclusive else scores > rule.score_threshold
     if rule.background is not None:
         passed[..., rule.background] = False
+    if rule.nms_scope == "image":
+        passed &= _best_class(scores, rule.background)
     # From here on a candidate is its place in the (image, prior, class) array, and its score.
     place = passed.view(-1).nonzero().view(-1)
     score = scores.view(-1)[place]
@@ -82,7 +85,8 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> tupl
 
     score, order = score.sort(descending=True, stable=True)
     place = place[order]
-    group, order = (place // (count * classes) * classes + place % classes).sort(stable=True)
+    within = place % classes if rule.nms_scope == "class" else 0
+    group, order = (place // (count * classes) * classes + within).sort(stable=True)
     place, score = place[order], score[order]
     counts, rank = _rank(group, images * classes)
     if rule.top_k_scope == "class" and 0 <= rule.top_k < int(counts.max()):
@@ -108,6 +112,14 @@ def scores_of(conf: Tensor, activation: str) -> Tensor:
     if activation == "softmax":
         return conf.softmax(-1)
     return conf.sigmoid() if activation == "sigmoid" else conf.contiguous()
+
+
+def _best_class(scores: Tensor, background: int | None) -> Tensor:
+    """(N, P, C) bool: True at each prior's best class, the lower of equal ones."""
+    objects = scores.clone()
+    if background is not None:
+        objects[..., background] = -1.0
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, objects.argmax(-1, keepdim=True), True)
 
 
 def _checked_loc(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> Tensor:
@@ -170,7 +182,9 @@ def _nms(boxes: Tensor, group: Tensor, rank: Tensor, counts: Tensor, rule: Detec
     padded[group, rank] = boxes
     valid = torch.arange(longest, device=group.device) < counts[:, None]
     try:
-        if rule.nms_eta < 1:
+        if rule.nms_margin > 0:
+            keep = margin_nms_mask(padded, valid, rule.nms_threshold, rule.nms_margin)
+        elif rule.nms_eta < 1:
             keep = adaptive_nms_mask(padded, valid, rule.nms_threshold, rule.nms_eta)
         else:
             keep = nms_mask(padded, valid, rule.nms_threshold, rule.nms_inclusive)

@@ -51,6 +51,11 @@ def _head(channels: int, outputs: int, heads: Heads) -> nn.Module:
         unit = ConvUnit(channels, depthwise)
         unit.add_module("predictor", nn.Conv2d(channels, outputs, 1, bias=heads.bias))
         return unit
+    if heads.before is not None:
+        unit = ConvUnit(channels, heads.before)
+        inner, kernel = heads.before.out_channels, heads.kernel
+        unit.add_module("predictor", nn.Conv2d(inner, outputs, kernel, padding=kernel // 2, bias=heads.bias))
+        return unit
     return nn.Conv2d(channels, outputs, heads.kernel, padding=heads.kernel // 2, bias=heads.bias)
 
 

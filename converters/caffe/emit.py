@@ -44,6 +44,10 @@ def emit(config: SSDConfig) -> tuple[Emitted, ...]:
     """
     if config.staged is None:
         raise MappingError("only staged networks are emitted here", where=config.name)
+    if config.staged.backbone.kind == "aizoo":
+        from ssdconv.converters.caffe.emit_aizoo import layers
+
+        return tuple(layers(config))
     return tuple(_Emitter(config, config.staged).layers())
 
 

@@ -60,8 +60,8 @@ def as_named(config: SSDConfig) -> SSDConfig | None:
         return None
     same_priors = [c for c in candidates if same_boxes(c.priors, config.priors)]
     best = (same_priors or candidates)[0]
-    if not config.priors:
-        return replace(best, detect=config.detect)
+    if not config.priors:  # then the net ends before its boxes, and told no more of the rule than the activation
+        return best if best.detect.activation == config.detect.activation else replace(best, detect=config.detect)
     return replace(
         best,
         name=best.name if same_priors else f"{best.name.replace('_voc', '').replace('_coco', '')}_custom",

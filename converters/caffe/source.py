@@ -55,6 +55,12 @@ def _told(found: SSDConfig, named: SSDConfig | None) -> tuple[str, ...]:
     if named is None or named.pixels == found.pixels:
         return found.graph.warnings
     kept = tuple(w for w in found.graph.warnings if "mean" not in w)
+    if not found.priors and found.detect != named.detect:
+        words = ("its priors", "DetectionOutput", "background class")
+        kept = tuple(w for w in kept if not any(word in w for word in words))
+        kept += (
+            f"the net ends before its boxes: priors and detection rule are those of the named network {named.name}",
+        )
     return (*kept, f"the net does not tell its pixel mean: taken from the named network {named.name}")
 
 

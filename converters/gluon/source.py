@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ssdconv.converters import aizoo
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, mapping, rows_of
 from ssdconv.converters.gluon.names import in_dialect
 from ssdconv.converters.gluon.parts import parts_of
@@ -16,6 +17,7 @@ from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.registry import network
 
 
@@ -30,6 +32,8 @@ def plan(table: TensorTable, request: Request) -> Plan:
     Raises:
         MappingError: no network fits, or not the one asked for; then the message says which fits best.
     """
+    if aizoo.holds(table, "gluon") and request.network in (None, AIZOO):
+        return aizoo.plan(table, "gluon", request)
     warnings: tuple[str, ...] = ()
     if request.network:
         config = network(request.network, "gluon", request.num_classes)
@@ -48,6 +52,8 @@ def plan_for(table: TensorTable, config: SSDConfig) -> Plan:
     Raises:
         MappingError: the file does not fit the config.
     """
+    if config.name == AIZOO:
+        return aizoo.plan(table, "gluon", Request())
     return Plan(config, _checked(table, config), (), probes(config))
 
 
@@ -86,6 +92,11 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     dialect = request.options.get("dialect", "structural")
     if dialect not in ("structural", "legacy", "export"):
         raise UsageError(f"no dialect {dialect!r}", expected="structural, legacy or export")
+    if config.name == AIZOO:
+        if dialect != "structural":
+            raise UsageError(f"this network's code loads structural names only, not {dialect} ones", where=config.name)
+        write_params(dst, ((e.source, tensors[e.target]) for e in aizoo.entries(config, "gluon")))
+        return [dst]
     rows = [row for row in rows_of(config) if row.target in tensors]
 
     def produce() -> Iterator[tuple[str, Array]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssdconv.converters import aizoo
 from ssdconv.converters.mapping import Drop, TensorMapping
 from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
@@ -14,6 +15,7 @@ from ssdconv.converters.tensorflow.writer import write_bundle
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.tensorflow import NETWORKS, hikapok
 
 
@@ -29,6 +31,8 @@ def plan(table: TensorTable, request: Request) -> Plan:
         MappingError: the file holds another network, or two copies of it.
         UsageError: unknown network.
     """
+    if aizoo.holds(table, "tensorflow") and request.network in (None, AIZOO):
+        return aizoo.plan(table, "tensorflow", request)
     prefix = scope_of(list(table))
     if prefix is None:
         copies = [name.removesuffix(FIRST) for name in table if name.endswith(FIRST)]
@@ -78,6 +82,11 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     prefix = dst.with_name(dst.name.removesuffix(".index"))
     if prefix.suffix != ".ckpt" and not prefix.name.rpartition("-")[2].isdigit():
         raise UsageError("a checkpoint's name ends in .ckpt or -STEP", where=str(dst))
+    if config.name == AIZOO and config.source == "tensorflow":
+        pairs = list(aizoo.entries(config, "tensorflow"))
+        return write_bundle(
+            prefix, {e.source: apply_all(inverse(e.ops, e.source_shape), tensors[e.target]) for e in pairs}
+        )
     theirs = hikapok(next(iter(NETWORKS)), config.num_classes)
     if config.priors != theirs.priors or config.pixels != theirs.pixels:
         raise MappingError(

@@ -127,6 +127,10 @@ def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
         known = {layer.name for layer in config.graph.layers}
         ends = [layer for layer in layers if layer.name not in known and read.isdisjoint(layer.tops)]
         found += [Probe(layer.name, "@scores") for layer in ends if len(ends) == 1]
+    else:  # a net that ends before its boxes: loc and class scores are what nobody reads
+        read = {blob for layer in layers for blob in layer.bottoms}
+        ends = [layer for layer in layers if read.isdisjoint(layer.tops)]
+        found = [Probe(layer.name, "@loc" if "loc" in layer.name else "@scores") for layer in ends]
     return dict.fromkeys(found)
 
 

@@ -17,6 +17,7 @@ KINDS = {
     "resnet": ("resnet", "resnet"),
     "keras_resnet50": ("keras_resnet", "keras_resnet50"),
     "ssd7": ("sequential", "ssd7"),
+    "aizoo": ("sequential", "aizoo"),
 }
 """kind -> (module, function); the function takes the taps and the config's options, and the module that it returns
 has ``channels`` (one per tap) and maps (N, 3, H, W) to a list of feature maps."""

@@ -122,9 +122,30 @@ def ssd7_units(*, width: int = 32) -> tuple[Unit, ...]:
     return tuple(units)
 
 
+AIZOO_CHANNELS = (32, 64, 64, 64, 128, 128, 64, 64)
+"""Output channels of the face-mask detector's convolutions (AIZOOTech/FaceMaskDetection)."""
+
+
+def aizoo_units(*, norm: Mapping[str, Any] | NormSpec | None = None) -> tuple[Unit, ...]:
+    """``conv2d_0`` to ``conv2d_7`` (3x3, the last without padding), a 2x2 pool that rounds up behind each of the first six.
+
+    Args:
+        norm: batch normalisation behind every convolution; None for the merged network, whose convolutions have biases.
+    """
+    spec = norm if norm is None or isinstance(norm, NormSpec) else msgspec.convert(norm, NormSpec)
+    units: list[Unit] = []
+    for index, channels in enumerate(AIZOO_CHANNELS):
+        padding = 0 if index == 7 else 1
+        units.append(ConvSpec(f"conv2d_{index}", channels, 3, padding=padding, bias=spec is None, norm=spec))
+        if index < 6:
+            units.append(PoolSpec(f"maxpool2d_{index}", 2, 2))
+    return tuple(units)
+
+
 UNITS: Mapping[str, Callable[..., tuple[Unit, ...]]] = {
     "vgg16": vgg16_units,
     "mobilenet_v1": mobilenet_v1_units,
     "ssd7": ssd7_units,
+    "aizoo": aizoo_units,
 }
 """kind -> function giving the unit list for a config's backbone options."""

@@ -65,3 +65,8 @@ def mobilenet_v1(taps: Sequence[str], **options: Any) -> Tapped:
 def ssd7(taps: Sequence[str], **options: Any) -> Tapped:
     """The seven layers of SSD7; options as in ``plain.ssd7_units``."""
     return build_units(UNITS["ssd7"](**options), taps)
+
+
+def aizoo(taps: Sequence[str], **options: Any) -> Tapped:
+    """The face-mask detector's layers; options as in ``plain.aizoo_units``."""
+    return build_units(UNITS["aizoo"](**options), taps)

@@ -52,6 +52,12 @@ def add_detections(graph: Any, config: SSDConfig) -> None:
     rule = config.detect
     if rule.nms_inclusive and rule.nms_threshold <= 0:
         raise UsageError("this NMS rule leaves one box per class; ONNX has no such threshold", where=config.name)
+    if rule.nms_scope == "image" or rule.nms_margin:
+        raise UsageError(
+            "this network's classes share one NMS, which ONNX has no operator for",
+            where=config.name,
+            hint="export without --with-nms and apply the rule behind it",
+        )
     n = Nodes(graph, "detect")
     classes = [c for c in range(config.num_classes) if c != rule.background]
     scores = _scores(n, config, classes)

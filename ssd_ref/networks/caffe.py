@@ -23,6 +23,7 @@ from ssdconv.ssd_ref.config import (
     SSDConfig,
     Staged,
 )
+from ssdconv.ssd_ref.networks import aizoo
 
 VGG_PIXELS = {size: Pixels((size, size), "BGR", (104.0, 117.0, 123.0)) for size in (300, 512)}
 
@@ -134,5 +135,6 @@ NETWORKS: Mapping[str, Callable[[str, int | None], SSDConfig]] = {
     **dict.fromkeys(SIZES, vgg),
     "mobilenet_ssd_voc": mobilenet,
     "mobilenet_ssd_voc_bn": mobilenet,
+    **aizoo.row("caffe"),
 }
 """Network name -> builder ``(name, num_classes) -> SSDConfig``."""

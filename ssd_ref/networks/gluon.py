@@ -8,7 +8,7 @@ normalisation with MXNet's own defaults, eps 1e-3 and gamma fixed to 1, whatever
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from ssdconv.ssd_ref.config import (
     SSDConfig,
     Staged,
 )
+from ssdconv.ssd_ref.networks import aizoo
 from ssdconv.ssd_ref.networks.caffe import vgg_extras
 
 EXPANDER_NORM = NormSpec(1e-3, fix_gamma=True)
@@ -204,5 +205,5 @@ def gluon(name: str, num_classes: int | None = None) -> SSDConfig:
     )
 
 
-NETWORKS = dict.fromkeys(DESIGNS, gluon)
+NETWORKS: Mapping[str, Callable[[str, int | None], SSDConfig]] = {**dict.fromkeys(DESIGNS, gluon), **aizoo.row("gluon")}
 """Network name -> builder ``(name, num_classes) -> SSDConfig``."""

@@ -8,10 +8,12 @@ TensorFlow 1's grid, and boxes of at most 3 % of the image's side dropped before
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ssdconv.ssd_ref.classes import names_for
 from ssdconv.ssd_ref.config import Backbone, DetectRule, Extras, Heads, L2NormSpec, Pixels, PriorMap, SSDConfig, Staged
+from ssdconv.ssd_ref.networks import aizoo
 from ssdconv.ssd_ref.networks.caffe import GRIDS, RATIOS, STEPS, vgg_extras
 
 MEAN = (103.94, 116.78, 123.68)
@@ -64,5 +66,8 @@ def hikapok(name: str, num_classes: int | None = None, *, width: int = 64) -> SS
     )
 
 
-NETWORKS = {"hikapok_ssd300_vgg16_voc": hikapok}
+NETWORKS: Mapping[str, Callable[[str, int | None], SSDConfig]] = {
+    "hikapok_ssd300_vgg16_voc": hikapok,
+    **aizoo.row("tensorflow"),
+}
 """Network name -> builder ``(name, num_classes) -> SSDConfig``."""

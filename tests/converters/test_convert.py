@@ -199,7 +199,7 @@ def test_the_source_is_never_overwritten(narrow: Path, tmp_path: Path) -> None:
             5875,
             2,
         ),
-        ("weights/aizoo_facemask/face_mask_detection.caffemodel", "face_mask_detection.prototxt", 0, 2),
+        ("weights/aizoo_facemask/face_mask_detection.caffemodel", "face_mask_detection.prototxt", 5972, 2),
         ("golden/vgg_ssd300_narrow.caffemodel", "vgg_ssd300_narrow.prototxt", 8732, 21),
     ],
 )

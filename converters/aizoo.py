@@ -1,0 +1,112 @@
+"""The face-mask detector (``ssd_ref.networks.aizoo``) as MXNet and TensorFlow files hold it: names and layouts.
+
+MXNet's (structural names): ``conv_<i>.1.weight`` for the backbone, ``cls_<i>_conv.0`` and ``.1`` for a head's two convolutions, OIHW,
+batch normalisation merged. TensorFlow's graph: Keras' layer names with a number behind (``conv2d_0_1/kernel``), HWIO kernels,
+batch normalisation (gamma, beta, moving statistics) as trained. The Caffe form is in ``converters.caffe.emit_aizoo``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from ssdconv.converters.mapping import Drop, Entry, TensorMapping
+from ssdconv.converters.ops import Op, Transpose
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.tensors import LazyTensor, TensorTable
+from ssdconv.errors import MappingError
+from ssdconv.ssd_ref.backbones.plain import AIZOO_CHANNELS
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.aizoo import NAME, aizoo
+
+FIRST = {"gluon": r"conv_0\.weight", "tensorflow": r"conv2d_0(?P<number>_\d+)?/kernel"}
+"""Source -> pattern of the first convolution's name."""
+KERAS_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def holds(table: Mapping[str, LazyTensor], source: str) -> bool:
+    """Whether a file of the source has this network's names (its shapes are checked later)."""
+    marks = {"gluon": r"cls_4_conv\.1\.bias", "tensorflow": r"cls_4_conv(_\d+)?/bias"}
+    return all(any(re.fullmatch(p, name) for name in table) for p in (FIRST[source], marks[source]))
+
+
+def plan(table: TensorTable, source: str, request: Request) -> Plan:
+    """The network, its mapping, and where MXNet and the reference compute the same value.
+
+    Raises:
+        MappingError: two copies of the network.
+    """
+    config = aizoo(NAME, request.num_classes, source=source)
+    found = [match for name in table if (match := re.fullmatch(FIRST[source], name))]
+    if len(found) != 1:
+        names = ", ".join(match[0] for match in found)
+        raise MappingError("the file holds this network several times", where=str(table.path), got=names)
+    pairs = tuple(entries(config, source, found[0].groupdict().get("number") or ""))
+    known = {entry.source for entry in pairs}
+    graph = table.meta.get("flavour") == "graph"
+    drops = [
+        Drop(name, "a constant of the graph that is no weight")
+        for name, tensor in table.items()
+        if graph and name not in known and tensor.dtype.kind == "i"
+    ]
+    return Plan(config, TensorMapping(pairs, tuple(drops)))
+
+
+def entries(config: SSDConfig, source: str, number: str = "") -> Iterator[Entry]:
+    """The mapping of every tensor, in the order of the published file.
+
+    Args:
+        config: the network as that source's file holds it.
+        source: "gluon" or "tensorflow".
+        number: what Keras put behind every layer's name.
+    """
+    if source == "gluon":
+        yield from _gluon(config)
+    else:
+        yield from _tensorflow(config, number)
+
+
+def _convolutions(config: SSDConfig) -> Iterator[tuple[str, str, int, tuple[int, int, int, int]]]:
+    """(reference module, role, index, OIHW shape) of every convolution: roles are conv, and insert and last of each head."""
+    assert config.staged is not None and config.staged.heads.before is not None
+    inner = config.staged.heads.before.out_channels
+    for index, (width, out) in enumerate(zip((3, *AIZOO_CHANNELS), AIZOO_CHANNELS, strict=False)):
+        yield f"backbone.conv2d_{index}.conv", "conv", index, (out, width, 3, 3)
+    for index, width in enumerate(AIZOO_CHANNELS[3:]):
+        for word, values in (("conf", config.num_classes), ("loc", 4)):
+            module, cells = f"heads.{word}.{index}", len(config.priors[index].cells)
+            yield f"{module}.conv", "insert", index, (inner, width, 3, 3)
+            yield f"{module}.predictor", "last", index, (cells * values, inner, 3, 3)
+
+
+def _short(module: str) -> str:
+    return "cls" if ".conf." in module else "loc"
+
+
+def _gluon(config: SSDConfig) -> Iterator[Entry]:
+    for module, role, index, shape in _convolutions(config):
+        if role == "conv":
+            name = f"conv_{index}" if index in (0, 7) else f"conv_{index}.1"
+        else:
+            name = f"{_short(module)}_{index}_conv.{0 if role == 'insert' else 1}"
+        yield Entry(f"{name}.weight", f"{module}.weight", shape)
+        yield Entry(f"{name}.bias", f"{module}.bias", shape[:1])
+
+
+def _tensorflow(config: SSDConfig, number: str) -> Iterator[Entry]:
+    hwio: tuple[Op, ...] = (Transpose((3, 2, 0, 1)),)
+    for module, role, index, shape in _convolutions(config):
+        name = f"conv2d_{index}" if role == "conv" else f"{_short(module)}_{index}_conv"
+        name = f"{_short(module)}_{index}_insert_conv2d" if role == "insert" else name
+        out, width, height, side = shape
+        yield Entry(f"{name}{number}/kernel", f"{module}.weight", (height, side, width, out), hwio)
+        if role == "last":
+            yield Entry(f"{name}{number}/bias", f"{module}.bias", (out,))
+            continue
+        for theirs, ours in KERAS_NORM.items():
+            yield Entry(f"{name}_bn{number}/{theirs}", f"{module.removesuffix('.conv')}.norm.{ours}", (out,))
