@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssdconv.errors import SsdconvError
 from ssdconv.parity.activations import Heads, Probe, compare
+from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.diagnose.net import Array, Net
 from ssdconv.parity.diagnose.replay import Tape
 from ssdconv.parity.diagnose.truth import View
@@ -26,6 +27,7 @@ from ssdconv.ssd_ref.priors import Priors
 
 DETECTIONS = "detections"
 WORST = 1e300
+PAIRED = 400
 RELATIVE_FLOOR = 1e-6
 """Where a probe has no floor of its own (its shape was wrong): what float32 costs a deep layer, relative to its values."""
 
@@ -84,12 +86,28 @@ def own_pixels(net: Net, view: View) -> Array:
 def _detections(net: Net, view: View, heads64: Heads, heads32: Heads) -> DetectionResult | None:
     if view.detections is None or "@conf" not in heads64:
         return None
+    rows, config = _best(view.detections, net.config)
     try:
         with torch.inference_mode():
-            scored = [{**h, "@scores": scores_of(h["@conf"], net.config.detect.activation)} for h in (heads64, heads32)]
-            return detections(_Shell(net.config), OracleRun(Outputs({}), view.detections), *scored)  # type: ignore[arg-type]
+            scored = [{**h, "@scores": scores_of(h["@conf"], config.detect.activation)} for h in (heads64, heads32)]
+            return detections(_Shell(config), OracleRun(Outputs({}), rows), *scored)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, IndexError) as error:
-        return DetectionResult(len(view.detections[0]), problem=str(error).splitlines()[0])
+        return DetectionResult(len(rows[0]), problem=str(error).splitlines()[0])
+
+
+def _best(rows: tuple[Rows, ...], config: SSDConfig) -> tuple[tuple[Rows, ...], SSDConfig]:
+    """At most about ``PAIRED`` rows of the truth, by raising the score threshold on both sides.
+
+    Pairing takes time with the square of their number, and some rules (ChainerCV's) know no limit.
+    """
+    first = rows[0]
+    if len(first) <= PAIRED:
+        return rows, config
+    best = np.sort(first.scores)[::-1]
+    threshold = max(float(best[PAIRED - 1] + best[PAIRED]) / 2, config.detect.score_threshold)
+    kept = first.scores > threshold
+    rule = replace(config.detect, score_threshold=threshold)
+    return (Rows(first.labels[kept], first.scores[kept], first.boxes[kept]),), replace(config, detect=rule)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from itertools import combinations
 
 import torch
 
-from ssdconv.errors import SsdconvError
+from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.parity.diagnose.evidence import Evidence
 from ssdconv.parity.diagnose.hypotheses import CONFIGS
 from ssdconv.parity.diagnose.hypothesis import Proposal
@@ -83,7 +83,11 @@ class Search:
         for index in range(len(self.truth.images)):
             self._tell(f"comparing on {self.truth.images[index][0]}")
             view = self.truth.view(index)
-            outcome = whole(self.net, view, self.truth.probes)
+            try:
+                outcome = whole(self.net, view, self.truth.probes)
+            except (RuntimeError, ValueError) as error:
+                first = str(error).splitlines()[0]
+                raise FormatError(f"the network cannot be run: {first}", where=self.name) from None
             if outcome.first is not None:
                 break
         return view, outcome

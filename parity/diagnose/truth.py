@@ -24,6 +24,7 @@ from ssdconv.parity.inputs import Image, noise_image, synthetic_picture
 from ssdconv.parity.oracles.base import OracleRun, Outputs, require
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, derived
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.heads import ExtraStages
 from ssdconv.ssd_ref.layers import SamePad
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.pixels import prepare, read_image
@@ -167,7 +168,7 @@ def compared_layers(model: nn.Module, other: nn.Module) -> list[str]:
     found: list[str] = []
     for path, module in model.named_modules():
         twin = theirs.get(path)
-        if path and twin is not None and not isinstance(module, SamePad | nn.Dropout | nn.Identity):
+        if path and twin is not None and not isinstance(module, SamePad | nn.Dropout | nn.Identity | ExtraStages):
             leaf = not any(True for _ in module.children()) or not any(True for _ in twin.children())
             if leaf and not isinstance(module, nn.ModuleDict | nn.ModuleList):
                 found.append(path)
