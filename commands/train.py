@@ -52,9 +52,9 @@ def run(args: Namespace) -> int:
     before, stored = _stored(folder, args)
     options = merged(said, stored.get("options", {}), list(vars(args)))
     data = training_data(options)
-    fresh = before is None
+    fresh = before is None or not folder.has_states
     chosen = None
-    if before is None or any(name in said for name in NETWORK):
+    if fresh or before is None or any(name in said for name in NETWORK):
         chosen = network_of(options, data.classes)
     config = chosen.config if chosen else before.config  # type: ignore[union-attr]
     if before is None or any(name in said for name in RECIPE):
@@ -80,7 +80,7 @@ def run(args: Namespace) -> int:
 
             assert chosen is not None
             model, start = starting_network(options, chosen, recipe)
-            if place.first:
+            if place.first and before is None:
                 about = {"command": sys.argv, "options": said, "processes": place.world, "start": start.to_json()}
                 folder.create(identity, about)
         else:

@@ -92,7 +92,10 @@ class FileSummary:
             height, width = self.config.pixels.size
             classes, priors = self.config.num_classes, self.config.num_priors
             facts.append(("detector", f"input {width}x{height}, {classes} classes, {priors} priors"))
-        if self.provenance:
+        if "training" in self.provenance:
+            made = self.provenance["training"]
+            facts.append(("trained", f"recipe {made.get('recipe')} on {made.get('data')}, {made.get('step')} updates"))
+        elif self.provenance:
             facts.append(("made from", f"{self.provenance.get('file')} sha256 {self.provenance.get('sha256')}"))
         if self.layers:
             kinds = Counter(kind for _, kind in self.layers)

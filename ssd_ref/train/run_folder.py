@@ -101,6 +101,11 @@ class RunFolder:
         """Whether a run stands here."""
         return (self.path / "run.json").is_file()
 
+    @property
+    def has_states(self) -> bool:
+        """Whether there is something to resume from; a run may be killed before its first state."""
+        return any(self.states.glob("step-*.state"))
+
     def create(self, identity: Identity, about: Mapping[str, Any]) -> None:
         """Make the folder and write what the run is; ``about`` is JSON-ready and goes to ``run.json``.
 
