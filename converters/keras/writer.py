@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,7 +32,7 @@ def write_weights(dst: Path, layers: Mapping[str, Mapping[str, Array]]) -> None:
     """
     if not layers:
         raise UsageError("no tensor to write", where=str(dst))
-    with atomic_path(dst) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+    with _whole(dst) as file:
         file.attrs["layer_names"] = np.array([name.encode() for name in layers])
         file.attrs["backend"] = np.bytes_(b"tensorflow")
         file.attrs["keras_version"] = np.bytes_(KERAS_VERSION.encode())
@@ -55,7 +58,7 @@ def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]
     if not layers:
         raise UsageError("no tensor to write", where=str(dst))
     counts: dict[str, int] = {}
-    with atomic_path(dst) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+    with _whole(dst) as file:
         file.create_group("vars")  # the model's own weights: Keras 2.15 looks for them
         for word, name, weights in layers:
             number = counts[word] = counts.get(word, -1) + 1
@@ -63,3 +66,16 @@ def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]
             group.attrs["name"] = np.bytes_(name.encode())
             for index, array in enumerate(weights):
                 group.create_dataset(str(index), data=np.ascontiguousarray(array), track_times=False)
+
+
+@contextmanager
+def _whole(dst: Path) -> Iterator[Any]:
+    """An HDF5 file in memory that is written to ``dst`` when the block ends well.
+
+    The HDF5 library must not meet a full disk: it keeps the file open then, and tells of it from wherever it is closed at last.
+    """
+    held = io.BytesIO()
+    with atomic_path(dst) as temporary:
+        with h5py.File(held, "w", track_order=False) as file:
+            yield file
+        temporary.write_bytes(held.getbuffer())
