@@ -7,6 +7,7 @@ from functools import cache
 
 from ssdconv.commands import (
     caffe2npz,
+    compare,
     convert,
     detect,
     diagnose,
@@ -41,6 +42,7 @@ def verbs() -> dict[str, Verb]:
         verb_of(verify),
         verb_of(diagnose),
         verb_of(diff),
+        verb_of(compare),
         verb_of(published),
         verb_of(detect),
         verb_of(export),

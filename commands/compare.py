@@ -1,0 +1,110 @@
+"""``ssdconv compare``: two networks on the same images, side by side per class, with the interval of their difference."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ssdconv.commands.arguments import add_device, check_device
+from ssdconv.commands.output import following, print_json, table
+from ssdconv.commands.verb import Group
+from ssdconv.errors import EXIT_OK, MissingError, UsageError
+
+NAME = "compare"
+GROUP: Group = "prove"
+HELP = "two networks, or their stored detections, side by side on one data set"
+EXAMPLES: tuple[str, ...] = (
+    "ssdconv compare converted.pth runs/x/best.pth --dataset voc07 --data-root VOCdevkit",
+    "ssdconv compare a.pth b.pth --dataset coco-val2017 --data-root coco --report compare --device cuda",
+    "ssdconv compare a_detections/ b_detections/ --dataset voc07 --data-root VOCdevkit --json",
+    "ssdconv compare a.pth b.pth --dataset my.yaml --split val",
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "a", metavar="A", help="a checkpoint of ssdconv, or detections: comp4 folder, COCO results, stream"
+    )
+    parser.add_argument("b", metavar="B", help="likewise; differences are B minus A")
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", metavar="NAME", help="voc07, voc12, coco-val2017, …, a .yaml, or a VOC or COCO folder")
+    data("--data-root", metavar="DIR", help="VOCdevkit, or the folder with COCO's annotations/ and images")
+    data("--annotations", metavar="FILE", help="a COCO-form annotation file instead")
+    data("--images", metavar="DIR", help="the images of --annotations")
+    data("--split", metavar="NAME", help="part of a set of your own (default: val)")
+    data("--limit", type=int, metavar="N", help="only the first N images")
+    rule = parser.add_argument_group("scoring").add_argument
+    rule(
+        "--convention",
+        metavar="NAME",
+        help="VOC scoring of both: devkit (default), chainercv, gluoncv, ssd.pytorch, caffe",
+    )
+    rule("--coco-rule", metavar="NAME", default="coco", help="COCO scoring of both: coco (default), gluoncv")
+    rule("--resamples", type=int, metavar="N", default=1000, help="bootstrap resamples (default: 1000; 0 for none)")
+    rule("--seed", type=int, metavar="N", default=0, help="of the resamples (default: 0)")
+    how = parser.add_argument_group("run")
+    how.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per forward pass (default: 8 on CUDA, 1 on the CPU)"
+    )
+    how.add_argument("--workers", type=int, default=1, metavar="N", help="threads that load images (default: 1)")
+    how.add_argument("--report", metavar="DIR", help="write comparison.md and comparison.json there")
+    add_device(parser)
+
+
+def run(args: Namespace) -> int:
+    if args.limit is not None and args.limit < 1:
+        raise UsageError("the limit must be at least 1", got=args.limit)
+    for name in (args.a, args.b):
+        if not Path(name).exists():
+            raise MissingError("no such file or folder", where=name)
+    from ssdconv.parity.compare import compare, is_checkpoint, side_of
+    from ssdconv.parity.report import compare_text
+    from ssdconv.parity.verify_dataset import Wish
+    from ssdconv.ssd_ref.data.catalog import DATASETS, open_dataset
+
+    if any(is_checkpoint(Path(name)) for name in (args.a, args.b)):
+        check_device(args.device)
+    own = args.dataset is not None and args.dataset not in DATASETS
+    whole = open_dataset(
+        args.dataset,
+        args.data_root,
+        annotations=args.annotations,
+        images=args.images,
+        split=args.split or ("val" if own else None),
+    )
+    dataset = whole if args.limit is None else whole.take(whole.image_ids[: args.limit])
+    wish = Wish(batch_size=args.batch_size, workers=args.workers, device=args.device)
+    with following() as progress:
+        a, b = (side_of(Path(name), whole, dataset, wish, progress) for name in (args.a, args.b))
+    result = compare(
+        dataset,
+        a,
+        b,
+        convention_name=args.convention,
+        coco_rule=args.coco_rule,
+        resamples=args.resamples,
+        seed=args.seed,
+        of_images=len(whole),
+    )
+    if args.report:
+        _write(Path(args.report), result.to_json(), compare_text.markdown(result))
+    if args.json:
+        print_json(result.to_json())
+        return EXIT_OK
+    print("\n".join(compare_text.lines(result)))
+    print(table(compare_text.rows(result), compare_text.HEAD, right=(1, 2, 3, 4, 5)))
+    print(compare_text.headline(result))
+    return EXIT_OK
+
+
+def _write(folder: Path, data: object, text: str) -> None:
+    import json
+
+    from ssdconv.commands.output import plain
+    from ssdconv.ssd_ref.files import atomic_path
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "comparison.json") as temporary:
+        temporary.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n")
+    with atomic_path(folder / "comparison.md") as temporary:
+        temporary.write_text(text)
