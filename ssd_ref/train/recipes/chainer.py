@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop
+from ssdconv.ssd_ref.train.augment.sources import CHAINER
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
 RECIPES = (
@@ -13,7 +13,7 @@ RECIPES = (
         batch_size=32,
         optimizer=OptimizerSpec(velocity="lr_inside", rules=(ParamRule(("bias",), lr=2.0, decay=0.0),)),
         schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
-        augment=AugmentSpec(crop=Crop(meets="all")),
+        augment=CHAINER,
         init=InitSpec("lecun_uniform"),
         difficult="drop",
         origin=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop
+from ssdconv.ssd_ref.train.augment.sources import GLUON
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
 
@@ -15,14 +15,14 @@ RECIPES = (
         loss=LossRule(MatchRule(ties=True)),
         optimizer=OptimizerSpec(velocity="lr_inside"),
         schedule=ScheduleSpec("epochs", 240, (160, 200)),
-        augment=AugmentSpec(crop=Crop(meets="all")),
+        augment=GLUON,
         init=InitSpec("he_normal_fan_out", heads="xavier_uniform_magnitude_2"),
         difficult="keep",
         origin=1,
         norm=NormRule(0.1, "biased"),
         notes=(
             "weight decay on everything, biases and batch normalisation too",
-            "GluonCV's saturation blends with grey and its hue turns the YIQ plane by up to 18 pi; here both are done in HSV",
+            "GluonCV's saturation blends with grey and its hue turns the YIQ plane by up to 18 pi, that is by any angle",
             "its colours are not cut to 0..255 before the resize",
         ),
     ),

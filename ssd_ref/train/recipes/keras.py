@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Expand, Photometric
+from ssdconv.ssd_ref.train.augment.sources import JEDOL
+from ssdconv.ssd_ref.train.augment.spec import Expand
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
 
@@ -22,7 +23,7 @@ _VGG = Recipe(
     loss=LossRule(MatchRule(forced="per_object_least")),
     optimizer=OptimizerSpec(weight_decay=1e-3, velocity="lr_outside", rules=KERNELS_ONLY),
     schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
-    augment=AugmentSpec(photometric=Photometric(brightness=0.0, hue=0.0), expand=Expand(fill="mean_uint8")),
+    augment=JEDOL,
     init=InitSpec("xavier_uniform"),
     difficult="keep",
     origin=1,
@@ -45,7 +46,7 @@ _RESNET = replace(
             *(ParamRule(("weight",), f"backbone.{layer}.*", decay=0.0) for layer in ("conv1", "res5b", "res5c")),
         ),
     ),
-    augment=replace(_VGG.augment, expand=Expand(fill="zero")),
+    augment=replace(JEDOL, expand=Expand(fill="zero", offsets="whole")),
     norm=NormRule(0.01),
     notes=(
         *_VGG.notes,

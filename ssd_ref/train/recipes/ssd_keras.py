@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler
+from ssdconv.ssd_ref.train.augment.sources import SSD_KERAS
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.rules import LossRule
-
-CROP = Crop(
-    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.5, 0.7, 0.9)),
-    unconstrained=True,
-    choice="mode",
-    meets="any",
-    shape="sides",
-)
 
 RECIPES = (
     Recipe(
@@ -25,7 +17,7 @@ RECIPES = (
             weight_decay=1e-3, velocity="lr_inside", rules=(ParamRule(("bias", "gamma", "beta", "scale"), decay=0.0),)
         ),
         schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
-        augment=AugmentSpec(stages=("photometric", "expand", "crop", "flip", "resize"), crop=CROP),
+        augment=SSD_KERAS,
         init=InitSpec("he_normal"),
         difficult="keep",
         origin=0,

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler, Photometric
+from ssdconv.ssd_ref.train.augment.sources import SSD_PYTORCH
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
-
-CROP = Crop(
-    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.7, 0.9)),
-    unconstrained=True,
-    choice="mode",
-    meets="never",
-    shape="sides",
-)
 
 VOC = Recipe(
     "ssd.pytorch",
@@ -24,12 +16,7 @@ VOC = Recipe(
     loss=LossRule(MatchRule(forced="per_object")),
     optimizer=OptimizerSpec(velocity="lr_outside"),
     schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
-    augment=AugmentSpec(
-        stages=("photometric", "expand", "crop", "flip", "resize"),
-        photometric=Photometric(channel_shuffle=0.5, hue_unit="degrees"),
-        crop=CROP,
-        interpolations=("linear",),
-    ),
+    augment=SSD_PYTORCH,
     init=InitSpec("xavier_uniform"),
     difficult="drop",
     origin=1,

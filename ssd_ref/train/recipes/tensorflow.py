@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler, Expand, Photometric
+from ssdconv.ssd_ref.train.augment.sources import TENSORFLOW
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
-
-COLOUR = Photometric(
-    probability=1.0,
-    orders=(("brightness", "saturation"), *(("saturation", "brightness"),) * 3),
-)
-"""``fast_mode``: of four orderings the first puts brightness first, the other three saturation; always both, no hue, no
-contrast."""
-
-CROP = Crop(
-    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.5, 0.7, 0.9)),
-    unconstrained=True,
-    choice="mode",
-    meets="all",
-    scale=(0.3, 0.999),
-    shape="sides",
-)
 
 RECIPES = (
     Recipe(
@@ -33,20 +17,14 @@ RECIPES = (
         schedule=ScheduleSpec(
             "iterations", 120_000, (80_000, 100_000), warmup=500, warmup_factor=0.1, warmup_form="constant"
         ),
-        augment=AugmentSpec(
-            stages=("photometric", "expand", "crop", "flip", "resize"),
-            photometric=COLOUR,
-            expand=Expand(ratio=(1.1, 4.0)),
-            crop=CROP,
-            interpolations=("linear",),
-        ),
+        augment=TENSORFLOW,
         init=InitSpec("xavier_uniform"),
         difficult="drop_keep_one",
         origin=0,
         notes=(
             "weight decay on biases too; a tenth of it on the L2Norm scale",
-            "the crop's limit is asked of the objects whose centre is inside, here of all objects",
-            "objects under 0.1 % or over 90 % of the crop's area or under 2.5 % of its side are left out there",
+            "the crop's limit is asked of the objects whose centre is inside",
+            "objects of 64 pixels or less, over 96 % of the crop or up to 5 pixels wide or high are left out",
             "the resize has TensorFlow 1's legacy grid",
         ),
     ),

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler, Photometric
+from ssdconv.ssd_ref.train.augment.sources import TORCHVISION_CROP
+from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Photometric
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
-
-CROP = Crop(
-    samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.5, 0.7, 0.9)),
-    unconstrained=True,
-    choice="mode",
-    meets="any",
-    trials=40,
-    shape="sides",
-)
 
 RECIPES = (
     Recipe(
@@ -29,7 +21,7 @@ RECIPES = (
         augment=AugmentSpec(
             stages=("photometric", "expand", "crop", "flip", "resize"),
             photometric=Photometric(channel_shuffle=0.5, hue_unit="degrees"),
-            crop=CROP,
+            crop=TORCHVISION_CROP,
             interpolations=("linear",),
         ),
         init=InitSpec("xavier_uniform"),
