@@ -54,7 +54,32 @@ def plan(table: TensorTable, source: str, request: Request) -> Plan:
         for name, tensor in table.items()
         if graph and name not in known and tensor.dtype.kind == "i"
     ]
-    return Plan(config, TensorMapping(pairs, tuple(drops)))
+    told = source == "gluon" or graph
+    shown = probes(config, source, found[0].groupdict().get("number") or "") if told else ()
+    return Plan(config, TensorMapping(pairs, tuple(drops)), (), tuple(shown))
+
+
+def probes(config: SSDConfig, source: str, number: str = "") -> Iterator[tuple[str, str]]:
+    """(oracle's name, reference module) of every layer, then of heads and scores: layer names for MXNet, nodes for TensorFlow."""
+
+    def node(name: str, kind: str) -> str:
+        return name if source == "gluon" else f"{name}{number}/{kind}"
+
+    for module, role, index, _ in _convolutions(config):
+        unit = module.rpartition(".")[0]
+        name = f"conv2d_{index}" if role == "conv" else f"{_short(module)}_{index}_conv"
+        if role == "last":
+            yield node(name, "BiasAdd"), module
+            continue
+        name = f"{_short(module)}_{index}_insert_conv2d" if role == "insert" else name
+        yield node(name, "convolution"), module
+        if source == "tensorflow":
+            yield f"{name}_bn{number}/FusedBatchNorm_1", f"{unit}.norm"
+        yield node(f"{name}_activation", "Relu"), f"{unit}.act"
+        if role == "conv" and index < 6:
+            yield node(f"maxpool2d_{index}", "MaxPool"), f"backbone.maxpool2d_{index}"
+    yield node("loc_branch_concat", "concat"), "@loc"
+    yield node("cls_branch_concat", "concat"), "@scores"
 
 
 def entries(config: SSDConfig, source: str, number: str = "") -> Iterator[Entry]:

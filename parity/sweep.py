@@ -26,7 +26,7 @@ from ssdconv.converters.registry import located
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import MissingError, SsdconvError
+from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.sweep_weights import calibrated_tensors
 from ssdconv.parity.verify import verify, versions
@@ -124,7 +124,7 @@ def sweep_one(name: str, *, seed: int = 0, commit: str = "", progress: Progress 
     try:
         with tempfile.TemporaryDirectory(prefix="ssdconv-sweep-") as folder:
             found = _checked(config, Path(folder), seed, progress)
-    except MissingError as error:
+    except (MissingError, UsageError) as error:
         found = {"status": "not run", "why": error.what}
     except SsdconvError as error:
         found = {"status": "failed", "why": str(error).splitlines()[0]}

@@ -73,21 +73,21 @@ def _settle_heads(model: SSD, loc: Tensor, conf: Tensor) -> None:
 
 def _settle_background(model: SSD, conf: Tensor) -> None:
     rule, classes = model.config.detect, model.config.num_classes
-    if rule.background is None:
-        return
+    # Without a background class all classes are disfavoured alike.
+    change = torch.full((classes,), -1.0) if rule.background is None else torch.zeros(classes)
+    if rule.background is not None:
+        change[rule.background] = 1.0
     low, high = 0.0, 32.0
     for _ in range(12):
         middle = (low + high) / 2
-        shifted = conf.clone()
-        shifted[..., rule.background] += middle
-        scores = scores_of(shifted, rule.activation)
-        passed = scores > rule.score_threshold
-        passed[..., rule.background] = False
+        passed = scores_of(conf + middle * change, rule.activation) > rule.score_threshold
+        if rule.background is not None:
+            passed[..., rule.background] = False
         low, high = (middle, high) if int(passed.sum()) > CANDIDATES else (low, middle)
     for index in range(len(model.config.priors)):
         bias = _predictor(model, "conf", index).bias
         assert bias is not None
-        bias.view(-1, classes)[:, rule.background] += round(high, 2)
+        bias.view(-1, classes).add_(round(high, 2) * change)
 
 
 def _predictor(model: SSD, word: str, index: int) -> nn.Conv2d:

@@ -15,13 +15,16 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import Prepared, Worker, always_tells, check_choice, layers_under, plan_probes
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
 ORACLES = ("mxnet",)
 WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")
+MXNET = Worker("gluon", "gluon_worker", "MXNet 1.9.1", "1.9.1")
 ask_jobs = WORKER.ask
 tells_pixels = always_tells
 INPUT = "data"
@@ -103,6 +106,8 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet")
         UsageError: no such oracle for GluonCV networks.
     """
     check_choice(oracle, ORACLES, "GluonCV")
+    if opened.plan.config.name == AIZOO:
+        return aizoo.prepare(opened, MXNET)
     probes = plan_probes(opened.plan.probes, INPUT)
     nodes = [probe.source for probe in probes if probe.source != INPUT]
     return Prepared(GluonOracle(opened.table.path, opened.plan.config, nodes=nodes), probes, INPUT)

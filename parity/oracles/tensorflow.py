@@ -17,6 +17,7 @@ from ssdconv.converters.tensorflow.names import SCOPE, YX_TO_XY, scope_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (
     Prepared,
@@ -30,6 +31,7 @@ from ssdconv.parity.oracles.column import (
 )
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
 ORACLES = ("tensorflow",)
 WORKER = Worker("tensorflow", "tf_worker", "TensorFlow 2.15.1 (TensorFlow 1 operations)", "2.15.1")
@@ -103,11 +105,17 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
         UsageError: no such oracle for TensorFlow networks, or a frozen graph, whose nodes have other names in every file.
     """
     check_choice(oracle, ORACLES, "TensorFlow")
-    if opened.table.meta["flavour"] == "graph":
+    if opened.plan.config.name == AIZOO and opened.table.meta["flavour"] == "graph":
+        return aizoo.prepare(opened, WORKER)
+    if opened.table.meta["flavour"] == "graph" or opened.plan.config.name == AIZOO:
         raise UsageError(
-            "a frozen graph is not verified layer by layer: its nodes have other names in every file",
+            "a frozen graph is not verified layer by layer: its nodes have other names in every file"
+            if opened.plan.config.name != AIZOO
+            else "this network is verified with its frozen graph (.pb), which holds its layers",
             where=str(opened.table.path),
-            hint="write a checkpoint with `ssdconv pt2tf` from the converted file, and verify against that",
+            hint="write a checkpoint with `ssdconv pt2tf` from the converted file, and verify against that"
+            if opened.plan.config.name != AIZOO
+            else None,
         )
     scope = scope_of(list(opened.table)) or SCOPE
     runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope)

@@ -18,6 +18,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 
+import gluon_aizoo
 import gluon_nets
 import mxnet as mx
 import numpy as np
@@ -146,6 +147,7 @@ def bench(job, arrays):
 
 
 JOBS = {f.__name__: f for f in (build, graph, activations, preprocess, load, save, save_sparse, bench_load, bench)}
+JOBS["aizoo"] = gluon_aizoo.activations
 
 
 def main(folder):

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parent))
+import aizoo_boxes
 import tf_hikapok
 
 v1 = tf.compat.v1
@@ -117,6 +118,22 @@ def activations(job, arrays):
     return {}, out
 
 
+def graph(job, arrays):
+    """``nodes`` of a frozen graph for ``input`` (N, 3, H, W), NCHW, and a face-mask detector's boxes as ``<i>/detections``."""
+    stored = v1.GraphDef()
+    stored.ParseFromString(Path(job["path"]).read_bytes())
+    (first,) = [node.name for node in stored.node if node.op == "Placeholder"]
+    with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
+        found = v1.import_graph_def(stored, return_elements=[name + ":0" for name in job["nodes"]], name="")
+        values = session.run(found, {first + ":0": arrays["input"].transpose(0, 2, 3, 1)})
+    values = dict(zip(job["nodes"], values, strict=True))
+    out = {"nodes/" + n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in values.items()}
+    (loc,), (scores,) = ([a for n, a in values.items() if n.startswith(w + "_branch")] for w in ("loc", "cls"))
+    for index in range(len(loc)):
+        out[f"{index}/detections"] = aizoo_boxes.detect(loc[index], scores[index])
+    return {}, out
+
+
 def prepare(job, arrays):
     """RGB uint8 arrays (H, W, 3) as the source's evaluation prepares them: (300, 300, 3), BGR, by TensorFlow 1's resize."""
     mean = np.array([103.94, 116.78, 123.68], np.float32)
@@ -137,7 +154,7 @@ def read(job, arrays):
     return {"seconds": time.perf_counter() - start}, out
 
 
-DO = {"build": build, "partitioned": partitioned, "activations": activations, "prepare": prepare, "read": read}
+DO = {f.__name__: f for f in (build, partitioned, activations, graph, prepare, read)}
 
 
 def main(folder):
