@@ -84,17 +84,16 @@ def _match(name: str, shapes: Mapping[str, Sequence[Shape]]) -> dict[str, str]:
     kernels = {row.layer: row for row in rows if row.kind == "kernel"}
     found: dict[str, str] = {}
     chain = [row for row in kernels.values() if not row.target.startswith("heads.")]
-    for row, group in zip(chain, convolutions, strict=False):
-        _same(row.shape, _kernel(shapes[group]), group, row.layer)
-        found[row.layer] = group
+    found |= {row.layer: group for row, group in zip(chain, convolutions, strict=False)}
     _match_heads(kernels, convolutions[len(chain) :], shapes, found)
     for kind, have in (("gamma", norms), ("scale", others)):
         wanted = [row for row in rows if row.kind == kind]
         if len(wanted) != len(have):
             raise _MisfitError(f"{len(have)} groups where {len(wanted)} have a {kind}")
         for row, group in zip(wanted, have, strict=True):
-            _same(row.shape, shapes[group][0], group, row.layer)
             found[row.layer] = group
+    for layer, group in found.items():
+        _same([row.shape for row in rows if row.layer == layer], list(shapes[group]), group, layer)
     return found
 
 
@@ -148,9 +147,13 @@ def _kernel(shapes: Sequence[Shape]) -> Shape:
     return fitting[0]
 
 
-def _same(wanted: Shape, held: Shape, group: str, layer: str) -> None:
+def _same(wanted: list[Shape], held: list[Shape], group: str, layer: str) -> None:
     if wanted != held:
-        raise _MisfitError(f"{group} is {held}, {layer} would be {wanted}")
+        raise _MisfitError(f"{group} is {_text(held)}, {layer} would be {_text(wanted)}")
+
+
+def _text(shapes: list[Shape]) -> str:
+    return " and ".join(map(str, shapes)) or "empty"
 
 
 def in_model_order(config: SSDConfig) -> list[tuple[str, str]]:

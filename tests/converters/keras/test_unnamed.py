@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,11 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert
-from ssdconv.converters.keras.unnamed import in_model_order
+from ssdconv.converters.keras.rows import rows_of
+from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
+from ssdconv.converters.plan import Request
 from ssdconv.converters.reverse import reverse
+from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MappingError
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
@@ -159,3 +164,47 @@ def test_uncertain_positions_are_not_written() -> None:
         in_model_order(NETWORKS["jedol_ssd300_resnet50_voc"]("jedol_ssd300_resnet50_voc", 21, width=2))
     with pytest.raises(MappingError, match="one shape"):
         in_model_order(NETWORKS["ssd7"]("ssd7", 4, width=8))
+
+
+@pytest.mark.parametrize(("edits", "seed"), [(1_500, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)])
+def test_no_shapes_confuse_it(edits: int, seed: int) -> None:
+    """Random edits of groups and shapes: MappingError, or every layer told once and with its own shape."""
+    rng, taken = random.Random(seed), 0
+    plain: dict[str, dict[str, list[tuple[int, ...]]]] = {}
+    for name in ("ssd7", "ssd_keras_ssd300_voc"):
+        layers: dict[str, list[tuple[int, ...]]] = {}
+        for row in rows_of(config_of(name)):
+            layers.setdefault(row.layer, []).append(row.shape)
+        plain[name] = {}
+        for word, layer in in_model_order(config_of(name)):
+            number = sum(re.fullmatch(rf"{word}(_\d+)?", group) is not None for group in plain[name])
+            plain[name][f"{word}_{number}" if number else word] = layers[layer]
+    for _ in range(edits):
+        groups = dict(plain[rng.choice(list(plain))])
+        for _ in range(rng.randint(0, 2)):
+            one, other = rng.choice(list(groups)), rng.choice(list(groups))
+            kind = rng.randrange(5)
+            if kind == 0:
+                groups[one], groups[other] = groups[other], groups[one]
+            elif kind == 1:
+                groups.pop(one)
+            elif kind == 2:
+                groups[f"{one}_{rng.randrange(99)}"] = groups[other]
+            elif kind == 3:
+                groups[one] = [tuple(side + rng.randrange(-1, 2) for side in shape) for shape in groups[one]]
+            else:
+                groups[one] = [shape[: rng.randrange(5)] for shape in groups[one]][: rng.randrange(4)]
+        tensors = {
+            f"{group}/{k}": LazyTensor(f"{group}/{k}", shape, np.dtype("f4"), lambda: np.zeros(0))
+            for group, shapes in groups.items()
+            for k, shape in enumerate(shapes)
+        }
+        meta = {"layers": {g: [f"{g}/{k}" for k in range(len(s))] for g, s in groups.items()}, "named": False}
+        table = TensorTable(Path("x"), "h5", tensors, meta={**meta, "backend": None})
+        try:
+            found = layers_in_order(table, Request())
+        except MappingError:
+            continue
+        taken += 1
+        assert sorted(n for names in found.values() for n in names) == sorted(tensors)
+    assert 0.1 * edits < taken < 0.9 * edits
