@@ -3,12 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help venv demo test test-all bench lint clean
+.PHONY: help venv demo test test-all parity bench lint clean
 
 help:
 	@echo "make demo      convert a real trained Caffe SSD, prove it layer by layer, detect faces in a photo"
 	@echo "make test      the tests (some minutes)"
 	@echo "make test-all  the tests with the long ones: fuzzing, full-size networks"
+	@echo "make parity    all networks against the oracles that are installed, into PARITY.md; NETWORKS='gluon/* keras/ssd7' chooses"
 	@echo "make bench     speed and memory against peers, as ratios; JSON in bench_out/"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove what the other targets made"
@@ -28,6 +29,9 @@ test: venv
 test-all: venv
 	@$(RUN) tools/mypy_root.py
 	@$(RUN) -m pytest -q $(ARGS)
+
+parity: venv
+	@$(RUN) tools/parity.py $(ARGS) $(NETWORKS)
 
 bench: venv
 	@$(RUN) bench/run.py $(ARGS)

@@ -165,7 +165,7 @@ def _tensors(found: TensorResult | None) -> str:
     table = f'<div class="scroll"><table>{head}{body}</table></div>'
     parts = f"{told}<details{' open' if told else ''}><summary>{len(found.rows)} tensors</summary>{table}</details>"
     if dropped:
-        parts += f"<details><summary>{len(found.dropped)} tensors left out, and why</summary><table>{dropped}</table></details>"
+        parts += f"<details><summary>Tensors of the source that are left out, and why: {len(found.dropped)}</summary><table>{dropped}</table></details>"
     return _section(
         "Tensor mapping",
         f"{same:,} of {found.compared:,} stored tensors are bit-identical with the source file’s.",
@@ -187,7 +187,7 @@ def _provenance(report: ParityReport) -> str:
         f"<tr><td><code>{escape(n)}</code></td><td>{escape(why)}</td></tr>" for n, why in report.not_compared.items()
     )
     if left:
-        table += f"<details><summary>{len(report.not_compared)} outputs of the oracle that are no probes</summary><table>{left}</table></details>"
+        table += f"<details><summary>Outputs of the oracle that are no probes, and why: {len(report.not_compared)}</summary><table>{left}</table></details>"
     return _section("Provenance", "What was compared, and with what.", table)
 
 
