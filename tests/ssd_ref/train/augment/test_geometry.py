@@ -35,13 +35,13 @@ def test_iou_of_nothing() -> None:
 
 def test_centres_on_the_edge() -> None:
     window = np.array([[10.0, 10.0, 20.0, 20.0]])
-    places = {"low": (10, 15), "inside": (15, 15), "high": (15, 20), "out": (21, 15)}
+    places = {"low": (10, 15), "inside": (15, 15), "high": (15, 20), "right": (20, 15), "out": (21, 15)}
     objects = np.array([[x - 2, y - 2, x + 2, y + 2] for x, y in places.values()], np.float64)
     inside = {edge: centre_inside(window, objects, edge)[0].tolist() for edge in ("closed", "half_open", "open")}
     assert inside == {
-        "closed": [True, True, True, False],
-        "half_open": [True, True, False, False],
-        "open": [False, True, False, False],
+        "closed": [True, True, True, True, False],
+        "half_open": [True, True, False, False, False],
+        "open": [False, True, False, False, False],
     }
 
 
