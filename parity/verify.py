@@ -134,12 +134,7 @@ def column_of(source: str) -> ModuleType:
 
 
 def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
-    """The source file as the network that it tells itself; as the checkpoint's named network where it tells none.
-
-    Raises:
-        FormatError, UsageError: the file is damaged, or tells no network.
-        MappingError: it does not hold the checkpoint's tensors.
-    """
+    """The source file as the network that it tells itself; as the checkpoint's named network where it tells none."""
     config = checkpoint.config
     try:
         opened = open_source(source, config.source, Request(prototxt=prototxt))

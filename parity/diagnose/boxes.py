@@ -9,7 +9,7 @@ from typing import Any
 
 from ssdconv.parity.diagnose.edits import Change
 from ssdconv.parity.diagnose.net import Net
-from ssdconv.parity.diagnose.weights import ANCHOR_ORDERS
+from ssdconv.parity.diagnose.undo import ANCHOR_ORDERS
 from ssdconv.ssd_ref.cells import caffe_cells
 from ssdconv.ssd_ref.config import PriorMap, SSDConfig
 from ssdconv.ssd_ref.networks.registry import builders

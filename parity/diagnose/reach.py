@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import nn
 
-from ssdconv.parity.diagnose.net import Role
+from ssdconv.parity.diagnose.judge import Outcome
+from ssdconv.parity.diagnose.net import Net, Role
+from ssdconv.parity.diagnose.replay import Tape
+
+
+def reach(net: Net, outcome: Outcome, place: int) -> tuple[list[str], set[Role], Tape | None]:
+    """Layers that can make a probe differ while all before it agree, their roles, and a tape to replay; none behind the heads.
+
+    Args:
+        net: the network that ``outcome`` is of.
+        place: of the probe; behind the last one stand the detections.
+    """
+    if place == len(outcome.probes):
+        seen = any(p.reference == "@priors" for p in outcome.probes)
+        return [], {"detections"} if seen else {"detections", "priors"}, None
+    reference = outcome.probes[place].reference
+    fixed: dict[str, set[Role]] = {"@input": {"input"}, "@priors": {"priors"}, "@scores": {"scores"}}
+    if reference in fixed:
+        return [], fixed[reference], None
+    model = net.model()
+    tape = Tape(model, torch.as_tensor(outcome.pixels))
+    passed = {p.reference.split(":")[0] for p in outcome.probes if p}
+    paths = reachable(tape.order, reference, passed)
+    return paths, roles_of(model, paths, tape.order), tape
 
 
 def reachable(order: Sequence[str], reference: str, passed: Collection[str]) -> list[str]:

@@ -16,17 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-import torch
-
 from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.parity.diagnose.evidence import Evidence
 from ssdconv.parity.diagnose.hypotheses import CONFIGS
 from ssdconv.parity.diagnose.hypothesis import Proposal
-from ssdconv.parity.diagnose.judge import Outcome, excess_of, local, missed, whole
+from ssdconv.parity.diagnose.judge import Outcome, local, whole
 from ssdconv.parity.diagnose.net import Net, Role
-from ssdconv.parity.diagnose.reach import reachable, roles_of
+from ssdconv.parity.diagnose.reach import reach
 from ssdconv.parity.diagnose.replay import Tape
 from ssdconv.parity.diagnose.result import Cause, Diagnosis, State, Trial
+from ssdconv.parity.diagnose.summary import excess_at, state, unseen, verdict_of
 from ssdconv.parity.diagnose.truth import Truth, View
 from ssdconv.parity.diagnose.weights import CORRUPTED
 
@@ -66,7 +65,7 @@ class Search:
     def run(self) -> Diagnosis:
         """Look for causes until everything agrees or nothing helps."""
         view, outcome = self._start()
-        before = self._state(outcome)
+        before = state(outcome, self.evidence)
         while outcome.first is not None and len(self.causes) < MOST_CAUSES:
             self._tell(f"{outcome.name} differs")
             after = self._undo(view, outcome)
@@ -76,7 +75,7 @@ class Search:
             if outcome.first is None:
                 view, outcome = self._others(view, outcome)
         self._harmless()
-        return self._conclude(before, self._state(outcome), outcome)
+        return self._conclude(before, state(outcome, self.evidence))
 
     def _start(self) -> tuple[View, Outcome]:
         """The first input on which the suspect differs, or the last one."""
@@ -111,8 +110,8 @@ class Search:
         assert place is not None
         self._place, self._view, self._outcome = place, view, outcome
         probe = outcome.name or ""
-        before = missed(outcome.found) if place == len(outcome.probes) else excess_of(outcome.probes[place])
-        paths, roles, tape = self._reach(outcome, place)
+        before = excess_at(outcome, place)
+        paths, roles, tape = reach(self.net, outcome, place)
         net, left = self.net, before
         found: list[Proposal] = []
         for step in (self._stored, self._settings, self._damaged):
@@ -129,7 +128,7 @@ class Search:
         moved = after.first is None or after.first > place
         now = after.name
         names = tuple(p.label for p in found)
-        self.trials.append(Trial(names, probe, before, self._after(after, place), now, moved))
+        self.trials.append(Trial(names, probe, before, excess_at(after, place), now, moved))
         if not moved:
             self._keep(found, probe)
             return None
@@ -145,24 +144,6 @@ class Search:
                 self.net = proposal.change(self.net)
                 self.causes.append(proposal.mistake.cause(proposal.detail, probe))
         self.evidence.refresh(self.net)
-
-    def _after(self, outcome: Outcome, place: int) -> float:
-        return missed(outcome.found) if place >= len(outcome.probes) else excess_of(outcome.probes[place])
-
-    def _reach(self, outcome: Outcome, place: int) -> tuple[list[str], set[Role], Tape | None]:
-        """Layers that can make the probe differ while all before it agree, their roles, and a tape to replay."""
-        if place == len(outcome.probes):
-            seen = any(p.reference == "@priors" for p in outcome.probes)
-            return [], {"detections"} if seen else {"detections", "priors"}, None
-        reference = outcome.probes[place].reference
-        fixed: dict[str, set[Role]] = {"@input": {"input"}, "@priors": {"priors"}, "@scores": {"scores"}}
-        if reference in fixed:
-            return [], fixed[reference], None
-        model = self.net.model()
-        tape = Tape(model, torch.as_tensor(outcome.pixels))
-        passed = {p.reference.split(":")[0] for p in outcome.probes if p}
-        paths = reachable(tape.order, reference, passed)
-        return paths, roles_of(model, paths, tape.order), tape
 
     Found = tuple[Net, list[Proposal], float]
 
@@ -240,30 +221,16 @@ class Search:
             self.notes.append(f"{proposal.label}: no layer differs by more than rounding because of it")
         self.evidence.refresh(self.net)
 
-    def _state(self, outcome: Outcome) -> State:
-        probes = outcome.probes
-        found = outcome.found
-        return State(
-            outcome.name or self.evidence.first,
-            len(probes),
-            sum(not p for p in probes),
-            max((excess_of(p) for p in probes), default=0.0),
-            len(self.truth.tensors),
-            len(self.evidence.different),
-            None if found is None else found.oracle,
-            None if found is None else found.matched,
-        )
-
-    def _conclude(self, before: State, after: State, outcome: Outcome) -> Diagnosis:
-        if before.first_divergent is None:
-            verdict = "no difference"
-        elif after.first_divergent is None:
-            verdict = "explained"
+    def _conclude(self, before: State, after: State) -> Diagnosis:
+        verdict = verdict_of(before, after, len(self.causes))
+        if after.first_divergent is None:
+            self.notes += [
+                f"{text}, which shows on none of these inputs" for text in unseen(self.net, self.truth.config)
+            ]
         else:
-            verdict = "partly explained" if self.causes else "unexplained"
             self.notes += self.evidence.story()
         return Diagnosis(
-            verdict,  # type: ignore[arg-type]
+            verdict,
             self.name,
             self.truth.name,
             before.first_divergent,
