@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ssdconv.errors import SsdconvError
 
@@ -57,6 +58,20 @@ def test_no_cut_is_taken_for_the_file(case: Any, cuts: int, tmp_path: Path) -> N
         shutil.copy(file, cut)
     (tmp_path / "out").mkdir()
     case.convert(tmp_path / case.file.name, tmp_path / "out" / "out.pth")  # whole, it is fine
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_files_of_torch_before_1_6(cases: dict[str, Any], cuts: int, tmp_path: Path) -> None:
+    case, path = cases["pth"], tmp_path / "x.pth"
+    state = torch.load(case.file, weights_only=True)
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for size in sizes_of(path, cuts):
+        path.write_bytes(whole[:size])
+        with pytest.raises(SsdconvError):
+            case.convert(path, tmp_path / "out" / "out.pth")
+    path.write_bytes(whole)
+    case.convert(path, tmp_path / "out.pth")
 
 
 def _in_a_child(case: Any, cuts: int, folder: Path) -> None:
