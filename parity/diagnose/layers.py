@@ -49,13 +49,20 @@ def _without(params: dict[str, Any], key: str) -> dict[str, Any]:
 
 def padding(net: Net, truth: SSDConfig | None) -> Changes:
     """TensorFlow's SAME padding where the source pads both sides, or the reverse: all strided extra layers, or one."""
+    told = {s.name: s.padding for s in specs(truth)}
+    own = {s.name: s.padding for s in specs(net.config)}
+    hit = [n for n in own if n in told and (told[n] == "same") != (own[n] == "same")]
+    if hit:
+        text = "symmetric instead of SAME" if told[hit[0]] == "same" else "SAME instead of symmetric"
+        change = extras(lambda s: replace(s, padding=told[s.name]) if s.name in hit else s)
+        yield f"{', '.join(hit)}: {text}", change
     strided = [s for s in specs(net.config) if s.stride > 1 and s.kernel > 1]
     for wanted, text in (("same", "symmetric instead of SAME"), (1, "SAME instead of symmetric")):
-        hit = [s.name for s in strided if (s.padding == "same") != (wanted == "same")]
-        if hit:
-            yield f"{', '.join(hit)}: {text}", extras(lambda s, h=hit, w=wanted: _padded(s, h, w))  # type: ignore[misc]
-        if len(hit) > 1:
-            for name in hit:
+        names = [s.name for s in strided if (s.padding == "same") != (wanted == "same")]
+        if names and names != hit:
+            yield f"{', '.join(names)}: {text}", extras(lambda s, h=names, w=wanted: _padded(s, h, w))  # type: ignore[misc]
+        if len(names) > 1:
+            for name in names:
                 yield f"{name}: {text}", extras(lambda s, h=[name], w=wanted: _padded(s, h, w))  # type: ignore[misc]
 
 
