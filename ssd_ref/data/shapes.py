@@ -1,8 +1,8 @@
 """A generated VOCdevkit: pictures of simple shapes to try training on, where no real data set is at hand.
 
-Every image has a noisy background of two colours and one to five filled shapes of random size, colour and turn, drawn one
+Every image has a noisy background of two colours and one to four filled shapes of random size, colour and turn, drawn one
 over the other. Boxes are those of the whole shape, also where another one covers it, as VOC's annotators drew them; a shape of
-which less than 40 % is visible, or whose sides are shorter than a twelfth of the image's, is ``difficult``. An image is a
+which less than half is visible, or whose sides are shorter than a twelfth of the image's, is ``difficult``. An image is a
 function of (seed, split, its number) alone.
 """
 
@@ -20,7 +20,7 @@ from ssdconv.errors import UsageError
 SHAPES = ("circle", "square", "triangle", "cross")
 """Class names in label order."""
 
-_VISIBLE = 0.4
+_VISIBLE = 0.5
 _SMALL = 1 / 12
 _OUTLINES: dict[str, NDArray[np.float64]] = {
     "square": np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float),
@@ -55,9 +55,9 @@ def draw_image(rng: np.random.Generator, width: int, height: int) -> tuple[NDArr
     image = np.clip(image + rng.normal(0.0, 12.0, (height, width, 3)), 0, 255).astype(np.uint8)
     owner = np.full((height, width), -1, np.int32)
     drawn: list[tuple[str, tuple[int, int, int, int], int]] = []
-    for number in range(int(rng.integers(1, 6))):
+    for number in range(int(rng.integers(1, 5))):
         name = SHAPES[int(rng.integers(len(SHAPES)))]
-        half = min(width, height) * float(np.exp(rng.uniform(np.log(0.05), np.log(0.27))))
+        half = min(width, height) * float(np.exp(rng.uniform(np.log(0.08), np.log(0.3))))
         aspect = float(np.exp(rng.uniform(-0.25, 0.25)))
         half_x, half_y = half * aspect, half / aspect
         centre = rng.uniform((half_x + 2, half_y + 2), (width - half_x - 2, height - half_y - 2))
@@ -74,7 +74,7 @@ def draw_image(rng: np.random.Generator, width: int, height: int) -> tuple[NDArr
         inside = mask == 1
         background = image[inside].mean(0)
         colour = rng.integers(0, 256, 3)
-        while np.abs(colour - background).max() < 60:  # a shape has to stand out from what it lies on
+        while np.abs(colour - background).max() < 80:  # a shape has to stand out from what it lies on
             colour = rng.integers(0, 256, 3)
         image[inside] = np.clip(colour + rng.normal(0.0, 6.0, (int(inside.sum()), 3)), 0, 255).astype(np.uint8)
         owner[inside] = number

@@ -1,0 +1,41 @@
+"""A run that is killed again and again ends with the very weights of a run that is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+def _run(data: Path, folder: Path, seed: int, kills: int) -> dict[str, Any]:
+    command = [sys.executable, str(WORKER), str(data), str(folder), str(seed), str(kills)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_kills_do_not_change_the_weights(shapes_root: Path, tmp_path: Path) -> None:
+    alone = _run(shapes_root, tmp_path / "alone", 0, 0)
+    killed = _run(shapes_root, tmp_path / "killed", 1, 8)
+    assert killed["kills"] >= 4
+    assert len(set(killed["states"])) >= 3, "the deaths came all at the same place"
+    assert killed["weights"] == alone["weights"]
+    assert killed["log"] == alone["log"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_many_kills(seed: int, shapes_root: Path, tmp_path: Path) -> None:
+    alone = _run(shapes_root, tmp_path / "alone", 0, 0)
+    killed = _run(shapes_root, tmp_path / "killed", seed, 40)
+    assert killed["kills"] >= 8
+    assert (killed["weights"], killed["log"]) == (alone["weights"], alone["log"])
