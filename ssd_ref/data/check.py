@@ -15,7 +15,6 @@ from ssdconv.ssd_ref.data.problems import (
     NoObjectsError,
     OutsideImageError,
     Problems,
-    report,
 )
 from ssdconv.ssd_ref.data.records import Record
 from ssdconv.ssd_ref.data.voc import VocDataset
@@ -30,14 +29,14 @@ def check_objects(dataset: Set, keep_going: Problems | None = None) -> Set:
     """The same data set with every annotation read and checked; images without objects are fine.
 
     With a collector, unreadable annotations are recorded and their images left out, and objects outside their image are
-    recorded and left out.
+    recorded and left out. Without one, all is read before the first problem is raised.
 
     Raises:
         OutsideImageError: names file, object, box and image size.
         EmptySetError: no image or not one object.
         AnnotationError and its subclasses: what the readers raise.
     """
-    own = Problems()
+    own, found = Problems(), Problems()
     if isinstance(dataset, VocDataset):
         dataset.problems = own
     records: dict[str, Record] = {}
@@ -46,13 +45,14 @@ def check_objects(dataset: Set, keep_going: Problems | None = None) -> Set:
         try:
             record = dataset[index]
         except SsdconvError as error:
-            report(error, keep_going)
+            found.add(error)
             continue
         for problem in own.errors[before:]:
             if not isinstance(problem, NoObjectsError):  # an image of nothing but background is worth training on
-                report(problem, keep_going)
-        inside = _inside(record, dataset, keep_going)
+                found.add(problem)
+        inside = _inside(record, dataset, found)
         records[image_id] = record if inside.all() else _only(record, inside)
+    _tell(found, keep_going)
     if isinstance(dataset, VocDataset):
         dataset = replace(dataset, entries=tuple(e for e in dataset.entries if e.image_id in records))
         dataset._cache.update(records)
@@ -69,7 +69,23 @@ def check_objects(dataset: Set, keep_going: Problems | None = None) -> Set:
     return dataset
 
 
-def _inside(record: Record, dataset: VocDataset | CocoDataset, keep_going: Problems | None) -> npt.NDArray[np.bool_]:
+def _tell(found: Problems, keep_going: Problems | None) -> None:
+    """Hand over what was found, or raise its first with a count of the others, so that they can be mended together."""
+    if keep_going is not None:
+        for problem in found.errors:
+            keep_going.add(problem)
+    elif len(found):
+        first = found.errors[0]
+        if len(found) > 1:
+            kinds = ", ".join(f"{count} x {code}" for code, count in found.counts.items())
+            first.hint = "; ".join(
+                filter(None, [first.hint, f"of {len(found)} problems in all ({kinds}) this is the first"])
+            )
+            first.args = (str(first),)
+        raise first
+
+
+def _inside(record: Record, dataset: VocDataset | CocoDataset, found: Problems) -> npt.NDArray[np.bool_]:
     """(n,) which boxes are within the image, or pass it by no more than the margin, and touch it."""
     boxes = record.boxes
     size = np.asarray([record.width, record.height], np.float64)
@@ -83,15 +99,14 @@ def _inside(record: Record, dataset: VocDataset | CocoDataset, keep_going: Probl
             where = f"{file}: object {number + 1}"
         else:
             where = f"{dataset.file}: annotation {number}"
-        report(
+        found.add(
             OutsideImageError(
                 f"the box of this {dataset.classes[record.labels[place]]} is outside its image",
                 where=where,
                 expected=f"within {record.width}x{record.height}",
                 got=tuple(boxes[place].tolist()),
-                hint="correct the annotation, or the size in it; --keep-going leaves such objects out",
-            ),
-            keep_going,
+                hint="correct the annotation, or the image size in it",
+            )
         )
     return np.asarray(fine)
 

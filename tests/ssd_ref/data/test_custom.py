@@ -182,9 +182,13 @@ def test_a_name_that_is_a_path_is_no_name(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "empty"))
 
 
-def test_which_split_is_asked_for(coco: Path) -> None:
+def test_which_split_is_asked_for(coco: Path, voc: Path) -> None:
     with pytest.raises(MissingError, match=r"train2020, val2020, got test"):
         open_custom(coco, "test")
+    with pytest.raises(
+        MissingError, match="expected one of train, val, got"
+    ):  # cat_train.txt is VOC's list of one class
+        open_custom(voc, "other")
     (coco / "annotations" / "instances_train2020.json").rename(coco / "annotations" / "instances_one.json")
     with pytest.raises(MissingError, match="which part"):
         open_custom(coco)
@@ -220,6 +224,9 @@ def test_unknown_classes(voc: Path, coco: Path) -> None:
     (coco / "my.yaml").write_text("classes: [hat]\nsplits: {train: annotations/instances_train2020.json}\n")
     with pytest.raises(UnknownClassError, match=r"annotation 5: unknown class .*'cat'"):
         open_custom(coco / "my.yaml")
+    found = Problems()
+    dataset = open_custom(coco / "my.yaml", keep_going=found)
+    assert found.counts == {"UnknownClassError": 1} and dataset[0].object_ids.tolist() == [6]
     (coco / "my.yaml").write_text("classes: [hat, cap]\nsplits: {train: annotations/instances_train2020.json}\n")
     with pytest.raises(UnknownClassError, match=r"got cap"):
         open_custom(coco / "my.yaml")
@@ -241,6 +248,16 @@ def test_keep_going_collects_everything_and_leaves_it_out(voc: Path) -> None:
     }
     assert dataset.image_ids == ("a",) and dataset[0].boxes.tolist() == [[10, 10, 30, 40]]
     assert [r.image_id for r in dataset] == ["a"]
+
+
+def test_the_first_problem_counts_the_others(voc: Path) -> None:
+    (voc / "Annotations" / "a.xml").write_text(xml(("hat", 70, 1, 90, 10), ("hat", 9, 1, 2, 5)))
+    (voc / "Annotations" / "c.xml").write_text(xml(("hat", 1, 1, 90, 10)))
+    with pytest.raises(
+        AnnotationError, match=r"3 problems in all \(2 x OutsideImageError, 1 x InvertedObjectError\)"
+    ) as caught:
+        open_custom(voc)
+    assert "a.xml: object 2: inverted box" in str(caught.value)
 
 
 def test_empty_sets(voc: Path) -> None:

@@ -164,11 +164,13 @@ def test_samples_are_made_ahead_and_not_further(dataset: CocoDataset, monkeypatc
 
 def test_opencvs_own_threads_are_given_back(dataset: CocoDataset) -> None:
     before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
     batches = Loader(training_set(dataset), EpochSampler(COUNT, 4), workers=2).epoch(0)
     next(batches)
     assert cv2.getNumThreads() == 1
     list(batches)
-    assert cv2.getNumThreads() == before
+    assert cv2.getNumThreads() == 3
+    cv2.setNumThreads(before)
 
 
 def test_wrong_numbers(dataset: CocoDataset) -> None:

@@ -88,6 +88,22 @@ def test_chance_depends_on_seed_epoch_and_index_alone(dataset: CocoDataset, mode
     assert not same(wanted[0, 0], wanted[0, 1]) and not same(make(6).sample(0, 0), wanted[0, 0])
 
 
+def test_labels_go_with_their_boxes_through_a_crop(dataset: CocoDataset) -> None:
+    """The first object ends at the fractions 0.6, 0.6, the second at 1, 1: whoever is left alone is known by its shape."""
+    whole = TrainingSet(dataset, config(), replace(RECIPE, augment=replace(RECIPE.augment, expand=None, flip=0.0)))
+    alone = []
+    for epoch in range(200):
+        sample = whole.sample(0, epoch)
+        if sample.labels.tolist() == [3, 1]:
+            assert sample.boxes[0, 0] <= sample.boxes[1, 0] and sample.boxes[0, 2] <= sample.boxes[1, 2]
+        elif len(sample.labels) == 1:
+            right, bottom = sample.boxes[0, 2:]
+            if right < 1 and bottom < 1:  # only the first object can end inside the picture
+                assert sample.labels.tolist() == [3]
+            alone.append(int(sample.labels[0]))
+    assert {1, 3} <= set(alone)
+
+
 def test_both_modes_have_the_same_boxes(dataset: CocoDataset) -> None:
     ways = [TrainingSet(dataset, config(), RECIPE, 1, mode) for mode in ("faithful", "fast")]  # type: ignore[arg-type]
     for epoch in range(40):
