@@ -99,6 +99,14 @@ def test_mode_chooses_a_sampler_first() -> None:
     assert abs(whole / 3000 - 1 / 6) < 0.03
 
 
+def test_mode_takes_another_sampler_when_trials_run_out() -> None:
+    """ssd.pytorch goes on until something is found; without that, the whole image is left."""
+    crop = replace(rule("pytorch"), samplers=(CropSampler(1.1),), whole=False, meets="any")
+    assert all(d is not None for d in draws(crop, 200))
+    stopped = sum(d is None for d in draws(replace(crop, exhausted="whole"), 400))
+    assert abs(stopped / 400 - 0.5) < 0.1
+
+
 def test_caffes_sizes() -> None:
     """Scale uniform in 0.3..1; aspect uniform in 0.5..2, then cut to s² and 1/s²."""
     crop = replace(rule("caffe"), samplers=(CropSampler(max_iou=1.0),), whole=False)

@@ -36,8 +36,8 @@ def photo() -> np.ndarray:
 PHOTO = photo()
 
 
-def difference(plan: Plan, spec: AugmentSpec = PLAIN, inner: bool = False) -> float:
-    """Mean absolute difference of the two ways in levels; ``inner`` without a rim of 2 pixels about the image."""
+def difference(plan: Plan, spec: AugmentSpec = PLAIN) -> float:
+    """Mean absolute difference of the two ways in levels."""
     first = np.clip(faithful.render(PHOTO, plan, spec, SIZE, FILL), 0, 255).astype(np.float64)
     second = fast.render(PHOTO, plan, spec, SIZE, FILL)
     assert second.dtype == np.uint8 and second.shape == first.shape and second.flags.c_contiguous
@@ -52,10 +52,11 @@ def test_without_a_canvas_it_is_the_same_resize(interpolation: Any, flip: bool) 
 
 
 @pytest.mark.parametrize(
-    ("interpolation", "limit"), [("linear", 1.0), ("area", 3.0), ("nearest", 6.0), ("cubic", 4.0), ("lanczos4", 5.0)]
+    ("interpolation", "limit"), [("linear", 0.3), ("area", 0.9), ("nearest", 1.4), ("cubic", 1.1), ("lanczos4", 1.3)]
 )
 @pytest.mark.parametrize(
-    "window", [None, Window(100, 20, 400, 500), Window(290, 200, 130, 160), Window(310, 260, 91, 90)]
+    "window",
+    [None, Window(100, 20, 400, 500), Window(290, 200, 130, 160), Window(270, 190, 60, 61), Window(310, 260, 91, 90)],
 )
 def test_on_a_canvas_pixels_are_nearly_the_same(interpolation: Any, limit: float, window: Window | None) -> None:
     plan = Plan((), Place(307, 210, 1203, 902), window, True, interpolation, NONE, NOTHING)
