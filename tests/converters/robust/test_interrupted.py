@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -36,12 +37,21 @@ def write(job):
         reverse(job["src"], job["dst"], job["source"])
 jobs = json.loads(sys.argv[1])
 """
-ENDLESS = (
+FORKS = (
     COMMON
     + """
-print("ready", flush=True)
-while True:
-    write(jobs[0])
+import os, time
+write(jobs[0])
+start = time.perf_counter()
+write(jobs[0])
+print(time.perf_counter() - start, flush=True)
+for line in sys.stdin:  # each line: a child that writes again and again, until it is killed
+    child = os.fork()
+    if not child:
+        while True:
+            write(jobs[0])
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
 )
 LIMITED = (
@@ -83,28 +93,30 @@ def whole(case: Any, what: str, path: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("what", WAYS)
 @pytest.mark.parametrize(
-    ("name", "kills"), [("npz", 2), *(pytest.param(name, 40, marks=pytest.mark.slow) for name in FORMATS)]
+    ("name", "kills"), [("npz", 3), *(pytest.param(name, 40, marks=pytest.mark.slow) for name in FORMATS)]
 )
 def test_kill_at_random_moments(cases: dict[str, Any], name: str, what: str, kills: int, tmp_path: Path) -> None:
     case, rng, seen = cases[name], random.Random(kills), 0
     dst = target(case, what, tmp_path)
     parts = {dst.name} if what == "forward" else {file.name for file in case.files}
-    for _ in range(kills):
-        command = [sys.executable, "-c", ENDLESS, json.dumps([job(case, what, tmp_path)])]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.4))
-        child.send_signal(signal.SIGKILL)
-        _, errors = child.communicate()
-        assert child.returncode == -signal.SIGKILL, errors
-        names = {f.name for f in tmp_path.iterdir() if not f.name.endswith(".tmp")}
-        assert names <= parts
-        if names == parts:
-            whole(case, what, dst, tmp_path)
-            seen += 1
-        for file in tmp_path.iterdir():
-            file.unlink()
+    command = [sys.executable, "-c", FORKS, json.dumps([job(case, what, tmp_path)])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None and server.stdout is not None
+        seconds = float(server.stdout.readline())
+        for _ in range(kills):
+            server.stdin.write("go\n")
+            server.stdin.flush()
+            child = int(server.stdout.readline())
+            time.sleep(rng.uniform(0.0, 3 * seconds + 0.05))
+            os.kill(child, signal.SIGKILL)
+            assert int(server.stdout.readline()) == signal.SIGKILL
+            names = {f.name for f in tmp_path.iterdir() if not f.name.endswith(".tmp")}
+            assert names <= parts
+            if names == parts:
+                whole(case, what, dst, tmp_path)
+                seen += 1
+            for file in tmp_path.iterdir():
+                file.unlink()
     assert seen or kills < 10
 
 
