@@ -28,6 +28,8 @@ from ssdconv.ssd_ref.priors import Priors
 DETECTIONS = "detections"
 WORST = 1e300
 PAIRED = 400
+MATCHED, FEW = 0.8, 4
+"""Least share of the detections that must be paired, but for a few."""
 RELATIVE_FLOOR = 1e-6
 """Where a probe has no floor of its own (its shape was wrong): what float32 costs a deep layer, relative to its values."""
 
@@ -55,7 +57,7 @@ class Outcome:
         for index, probe in enumerate(self.probes):
             if not probe:
                 return index
-        return None if self.found is None or self.found else len(self.probes)
+        return len(self.probes) if missed(self.found) else None
 
     @property
     def name(self) -> str | None:
@@ -64,8 +66,12 @@ class Outcome:
         return None if first is None else DETECTIONS if first == len(self.probes) else self.probes[first].source
 
 
-def whole(net: Net, view: View, probes: Sequence[Probe]) -> Outcome:
+def whole(net: Net, view: View, probes: Sequence[Probe], *, always: bool = True) -> Outcome:
     """Run the suspect in float32 and float64 and compare every probe and the detections.
+
+    Args:
+        net, view, probes: what is compared.
+        always: compare detections even where layers differ already.
 
     Raises:
         SsdconvError, RuntimeError: the suspect cannot be run.
@@ -74,7 +80,8 @@ def whole(net: Net, view: View, probes: Sequence[Probe]) -> Outcome:
     pixels = own_pixels(net, view)
     outputs = Outputs(dict(view.outputs))
     results, heads64, heads32 = compare(outputs, model, pixels, probes, derive=lambda o: derived(model, *o))
-    return Outcome(results, heads64, heads32, _detections(net, view, heads64, heads32), pixels)
+    found = _detections(net, view, heads64, heads32) if always or all(results) else None
+    return Outcome(results, heads64, heads32, found, pixels)
 
 
 def own_pixels(net: Net, view: View) -> Array:
@@ -121,12 +128,19 @@ class _Shell:
 
 
 def missed(found: DetectionResult | None) -> float:
-    """How far detections are from agreeing, as an excess: 0 where they agree, above 1 where they do not."""
-    if found is None or found:
+    """How far detections are from agreeing, as an excess: 0 where they agree, above 1 where they do not.
+
+    One-sided rows that rounding at a limit (keep_top_k) could explain are accepted in small number only: where most rows are
+    one-sided, the limit is not the reason.
+    """
+    if found is None:
         return 0.0
     if found.problem:
         return WORST
-    return 1.0 + found.unexplained
+    if found.unexplained:
+        return 1.0 + found.unexplained
+    most = max(found.oracle, found.reference)
+    return 0.0 if found.matched >= MATCHED * most - FEW else 1.0 + len(found.one_sided)
 
 
 def excess_of(probe: ProbeResult) -> float:

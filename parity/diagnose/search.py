@@ -122,7 +122,7 @@ class Search:
         if not found:
             return None
         try:
-            after = whole(net, view, self.truth.probes)
+            after = whole(net, view, self.truth.probes, always=False)
         except (SsdconvError, RuntimeError):
             return None
         moved = after.first is None or after.first > place

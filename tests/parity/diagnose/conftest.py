@@ -17,11 +17,11 @@ from ssdconv.parity.diagnose.net import Net
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import Search
 from ssdconv.parity.diagnose.truth import Truth, of_network, of_source
+from ssdconv.parity.sweep_weights import calibrated_tensors
 from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 Fault = Callable[[SSDConfig, dict[str, Any]], tuple[SSDConfig, dict[str, Any]]]
 
@@ -58,7 +58,7 @@ class Bench:
 
     def right(self, name: str, seed: int) -> Net:
         config = narrow_config(name)
-        return Net(config, {k: np.array(v) for k, v in seeded_tensors(config, seed).items()})
+        return Net(config, {k: np.array(v) for k, v in calibrated_tensors(config, seed).items()})
 
     def wrong(self, right: Net, *faults: Fault) -> Net:
         config, tensors = right.config, {k: np.array(v) for k, v in right.tensors.items()}
