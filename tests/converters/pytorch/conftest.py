@@ -31,19 +31,31 @@ def state_of(name: str, classes: int | None = None, seed: int = 3, **options: An
     return config, OrderedDict((row.source, torch.from_numpy(tensors[row.target])) for row in rows)
 
 
-def tar_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
-    """The format of torch before 0.1.12, put together from its description (torch/serialization.py, legacy_load)."""
+def tar_bytes(state: Mapping[str, torch.Tensor], shared: bool = False) -> bytes:
+    """The format of torch before 0.1.12, put together from its description (torch/serialization.py, legacy_load).
+
+    With ``shared`` all tensors lie in one storage, each in a part of it that has a key of its own.
+    """
     storages, tensors = io.BytesIO(), io.BytesIO()
-    pickle.dump(len(state), storages, 2)
+    pickle.dump(1 if shared else len(state), storages, 2)
     pickle.dump(len(state), tensors, 2)
-    for index, tensor in enumerate(state.values()):
-        array = np.ascontiguousarray(tensor.detach().numpy())
-        pickle.dump((1000 + index, "cpu", torch.FloatStorage), storages, 2)
-        storages.write(struct.pack("<q", array.size) + array.tobytes())
+    arrays = [np.ascontiguousarray(tensor.detach().numpy()) for tensor in state.values()]
+    parts, start = [], 3  # three numbers that belong to no tensor come first
+    if shared:
+        joined = np.concatenate([np.zeros(start, "f4"), *(array.ravel() for array in arrays)])
+        pickle.dump((7, "cpu", torch.FloatStorage), storages, 2)
+        storages.write(struct.pack("<q", joined.size) + joined.tobytes())
+    for index, array in enumerate(arrays):
+        if shared:
+            parts.append((1000 + index, 7, start, array.size))
+            start += array.size
+        else:
+            pickle.dump((1000 + index, "cpu", torch.FloatStorage), storages, 2)
+            storages.write(struct.pack("<q", array.size) + array.tobytes())
         pickle.dump((index, 1000 + index, torch.FloatTensor), tensors, 2)
         stride = [s // 4 for s in array.strides]
         tensors.write(struct.pack(f"<ii{array.ndim}q{array.ndim}qq", array.ndim, 0, *array.shape, *stride, 0))
-    pickle.dump([], storages, 2)
+    pickle.dump(parts, storages, 2)
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
@@ -53,8 +65,8 @@ def tar_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
     Pickler(saved, 2).dump(OrderedDict((name, _Key(i)) for i, name in enumerate(state)))
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:", format=tarfile.PAX_FORMAT) as tar:
-        parts = {"sys_info": pickle.dumps({}, 2), "pickle": saved.getvalue()}
-        for name, data in {**parts, "storages": storages.getvalue(), "tensors": tensors.getvalue()}.items():
+        members = {"sys_info": pickle.dumps({}, 2), "pickle": saved.getvalue()}
+        for name, data in {**members, "storages": storages.getvalue(), "tensors": tensors.getvalue()}.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -73,7 +85,7 @@ def make() -> Callable[..., tuple[SSDConfig, State]]:
 
 
 @pytest.fixture(scope="session")
-def tar() -> Callable[[Mapping[str, torch.Tensor]], bytes]:
+def tar() -> Callable[..., bytes]:
     """See ``tar_bytes``."""
     return tar_bytes
 

@@ -61,14 +61,16 @@ def test_equal_to_torch(tmp_path: Path, form: str) -> None:
             np.testing.assert_array_equal(table[name].load(), array, strict=True)
 
 
-def test_the_tar_format_equals_torch(tmp_path: Path, tar: Callable[..., bytes]) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_tar_format_equals_torch(shared: bool, tmp_path: Path, tar: Callable[..., bytes]) -> None:
     state = OrderedDict(a=torch.randn(3, 4), b=torch.randn(5))
-    (tmp_path / "x.pth").write_bytes(tar(state))
+    (tmp_path / "x.pth").write_bytes(tar(state, shared))
     # torch reads this format only without its safeguards; the file is our own
     theirs = torch.load(tmp_path / "x.pth", weights_only=False)
     with read_pth(tmp_path / "x.pth") as table:
         assert table.format == "torch tar" and list(table) == list(theirs) == ["a", "b"]
         for name, tensor in theirs.items():
+            np.testing.assert_array_equal(tensor.numpy(), state[name].numpy())
             np.testing.assert_array_equal(table[name].load(), tensor.numpy(), strict=True)
 
 

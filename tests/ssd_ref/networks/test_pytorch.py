@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.networks.pytorch import KINDS, pytorch
+from ssdconv.ssd_ref.layers import L2Norm
+from ssdconv.ssd_ref.networks.pytorch import KINDS, NETWORKS, pytorch
 from ssdconv.ssd_ref.networks.registry import network
 
 
@@ -54,3 +56,27 @@ def test_which_priors_are_clamped_and_how() -> None:
     plain, theirs = network("ssd_pytorch_ssd300_voc").priors, network("torchvision_ssd300_vgg16").priors
     assert {m.clip for m in plain} == {"centers"} and plain[5].cells[2][0] == pytest.approx(373.35, abs=0.01)
     assert {m.clip for m in theirs} == {"none"} and theirs[5].cells[2][0] == 300.0
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if "torchvision" not in n])
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e-9])
+def test_the_norm_of_the_ssd_pytorch_family(name: str, size: float) -> None:
+    """layers/modules/l2norm.py: ``norm = x.pow(2).sum(dim=1, keepdim=True).sqrt() + eps``, eps 1e-10; ``x / norm * weight``."""
+    x = torch.randn(1, 8, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * size
+    expected = x / (x.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10) * 20
+    torch.testing.assert_close(normalized(name, x), expected, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e-11, 1e-13])
+def test_the_norm_of_torchvision(size: float) -> None:
+    """torchvision.models.detection.ssd: ``scale_weight * F.normalize(x)``."""
+    x = torch.randn(1, 8, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * size
+    expected = torch.nn.functional.normalize(x) * 20
+    torch.testing.assert_close(normalized("torchvision_ssd300_vgg16", x), expected, rtol=1e-9, atol=0.0)
+
+
+def normalized(name: str, x: torch.Tensor) -> torch.Tensor:
+    """(N, 8, H, W) through the network's L2 normalisation, with the scale that it starts from."""
+    staged = NETWORKS[name](name).staged
+    assert staged is not None
+    return L2Norm(8, staged.heads.l2norm[0]).double()(x)
