@@ -72,6 +72,8 @@ def test_a_prior_counts_with_its_best_class() -> None:
     conf = [[2.0, 1.0], [1.5, 3.0], [-1.0, -1.0], [0.7, 0.7]]
     assert found(conf) == [(1, 1), (0, 0), (3, 0)]  # the lower of equal classes
     assert len(found(conf, nms_scope="class", nms_margin=0.0)) == 6
+    # Where the margin keeps a prior's two classes from dropping each other, it still counts once.
+    assert found(conf, nms_margin=9.0) == [(1, 1), (0, 0), (3, 0)]
 
 
 def test_classes_drop_each_other() -> None:

@@ -157,6 +157,8 @@ def test_the_first_divergence_is_marked() -> None:
     assert page.text.count("first difference: fc6") == 2
     assert "off by 40 x the rounding floor" in page.text
     assert "fc6/bias by up to 0.5" in page.text
+    for name in LAYERS:
+        assert f"{name}backbone.{name}1 × 8 × 20 × 20" in page.text, name
     agreed = Page(html_page(report()))
     assert not {"bad", "bad first"} & {*agreed.classes("tr"), *agreed.classes("circle")}
     assert "16 of 16" in agreed.text and "10 of 16" in page.text
