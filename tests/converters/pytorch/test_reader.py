@@ -221,3 +221,13 @@ def test_an_empty_tensor_may_not_have_endless_sides(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(data[: at + 2] + huge + data[at + 4 :])
     with pytest.raises(FormatError, match="beyond any network"):
         read_pth(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("at", [100, 108, 116, 136, 146, 300])
+def test_a_damaged_head_of_the_tar_format_is_noticed(at: int, tar: Callable[..., bytes], tmp_path: Path) -> None:
+    """Mode, owner, time and padding matter to nobody, so only the head's checksum tells."""
+    data = bytearray(tar(OrderedDict(a=torch.ones(2))))
+    data[at] ^= 1
+    (tmp_path / "x.pth").write_bytes(data)
+    with pytest.raises(FormatError, match="the tar archive is damaged"):
+        read_pth(tmp_path / "x.pth")
