@@ -17,7 +17,7 @@ import numpy as np
 from ssdconv.errors import UsageError
 from ssdconv.parity.bootstrap import Interval, Kind, draw, interval, means, resampled
 from ssdconv.parity.detections_io import read_detections, read_stream
-from ssdconv.parity.metrics.coco import COCO_RULES, prepared
+from ssdconv.parity.metrics.coco import COCO_RULES, evaluate_coco, prepared
 from ssdconv.parity.metrics.coco_match import match_coco
 from ssdconv.parity.metrics.conventions import Convention, convention, written
 from ssdconv.parity.metrics.detections import Detections, Floats
@@ -141,41 +141,46 @@ def compare(
         if coco_rule not in COCO_RULES:
             raise UsageError(f"unknown COCO rule {coco_rule!r}", expected=f"one of {', '.join(COCO_RULES)}")
         kind, metric, protocol = "coco", "AP", f"COCO boxes, IoU .50 to .95, rule {coco_rule}"
-        tables = [_coco_tables(truth, side, coco_rule) for side in (a, b)]
+        scored = [_coco(dataset, truth, side, coco_rule) for side in (a, b)]
     else:
         chosen = convention_name or "devkit"
         rule = convention(chosen) if isinstance(chosen, str) else chosen
         kind, metric = rule.ap, "mAP"
         protocol = f"{'11-point' if rule.ap == '11point' else 'area'} AP, convention {rule.name}"
-        tables = [_voc_tables(truth, side, rule) for side in (a, b)]
-    once = np.ones((1, len(truth.image_ids)), np.int32)
-    whole = [_values(t, kind, once) for t in tables]
+        scored = [_voc(truth, side, rule) for side in (a, b)]
+    tables = [t for t, _, _ in scored]
+    each, means_of = [ap for _, ap, _ in scored], [mean for _, _, mean in scored]
     weights = draw(len(truth.image_ids), resamples, seed) if resamples else None
     drawn = [_values(t, kind, weights) for t in tables] if weights is not None else None
     rows = []
     for place, name in enumerate(truth.classes):
         column = None if drawn is None else (drawn[0][:, place], drawn[1][:, place])
         objects = tables[0][place][0].npos
-        rows.append(_compared(name, objects, float(whole[0][0, place]), float(whole[1][0, place]), column, seed))
+        rows.append(_compared(name, objects, each[0][place], each[1][place], column, seed))
     ends = None if drawn is None else (means(drawn[0]), means(drawn[1]))
     total = sum(row.objects for row in rows)
-    mean = _compared(metric, total, float(means(whole[0])[0]), float(means(whole[1])[0]), ends, seed)
+    mean = _compared(metric, total, means_of[0], means_of[1], ends, seed)
     images = len(truth.image_ids)
     return Comparison(
         a.name, b.name, dataset.name, images, of_images or images, protocol, resamples, seed, mean, tuple(rows)
     )
 
 
-def _voc_tables(truth: Truth, side: Side, rule: Convention) -> list[tuple[MatchTable, ...]]:
+_Scored = tuple[list[tuple[MatchTable, ...]], Sequence[float], float]
+"""Per class its match tables, one per IoU threshold; AP per class; their mean."""
+
+
+def _voc(truth: Truth, side: Side, rule: Convention) -> _Scored:
     found = side.detections.aligned(truth.image_ids, truth.classes, None)
     scores = evaluate_voc(truth, written(found, rule, truth.sizes, truth.origin), rule, side.input_size)
-    return [(table,) for table in scores.tables]
+    return [(table,) for table in scores.tables], scores.ap, scores.mean
 
 
-def _coco_tables(truth: Truth, side: Side, rule: str) -> list[tuple[MatchTable, ...]]:
-    found = prepared(side.detections.aligned(truth.image_ids, truth.classes, None), COCO_RULES[rule])
-    levels, _ = match_coco(truth, found)
-    return list(zip(*levels, strict=True))
+def _coco(dataset: CocoDataset, truth: Truth, side: Side, name: str) -> _Scored:
+    rule = COCO_RULES[name]
+    found = prepared(side.detections.aligned(truth.image_ids, truth.classes, None), rule)
+    scores = evaluate_coco(dataset.coco_form(), found, rule)
+    return list(zip(*match_coco(truth, found)[0], strict=True)), scores.ap, scores.numbers["AP"]
 
 
 def _values(tables: Sequence[tuple[MatchTable, ...]], kind: Kind, weights: np.ndarray[Any, Any]) -> Floats:

@@ -1,6 +1,6 @@
 """A generated VOCdevkit: pictures of simple shapes to try training on, where no real data set is at hand.
 
-Every image has a noisy background of two colours and one to four filled shapes of random size, colour and turn, drawn one
+Every image has a noisy background of two colours and one to three filled shapes of random size, colour and turn, drawn one
 over the other. Boxes are those of the whole shape, also where another one covers it, as VOC's annotators drew them; a shape of
 which less than half is visible, or whose sides are shorter than a twelfth of the image's, is ``difficult``. An image is a
 function of (seed, split, its number) alone.
@@ -45,7 +45,9 @@ class Shape:
     difficult: bool
 
 
-def draw_image(rng: np.random.Generator, width: int, height: int) -> tuple[NDArray[np.uint8], list[Shape]]:
+def draw_image(
+    rng: np.random.Generator, width: int, height: int, names: Sequence[str] = SHAPES
+) -> tuple[NDArray[np.uint8], list[Shape]]:
     """A picture (height, width, 3) uint8 BGR and its objects, the hindmost first."""
     import cv2
 
@@ -55,9 +57,9 @@ def draw_image(rng: np.random.Generator, width: int, height: int) -> tuple[NDArr
     image = np.clip(image + rng.normal(0.0, 12.0, (height, width, 3)), 0, 255).astype(np.uint8)
     owner = np.full((height, width), -1, np.int32)
     drawn: list[tuple[str, tuple[int, int, int, int], int]] = []
-    for number in range(int(rng.integers(1, 5))):
-        name = SHAPES[int(rng.integers(len(SHAPES)))]
-        half = min(width, height) * float(np.exp(rng.uniform(np.log(0.08), np.log(0.3))))
+    for number in range(int(rng.integers(1, 4))):
+        name = names[int(rng.integers(len(names)))]
+        half = min(width, height) * float(np.exp(rng.uniform(np.log(0.09), np.log(0.3))))
         aspect = float(np.exp(rng.uniform(-0.25, 0.25)))
         half_x, half_y = half * aspect, half / aspect
         centre = rng.uniform((half_x + 2, half_y + 2), (width - half_x - 2, height - half_y - 2))
@@ -103,7 +105,7 @@ def write_shapes(
         counts: images per split; default 300 ``train`` and 100 ``val``.
         size: width and height of the images.
         seed: of everything drawn.
-        only: classes that are annotated; the other shapes are drawn all the same.
+        only: classes that are drawn.
 
     Returns:
         ``root``.
@@ -124,12 +126,10 @@ def write_shapes(
         names = []
         for number in range(count):
             rng = np.random.default_rng((seed, place, number))
-            image, shapes = draw_image(rng, *size)
+            image, shapes = draw_image(rng, *size, only)
             name = f"{first + number:06d}"
             cv2.imwrite(str(base / "JPEGImages" / f"{name}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            (base / "Annotations" / f"{name}.xml").write_text(
-                annotation_xml(name, size, [s for s in shapes if s.name in only])
-            )
+            (base / "Annotations" / f"{name}.xml").write_text(annotation_xml(name, size, shapes))
             names.append(name)
         (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         first += count
