@@ -1,0 +1,173 @@
+"""Step parity: is a training step of the reference the same computation as the source framework's?
+
+Both sides start from the same float32 weights and are given the same batch; each makes its own targets, loss terms,
+gradients of every parameter, and weights after some updates. Two comparisons:
+
+``float64``
+    Both compute in double precision. Nothing amplifies a rounding error then (a ReLU, a max-pool or the choice of hard
+    negatives that falls the other way), so that errors must stay below float32's own resolution: 2**-24 of a tensor's
+    largest value. This is the sharp one: a decay on biases, or a rate off by a millionth, is seen after the first update.
+    Encoded boxes are float32 in ChainerCV and GluonCV always, so the reference's are given to them, and theirs are
+    compared with float32's rounding.
+``float32``
+    Both compute as one trains. The reference in float64 is the exact value, and the framework's error is divided by the
+    reference's own float32 error, as ``parity.tolerance`` does for activations. After some updates the floor holds what the
+    steps before made of the first rounding errors; ``StepReport.growth`` says how much. MXNet's batch normalisation sums
+    in float32, torch's in float64, so that networks with it lie above this floor there, and are compared in float64.
+
+What is compared of the weights is their change since the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from statistics import median
+
+import numpy as np
+import torch
+
+from ssdconv.errors import UsageError
+from ssdconv.parity.oracles.training import FRAMEWORKS, framework_trace
+from ssdconv.parity.step_reference import Array, Batch, LossFunction, StepPlan, Trace, reference_trace
+from ssdconv.parity.step_report import Precision, StepReport, StepRow, What
+from ssdconv.parity.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Measurement, measure
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.train.loss import multibox_loss
+from ssdconv.ssd_ref.train.recipe import Recipe
+from ssdconv.ssd_ref.train.recipes import default_recipe
+
+DOUBLE_ULP = 2.0**-48
+
+
+def step_parity(
+    config: SSDConfig,
+    tensors: Mapping[str, Array],
+    batch: Batch,
+    *,
+    recipe: Recipe | None = None,
+    plan: StepPlan | None = None,
+    precision: Precision = "float64",
+    theirs: Trace | None = None,
+    loss_function: LossFunction = multibox_loss,
+) -> StepReport:
+    """Compare training steps with the network's source framework.
+
+    Args:
+        config: a network of ChainerCV or GluonCV.
+        tensors: float32 weights to start from, by the reference's names.
+        batch: of every step.
+        recipe: default: the source's.
+        plan: numbers of updates and rate.
+        precision: see the module's docstring.
+        theirs: the framework's trace, where it was made before with the same arguments.
+        loss_function: stands in for the reference's loss, to try faults.
+
+    Raises:
+        UsageError: no training step of that source can be run.
+        MissingError: the framework is not installed.
+    """
+    recipe, plan = recipe or default_recipe(config), plan or StepPlan()
+    if config.source not in FRAMEWORKS:
+        raise UsageError(
+            f"no training step of {config.source!r} to compare with", expected=f"one of {', '.join(FRAMEWORKS)}"
+        )
+
+    def mine(dtype: torch.dtype) -> Trace:
+        return reference_trace(config, tensors, batch, recipe, plan, dtype, loss_function)
+
+    exact = mine(torch.float64)
+    rounded = mine(torch.float32) if precision == "float32" else None
+    theirs = theirs or oracle_trace(config, tensors, batch, recipe, plan, precision)
+    rows = tuple(_rows(theirs, exact, rounded, tensors, plan))
+    growth = {k: _growth(exact, rounded, tensors, k) for k in plan.keep} if rounded else {}
+    return StepReport(FRAMEWORKS[config.source], config.name, recipe.name, precision, exact.positives, rows, growth)
+
+
+def oracle_trace(
+    config: SSDConfig,
+    tensors: Mapping[str, Array],
+    batch: Batch,
+    recipe: Recipe,
+    plan: StepPlan,
+    precision: Precision = "float64",
+) -> Trace:
+    """The framework's side alone; see ``step_parity``."""
+    offsets = None
+    if precision == "float64":
+        short = StepPlan((0,), plan.lr)
+        offsets = reference_trace(config, tensors, batch, recipe, short, torch.float64).offsets
+    return framework_trace(config, tensors, batch, recipe, plan, offsets=offsets)
+
+
+def _rows(
+    theirs: Trace, exact: Trace, rounded: Trace | None, start: Mapping[str, Array], plan: StepPlan
+) -> Iterator[StepRow]:
+    different = int((theirs.labels != exact.labels).sum()) if theirs.labels.shape == exact.labels.shape else -1
+    problem = f"{different} priors are matched otherwise" if different else ""
+    yield StepRow("targets", 0, "labels", exact.labels.size, 1.0, 0.0, 0.0, 0.0, problem)
+    if not problem:
+        yield _offsets(theirs, exact)
+    yield from _losses(theirs, exact, rounded)
+    own = None if rounded is None else rounded.gradients
+    yield from _tensors("gradient", 0, theirs.gradients, exact.gradients, own, {})
+    for k in plan.keep:
+        own = None if rounded is None else _changes(rounded, start, k)
+        yield from _tensors("weights", k, _changes(theirs, start, k), _changes(exact, start, k), own, start)
+
+
+def _offsets(theirs: Trace, exact: Trace) -> StepRow:
+    """Encoded boxes: sizes near 1 are subtracted and divided by the variance, so float32 leaves a few units of 1e-6."""
+    error = np.abs(theirs.offsets.astype(np.float64) - exact.offsets)
+    magnitude = float(np.abs(exact.offsets).max(initial=1.0))
+    floor = HALF_ULP / 0.1 * magnitude
+    return StepRow("targets", 0, "offsets", error.size, magnitude, float(error.max(initial=0.0)), floor, MAX_RATIO)
+
+
+def _losses(theirs: Trace, exact: Trace, rounded: Trace | None) -> Iterator[StepRow]:
+    """Both terms before each update. A single number's own rounding error is no measure, so the floor is the largest
+    relative one of both terms up to that step, and one unit of float32 at least."""
+    floor = 2 * HALF_ULP if rounded else HALF_ULP
+    for step, values in enumerate(exact.losses.tolist()):
+        if rounded is not None:
+            floor = max(floor, *np.abs(rounded.losses[step] / exact.losses[step] - 1).tolist())
+        for name, mine, other in zip(("loc", "conf"), values, theirs.losses[step].tolist(), strict=True):
+            limit = MAX_RATIO if rounded else 1.0
+            yield StepRow("loss", step, name, 1, abs(mine), abs(other - mine), floor * abs(mine), limit)
+
+
+def _changes(trace: Trace, start: Mapping[str, Array], k: int) -> dict[str, Array]:
+    return {n: v.astype(np.float64) - start[n] for n, v in trace.weights[k].items() if n in start}
+
+
+def _tensors(
+    what: What,
+    step: int,
+    theirs: Mapping[str, Array],
+    exact: Mapping[str, Array],
+    rounded: Mapping[str, Array] | None,
+    start: Mapping[str, Array],
+) -> Iterator[StepRow]:
+    measured: dict[str, Measurement] = {}
+    for name, value in exact.items():
+        if name not in theirs:
+            yield StepRow(what, step, name, value.size, 0.0, 0.0, 0.0, 0.0, "the framework has no such tensor")
+        elif not np.isfinite(theirs[name]).all() or theirs[name].shape != value.shape:
+            problem = f"not finite, or of shape {theirs[name].shape} instead of {value.shape}"
+            yield StepRow(what, step, name, value.size, 0.0, 0.0, 0.0, 0.0, problem)
+        else:
+            measured[name] = measure(theirs[name], value, value if rounded is None else rounded[name])
+    usual = median([m.floor / m.magnitude for m in measured.values() if m.size >= FEW and m.magnitude] or [0.0])
+    for name, m in measured.items():
+        held = float(np.abs(start[name]).max(initial=0.0)) if start else 0.0
+        if rounded is None:
+            floor, limit = max(HALF_ULP * m.magnitude, DOUBLE_ULP * held, TINY), 1.0
+        else:  # a tensor of few elements may have a small error by luck: then the usual one of the large tensors counts
+            few = usual if m.size < FEW else 0.0
+            floor, limit = max(m.floor, max(HALF_ULP, few) * m.magnitude, HALF_ULP * held, TINY), MAX_RATIO
+        yield StepRow(what, step, name, m.size, m.magnitude, m.error, floor, limit)
+
+
+def _growth(exact: Trace, rounded: Trace, start: Mapping[str, Array], k: int) -> float:
+    mine, other = _changes(exact, start, k), _changes(rounded, start, k)
+    relative = [np.abs(other[n] - v).max() / np.abs(v).max() for n, v in mine.items() if np.abs(v).max(initial=0.0) > 0]
+    return float(median(relative)) if relative else 0.0
