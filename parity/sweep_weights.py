@@ -1,6 +1,6 @@
 """Seeded weights whose activations, boxes and scores have the sizes that trained ones give, for networks of any depth.
 
-Three steps over ``ssd_ref.seeded``, all on the generated picture: batch statistics become those of the features, each off
+Three steps over ``ssd_ref.seeded``, on the generated picture and on noise: batch statistics become those of the features, each off
 by a random factor; heads whose outputs are large are scaled down by a power of two (the box decoder's exp would overflow);
 the background is favoured just as much as leaves about ``CANDIDATES`` scores above the threshold. Otherwise every prior
 would be a candidate for every class, and what is detected would be decided by ties and limits instead of scores and boxes.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdconv.converters.tensors import Array
-from ssdconv.parity.inputs import synthetic_picture
+from ssdconv.parity.inputs import noise_image, synthetic_picture
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.detect import scores_of
 from ssdconv.ssd_ref.model import SSD
@@ -34,10 +34,10 @@ def calibrated_tensors(config: SSDConfig, seed: int) -> dict[str, Array]:
     model.load_state_dict({name: torch.from_numpy(array) for name, array in seeded_tensors(config, seed).items()})
     model.eval()
     with torch.no_grad():
-        pixels = prepare([synthetic_picture(seed)], config.pixels)
+        pixels = prepare([synthetic_picture(seed), noise_image(config.pixels.size, seed)], config.pixels)
         _settle_statistics(model, pixels)
         _settle_heads(model, *model(pixels))
-        _settle_background(model, model(pixels)[1])
+        _settle_background(model, model(pixels[:1])[1])
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
@@ -66,7 +66,8 @@ def _settle_heads(model: SSD, loc: Tensor, conf: Tensor) -> None:
         for index, one in enumerate(model.config.priors):
             part = values[:, start : start + one.count]
             start += one.count
-            factor = 2.0 ** -max(0, round(math.log2(float(part.std()) / LARGEST[word])))
+            spread = max(float(image.std()) for image in part)
+            factor = 2.0 ** -max(0, round(math.log2(spread / LARGEST[word])))
             for tensor in _predictor(model, word, index).parameters():
                 tensor.mul_(factor)
 

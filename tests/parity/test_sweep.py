@@ -85,7 +85,7 @@ def test_files_are_compared_by_name_and_bits(tmp_path: Path) -> None:
     assert compare_files("caffe", tmp_path / "a.caffemodel", tmp_path / "b.caffemodel") == (56, 55)
 
 
-@pytest.mark.parametrize("name", ["caffe/mobilenet_ssd_voc_bn", "gluon/ssd_512_resnet18_v1_voc", SMALL])
+@pytest.mark.parametrize("name", ["caffe/mobilenet_ssd_voc_bn", "gluon/ssd_300_mobilenet0.25_voc", SMALL])
 def test_weights_give_usual_outputs(name: str) -> None:
     config = network(name)
     model = SSD(config)
