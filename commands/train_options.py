@@ -97,5 +97,8 @@ def given(args: Namespace) -> dict[str, Any]:
 
 
 def merged(said: dict[str, Any], stored: dict[str, Any], names: list[str]) -> Namespace:
-    """All options: said now, else stored in the run, else the default, else None."""
+    """All options: said now, else stored in the run, else the default, else None; one of two that exclude each other."""
+    for group in (NETWORK, ("epochs", "iterations")):
+        if any(name in said for name in group):
+            stored = {name: value for name, value in stored.items() if name not in group}
     return Namespace(**{name: said.get(name, stored.get(name, DEFAULTS.get(name))) for name in names})
