@@ -218,3 +218,17 @@ def test_verbs(tmp_path: Path, pth: Save, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["pt2torch", str(out), str(back), "--style", "simple-ssd"]) == 0
     assert next(iter(torch.load(back, weights_only=True))) == "L2Norm.weight"
     assert cli.main(["pt2torch", str(out), str(back), "--style", "mmdet"]) == 2
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize("name", ["ssd_pytorch_ssd300_voc", "simple_ssd_ssd300_voc"])
+def test_a_network_goes_back_to_its_project_in_its_own_channel_order(
+    name: str, order: str, make: Make, tmp_path: Path
+) -> None:
+    config, state = make(name, order=order)
+    torch.save(state, tmp_path / "x.pth")
+    convert(tmp_path / "x.pth", tmp_path / "out.pth", network=name, channel_order=order)
+    reverse(tmp_path / "out.pth", tmp_path / "y.pth", "pytorch")
+    back = torch.load(tmp_path / "y.pth", weights_only=True)
+    assert config.pixels.order == order and list(back) == list(state)
+    assert all(torch.equal(back[key], state[key]) for key in state)
