@@ -232,3 +232,13 @@ def test_a_network_goes_back_to_its_project_in_its_own_channel_order(
     back = torch.load(tmp_path / "y.pth", weights_only=True)
     assert config.pixels.order == order and list(back) == list(state)
     assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("name", ["priors", "priorbox", "dbox_list", "default_boxes"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_stored_priors_are_left_out_under_any_prefix(name: str, prefix: str, make: Make, tmp_path: Path) -> None:
+    _, state = make("simple_ssd_ssd300_voc")
+    held = {prefix + key: tensor for key, tensor in state.items()} | {prefix + name: torch.zeros(8732, 4)}
+    torch.save(OrderedDict(held), tmp_path / "x.pth")
+    report = convert(tmp_path / "x.pth", tmp_path / "out.pth")
+    assert [drop.source for drop in report.drops] == [prefix + name]
