@@ -1,0 +1,250 @@
+"""The table of training recipes in docs/training.md: ``python tools/recipe_table.py`` writes it, ``--check`` only compares.
+
+Everything in it is read from the recipes as data; a recipe that differs from another in few fields is told as those.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ssdconv.ssd_ref.train.recipe import Recipe
+from ssdconv.ssd_ref.train.recipes import RECIPES
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "training.md"
+BEGIN, END = "<!-- recipes:begin, made by tools/recipe_table.py -->", "<!-- recipes:end -->"
+
+VARIANTS = {
+    "caffe-coco": "caffe",
+    "caffe-no-difficult": "caffe",
+    "ssd.pytorch-coco": "ssd.pytorch",
+    "keras-resnet50": "keras",
+}
+"""Recipe -> the one that it is a variant of."""
+
+DIVISORS = {"positives": "positives", "selected": "selected / 4 (conf), positives (loc)"}
+COLOUR = ("brightness", "contrast", "saturation", "hue")
+
+
+def number(value: float) -> str:
+    """1e-05 as 1e-5, 0.5 as 0.5, 120000 as 120,000."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}".replace("e-0", "e-")
+
+
+def span(pair: tuple[float, float]) -> str:
+    """A range."""
+    return f"{number(pair[0])}–{number(pair[1])}"
+
+
+def length(recipe: Recipe) -> str:
+    unit = "" if recipe.schedule.unit == "iterations" else " epochs"
+    return f"{number(recipe.schedule.length)}{unit or ' iterations'}"
+
+
+def drops(recipe: Recipe) -> str:
+    spec = recipe.schedule
+    return f"×{number(spec.factor)} at {' and '.join(number(m) for m in spec.milestones)}"
+
+
+def warmup(recipe: Recipe) -> str:
+    spec = recipe.schedule
+    if not spec.warmup:
+        return "none"
+    unit = spec.warmup_unit or spec.unit
+    form = "rising from" if spec.warmup_form == "linear" else "constant"
+    return f"{form} ×{number(spec.warmup_factor)}, {number(spec.warmup)} {unit}"
+
+
+def update(recipe: Recipe) -> str:
+    spec = recipe.optimizer
+    if spec.kind == "rmsprop":
+        return f"RMSProp {number(spec.rho)}, eps {number(spec.eps)} outside the root"
+    return f"SGD {number(spec.momentum)}, rate {'inside' if spec.velocity == 'lr_inside' else 'outside'} the velocity"
+
+
+def multipliers(recipe: Recipe) -> str:
+    rules = [
+        f"{'/'.join(r.roles) if len(r.roles) < 5 else 'all'}"
+        f"{'' if r.names == '*' else f' of `{r.names}`'}: rate ×{number(r.lr)}, decay ×{number(r.decay)}"
+        for r in recipe.optimizer.rules
+    ]
+    return "; ".join(rules) or "none"
+
+
+def matching(recipe: Recipe) -> str:
+    rule = recipe.loss.matching
+    forced = {
+        "greedy": "best pairs first",
+        "per_object": "each object's best prior, the last object keeps it",
+        "per_object_best": "each object's best prior, the largest overlap keeps it",
+        "per_object_least": "each object's best prior, the smallest overlap keeps it",
+        "none": "nothing forced",
+    }[rule.forced]
+    return f"{forced}{', and its ties' if rule.ties else ''}; then IoU ≥ {number(rule.threshold)}"
+
+
+def negatives(recipe: Recipe) -> str:
+    return f"{number(recipe.loss.neg_pos_ratio)} per positive, of each {recipe.loss.mining}"
+
+
+def colour(recipe: Recipe) -> str:
+    spec = recipe.augment.photometric
+    if spec is None:
+        return "none"
+    used = {name for order in spec.orders for name in order}
+    unit = "°" if spec.hue_unit == "degrees" else " half degrees"
+    values = {
+        "brightness": f"brightness ±{number(spec.brightness)}",
+        "contrast": f"contrast {span(spec.contrast)}",
+        "saturation": f"saturation {span(spec.saturation)}",
+        "hue": "hue of YIQ, any angle" if spec.space == "yiq" else f"hue ±{number(spec.hue)}{unit}",
+    }
+    told = [values[n] for n in COLOUR if n in used and not (n in ("brightness", "hue") and getattr(spec, n) == 0)]
+    shuffle = f", channels shuffled with p {number(spec.channel_shuffle)}" if spec.channel_shuffle else ""
+    return f"{', '.join(told)}, each p {number(spec.probability)}{shuffle}"
+
+
+def orders(recipe: Recipe) -> str:
+    spec = recipe.augment.photometric
+    return " or ".join("".join(n[0] for n in order) for order in spec.orders) if spec else "–"
+
+
+def expand(recipe: Recipe) -> str:
+    spec = recipe.augment.expand
+    return f"p {number(spec.probability)}, {span(spec.ratio)}, {spec.fill.replace('_', ' as ')}" if spec else "none"
+
+
+def crop(recipe: Recipe) -> str:
+    spec = recipe.augment.crop
+    if spec is None:
+        return "none"
+    limits = [
+        number(s.min_iou) if s.min_iou is not None else f"at most {number(s.max_iou or 0.0)}" for s in spec.samplers
+    ]
+    more = ["whole"] * spec.whole + ["any"] * spec.unconstrained
+    how = "one of those found" if spec.choice == "found" else "one drawn, then tried"
+    return f"{', '.join([*more, *limits])}; {how}, {spec.trials} trials"
+
+
+def asked(recipe: Recipe) -> str:
+    spec = recipe.augment.crop
+    told = {
+        "any": "any object",
+        "all": "all objects",
+        "inside": "all objects inside",
+        "any_inside": "any object inside",
+        "never": "never rejects",
+    }
+    return told[spec.meets] if spec else "–"
+
+
+def sides(recipe: Recipe) -> str:
+    spec = recipe.augment.crop
+    if spec is None:
+        return "–"
+    form = "scale and aspect" if spec.shape == "scale_aspect" else "both sides"
+    return f"{form}: {span(spec.scale)}, {span(spec.aspect)}"
+
+
+def initial(recipe: Recipe) -> str:
+    spec = recipe.init
+    heads = f", heads {spec.heads.replace('_', ' ')}" if spec.heads else ""
+    return f"{spec.kernel.replace('_', ' ')}{heads}"
+
+
+ROWS: dict[str, Callable[[Recipe], str]] = {
+    "batch": lambda r: str(r.batch_size),
+    "length": length,
+    "base rate": lambda r: number(r.optimizer.lr),
+    "drops": drops,
+    "warm-up": warmup,
+    "update": update,
+    "weight decay": lambda r: number(r.optimizer.weight_decay),
+    "multipliers": multipliers,
+    "matching": matching,
+    "hard negatives": negatives,
+    "loss divided by": lambda r: DIVISORS[r.loss.conf_normalizer],
+    "difficult objects": lambda r: "drop, but one" if r.difficult == "drop_keep_one" else r.difficult,
+    "subtracted from VOC's corners": lambda r: str(r.origin),
+    "order of augmentation": lambda r: ", ".join(r.augment.stages),
+    "colour": colour,
+    "orders of colour": orders,
+    "expand: canvas, fill": expand,
+    "crop: least IoU": crop,
+    "… asked of": asked,
+    "… size, aspect": sides,
+    "flip": lambda r: f"p {number(r.augment.flip)}",
+    "interpolation": lambda r: ", ".join(r.augment.interpolations),
+    "JPEG between stages": lambda r: "yes" if r.augment.jpeg else "no",
+    "new kernels": initial,
+    "running statistics": lambda r: f"share {number(r.norm.share)}, {r.norm.variance} variance",
+}
+
+
+def table() -> str:
+    """The table, the variants and what the data cannot say, in Markdown between markers."""
+    shown = [r for r in RECIPES.values() if r.name not in VARIANTS]
+    lines = [
+        f"| | {' | '.join(f'`{r.name}`' for r in shown)} |",
+        f"|---|{'---|' * len(shown)}",
+        *(f"| **{title}** | {' | '.join(cell(r) for r in shown)} |" for title, cell in ROWS.items()),
+        "",
+        "Orders of colour by their first letters. Variants:",
+        "",
+    ]
+    for name, base in VARIANTS.items():
+        found = ", ".join(f"{field} {value}" for field, value in differences(RECIPES[name], RECIPES[base]))
+        lines.append(f"- `{name}` is `{base}` with {found}.")
+    lines += ["", "What the data cannot say, and where the figures come from:", ""]
+    for recipe in RECIPES.values():
+        known = RECIPES[VARIANTS[recipe.name]].notes if recipe.name in VARIANTS else ()
+        notes = [note for note in recipe.notes if note not in known]
+        if recipe.name not in VARIANTS or notes:
+            facts = f" ({recipe.facts})" if recipe.name not in VARIANTS else ""
+            lines.append(f"- `{recipe.name}`{facts}: {'; '.join(notes) or 'nothing'}.")
+    return "\n".join([BEGIN, *lines, END])
+
+
+def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Fields in which two recipes differ, but for names and notes."""
+    for field in fields(one):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if mine == theirs or field.name in ("name", "title", "facts", "notes"):
+            continue
+        if is_dataclass(mine) and is_dataclass(theirs):
+            yield from differences(mine, theirs, f"{path}{field.name}.")
+        elif field.name == "rules":
+            more = [r for r in mine if r not in theirs]
+            yield f"`{path}rules`", "+ " + "; ".join(f"`{r.names}` decay ×{number(r.decay)}" for r in more)
+        else:
+            yield f"`{path}{field.name}`", f"`{mine}`"
+
+
+def inserted(text: str) -> str:
+    """``text`` with the table between its markers made anew.
+
+    Raises:
+        SystemExit: the markers are not there.
+    """
+    start, stop = text.find(BEGIN), text.find(END)
+    if start < 0 or stop < start:
+        raise SystemExit(f"{DOCUMENT.name} has no markers {BEGIN!r} … {END!r}")
+    return text[:start] + table() + text[stop + len(END) :]
+
+
+def main() -> int:
+    """Write the document, or compare; 1 where it differs and only comparing was asked."""
+    text = DOCUMENT.read_text()
+    wanted = inserted(text)
+    if "--check" in sys.argv[1:]:
+        print("as the recipes say" if text == wanted else f"{DOCUMENT.name} differs: run python tools/recipe_table.py")
+        return int(text != wanted)
+    DOCUMENT.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
