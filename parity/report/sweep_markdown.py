@@ -22,7 +22,8 @@ converted, and run beside the source's own framework on a generated picture and 
 - *worst error / floor*: the largest error of the oracle against the float64 reference, over what float32 rounding costs the
   reference itself; up to {MAX_RATIO:g} passes, and up to {RMS_RATIO:g} for the root of the mean square ([how](parity/tolerance.py)).
 - *detections equal*: the oracle's final boxes that the reference gives too, with equal class, score and box within rounding.
-  "at a boundary" are boxes of one side only where a score or overlap lies within rounding of a threshold.
+  "at a boundary" are boxes of one side only where a score or overlap lies within rounding of a threshold; "–": the source's
+  network ends before its boxes.
 - *stored tensors*: of the converted file, bit-identical with the source file's.
 - *round trip*: tensors of the file written back from the converted one, bit-identical with the source file's.
 
@@ -73,7 +74,7 @@ def _tables(rows: Sequence[SweepResult]) -> Iterable[str]:
 
 
 def _row(r: SweepResult) -> str:
-    found = f"{r.matched} of {max(r.oracle_rows, r.matched)}"
+    found = f"{r.matched} of {max(r.oracle_rows, r.matched)}" if r.oracle_rows or r.unexplained else "–"
     found += f", {r.boundary} at a boundary" if r.boundary else ""
     found += f", **{r.unexplained} unexplained**" if r.unexplained else ""
     mark = "" if r.status == "passed" else " ❌"
