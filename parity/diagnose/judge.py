@@ -95,7 +95,7 @@ def _detections(net: Net, view: View, heads64: Heads, heads32: Heads) -> Detecti
         return None
     rows, config = _best(view.detections, net.config)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), np.errstate(all="ignore"):
             scored = [{**h, "@scores": scores_of(h["@conf"], config.detect.activation)} for h in (heads64, heads32)]
             return detections(_Shell(config), OracleRun(Outputs({}), rows), *scored)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, IndexError) as error:
