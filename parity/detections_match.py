@@ -8,7 +8,8 @@ stand on one side only when the float64 reference shows that its place hangs on 
 * on the other side it is suppressed by a kept box, and their IoU lies within its rounding of the NMS threshold, or the two
   scores are a tie within tolerance (so their order is open), or the suppressor is itself a one-sided row with a reason.
 
-Every such row is listed with its reason; a row without one fails the check. Tolerances are eight times the measured floor:
+A class that one side lacks altogether has no such excuse where its best candidate is past threshold and keep-top-k cut: it
+is never suppressed. Every row is listed with its reason; a row without one fails the check. Tolerances are eight times the measured floor:
 the largest |float32 - float64| over the scores, and over the decoded boxes in units of the box's larger side (exp in the
 decoder amplifies rounding in proportion to the box; boxes below 1 count in units of the image). The IoU's tolerance follows
 from the boxes'. Adaptive NMS (``nms_eta`` below 1) is judged by its first threshold.
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ssdconv.parity.box_rounding import iou_range, unit
 from ssdconv.parity.results import Boundary, DetectionResult
 from ssdconv.parity.tolerance import HALF_ULP, MAX_RATIO
 from ssdconv.ssd_ref.config import DetectRule
@@ -68,12 +70,6 @@ class Candidates:
         """Eight times the largest rounding error of a coordinate, in units of the box's larger side (at least 1)."""
         error = np.abs(self.boxes32 - self.boxes64) / unit(self.boxes64)[..., None]
         return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP)
-
-
-def unit(boxes: Array) -> Array:
-    """(..., 4) xyxy -> (...) the larger side, at least 1."""
-    larger: Array = np.maximum(np.abs(boxes[..., 2:] - boxes[..., :2]).max(axis=-1, initial=0.0), 1.0)
-    return larger
 
 
 def match_detections(oracle: Rows, reference: Rows, candidates: Candidates, rule: DetectRule) -> DetectionResult:
@@ -185,10 +181,12 @@ class _Court:
         score = float(scores[np.flatnonzero(fits)[0]])
         if abs(score - self.rule.score_threshold) <= tolerance:
             return "score threshold", True
-        if self._at_top_k(score, scores):
-            return "top-k cut", True
         lowest = float(other.scores.min()) if len(other) else -1.0
         full = 0 <= self.rule.keep_top_k <= len(other)
+        if self._class_is_missing(label, other, max(lowest, 0.0) if full else 0.0):
+            return "the other side has nothing of this class, whose best candidate no rule removes", False
+        if self._at_top_k(score, scores):
+            return "top-k cut", True
         if full and abs(score - lowest) <= tolerance:
             return "keep-top-k cut", True
         verdict = self._suppressed(side, k, score)
@@ -197,6 +195,13 @@ class _Court:
         if full and score < lowest and any(self.explain(1 - side, i)[1] for i in self.lonely[1 - side]):
             return "keep-top-k cut, moved by other rows at a boundary", True
         return "nothing on the other side explains its absence", False
+
+    def _class_is_missing(self, label: int, other: Rows, lowest: float) -> bool:
+        """Whether ``other`` lacks a class although its best candidate, which nothing suppresses, is past every cut."""
+        if (other.labels == label).any() or self.rule.top_k_scope == "image":
+            return False
+        best = float(self.c.scores64[:, label].max())
+        return best > max(self.rule.score_threshold, lowest) + self.c.score_tolerance
 
     def _at_top_k(self, score: float, scores: Array) -> bool:
         count = self.rule.top_k
@@ -213,7 +218,7 @@ class _Court:
         same = np.flatnonzero((other.labels == rows.labels[k]) & (other.scores >= score - self.c.score_tolerance))
         if not same.size:
             return None
-        low, high = _iou_range(rows.boxes[k], other.boxes[same], self.c.box_tolerance)
+        low, high = iou_range(rows.boxes[k], other.boxes[same], self.c.box_tolerance)
         over = high > self.rule.nms_threshold
         for i, least, most in zip(same[over], low[over], high[over], strict=True):
             if least <= self.rule.nms_threshold:
@@ -225,21 +230,3 @@ class _Court:
             if self.explain(1 - side, int(i))[1]:
                 return "suppressed by a row that is at a boundary itself", True
         return ("both this row and its suppressor were kept", False) if over.any() else None
-
-
-def _iou_range(box: Array, boxes: Array, tolerance: float) -> tuple[Array, Array]:
-    """Smallest and largest IoU of one box with (n, 4) others when every coordinate may be off by its tolerance."""
-    box, boxes = box.astype(np.float64)[None], boxes.astype(np.float64)
-    step = tolerance * np.maximum(unit(boxes), unit(box))[:, None]
-    inner = np.minimum(box[:, 2:], boxes[:, 2:]) - np.maximum(box[:, :2], boxes[:, :2])
-    sides, others = box[:, 2:] - box[:, :2], boxes[:, 2:] - boxes[:, :2]
-    least, most = _area(inner - 2 * step), _area(inner + 2 * step)
-    small = _area(sides - 2 * step) + _area(others - 2 * step)
-    large = _area(sides + 2 * step) + _area(others + 2 * step)
-    tiny = np.finfo(np.float64).tiny
-    return least / np.maximum(large - least, tiny), most / np.maximum(np.maximum(small - most, most), tiny)
-
-
-def _area(sides: Array) -> Array:
-    area: Array = np.maximum(sides, 0.0).prod(axis=1)
-    return area

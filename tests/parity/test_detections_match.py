@@ -151,3 +151,21 @@ def test_nothing_on_either_side_passes_and_nothing_on_one_side_fails() -> None:
     rows, candidates = scene.rows(RULE), scene.candidates(2)
     assert match_detections(none, none, candidates, RULE)
     assert not match_detections(none, rows, candidates, RULE) and not match_detections(rows, none, candidates, RULE)
+
+
+def test_a_class_that_one_side_lacks_is_no_rounding() -> None:
+    """Saturated scores all tie at the top-k cut, which must not excuse that a side took another class for background."""
+    scores = np.zeros((50, 3))
+    scores[:, 0], scores[:, 1], scores[:, 2] = 1 - 1e-9, 0.9, np.linspace(0.3, 0.6, 50)
+    low = np.stack([np.arange(50) / 60, np.zeros(50)], 1)
+    boxes = np.concatenate([low, low + np.array([1 / 70, 0.1])], 1)
+    candidates = Candidates(scores, boxes, scores, boxes)
+    rule = DetectRule(score_threshold=0.01, top_k=10, keep_top_k=10, background=0)
+
+    def rows(label: int) -> Rows:
+        return Rows(np.full(10, label), scores[:10, label], boxes[:10])
+
+    for wrong, background in ((0, 1), (2, 1)):
+        result = match_detections(rows(1), rows(wrong), candidates, replace(rule, background=background))
+        assert not result
+        assert any("nothing of this class" in b.reason for b in result.one_sided)
