@@ -22,6 +22,7 @@ RECIPES = (
         difficult="drop_keep_one",
         origin=0,
         notes=(
+            "the rate changes one update later than here: TensorFlow counts a boundary with what is before it",
             "weight decay on biases too; a tenth of it on the L2Norm scale",
             "the crop's limit is asked of the objects whose centre is inside",
             "objects of 64 pixels or less, over 96 % of the crop or up to 5 pixels wide or high are left out",
