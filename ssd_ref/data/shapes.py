@@ -2,7 +2,7 @@
 
 Every image has a noisy background of two colours and one to three filled shapes of random size, colour and turn, drawn one
 over the other. Boxes are those of the whole shape, also where another one covers it, as VOC's annotators drew them; a shape of
-which less than half is visible, or whose sides are shorter than a twelfth of the image's, is ``difficult``. An image is a
+which less than 60 % is visible, or whose sides are shorter than a twelfth of the image's, is ``difficult``. An image is a
 function of (seed, split, its number) alone.
 """
 
@@ -20,7 +20,7 @@ from ssdconv.errors import UsageError
 SHAPES = ("circle", "square", "triangle", "cross")
 """Class names in label order."""
 
-_VISIBLE = 0.5
+_VISIBLE = 0.6
 _SMALL = 1 / 12
 _OUTLINES: dict[str, NDArray[np.float64]] = {
     "square": np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float),
