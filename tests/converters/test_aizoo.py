@@ -32,8 +32,6 @@ from ssdconv.ssd_ref.seeded import seeded_tensors
 NAME = "aizoo_facemask"
 FACES = {
     "images/000001.jpg": 2,
-    "images/000166.jpg": 1,
-    "images/000542.jpg": 1,
     "images/003123.jpg": 13,
     "coco_val2017_subset/val2017/000000005001.jpg": 15,
     "coco_val2017_subset/val2017/000000099053.jpg": 1,
