@@ -229,6 +229,9 @@ def side_of(
 
     from ssdconv.ssd_ref.checkpoint import load
 
+    name = str(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
     model = load(path, wish.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     folder = work_folder(path, dataset, wish)
@@ -241,4 +244,4 @@ def side_of(
         model, dataset, folder, batch_size=wish.images_per_pass, workers=wish.workers, progress=tell, place=(0, 1)
     )
     _, detections = read_stream(sorted(folder.glob("*.jsonl")))
-    return Side(str(path), detections, model.config.pixels.size)
+    return Side(name, detections, model.config.pixels.size)

@@ -15,7 +15,7 @@ import torch
 
 from ssdconv.cli import main
 from ssdconv.errors import EXIT_INPUT, EXIT_MISSING, EXIT_OK, EXIT_USAGE
-from ssdconv.ssd_ref.checkpoint import read
+from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.data.shapes import SHAPES, write_shapes
 from ssdconv.ssd_ref.networks.small import small_ssd
 
@@ -180,6 +180,11 @@ def test_compare_two_checkpoints(
     assert "| mAP |" in (tmp_path / "report/comparison.md").read_text()
     assert main(["compare", *sides, *data]) == EXIT_OK
     assert "B − A" in capsys.readouterr().out
+    best = read(sides[0])
+    (tmp_path / "hub").mkdir()
+    save(tmp_path / "hub/model.safetensors", best.config, best.state_dict)
+    code, result = _json(capsys, "compare", sides[0], str(tmp_path / "hub"), *data)
+    assert (code, result["mean"]["difference"], result["outcome"]) == (EXIT_OK, 0.0, "no difference shown")
     assert main(["compare", sides[0], "none.pth", *data]) == EXIT_MISSING
     assert main(["compare", *sides, *data, "--limit", "0"]) == EXIT_USAGE
 
