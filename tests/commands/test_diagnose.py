@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,18 @@ from ssdconv.converters.caffe.source import write
 from ssdconv.converters.plan import Request
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.ssd_ref.checkpoint import save
+from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.seeded import seeded_tensors
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``x.caffemodel``, its conversion ``good.pth``, and ``bad.pth`` with two mistakes in it."""
     folder = tmp_path_factory.mktemp("diagnose")
-    config = network("caffe/ssd300_voc")
-    assert config.staged is not None
-    stages = tuple(tuple(replace(c, out_channels=c.out_channels // 16) for c in s) for s in config.staged.extras.stages)
-    backbone = replace(config.staged.backbone, options={"width": 4})
-    config = replace(
-        config, staged=replace(config.staged, backbone=backbone, extras=replace(config.staged.extras, stages=stages))
-    )
+    config = narrowed(network("caffe/ssd300_voc"))
     tensors = dict(seeded_tensors(config, 8))
     write(config, tensors, folder / "x.caffemodel", Request())
     save(folder / "good.pth", config, tensors)

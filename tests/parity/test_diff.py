@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ssdconv.errors import FormatError, MappingError, MissingError
 from ssdconv.parity.diff import diff
 from ssdconv.ssd_ref.checkpoint import save
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.seeded import seeded_tensors
 
@@ -27,13 +27,7 @@ CONV2 = "backbone.conv2_1.conv.weight"
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A narrow SSD300 as checkpoint, .caffemodel and state dicts."""
     folder = tmp_path_factory.mktemp("diff")
-    config = network("caffe/ssd300_voc")
-    assert config.staged is not None
-    stages = tuple(tuple(replace(c, out_channels=c.out_channels // 16) for c in s) for s in config.staged.extras.stages)
-    backbone = replace(config.staged.backbone, options={"width": 4})
-    config = replace(
-        config, staged=replace(config.staged, backbone=backbone, extras=replace(config.staged.extras, stages=stages))
-    )
+    config = narrowed(network("caffe/ssd300_voc"))
     tensors = dict(seeded_tensors(config, 3))
     write(config, tensors, folder / "x.caffemodel", Request())
     save(folder / "x.pth", config, tensors)

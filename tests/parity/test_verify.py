@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from ssdconv.converters.caffe.source import write
 from ssdconv.converters.convert import convert
@@ -22,6 +21,7 @@ from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.verify import PIXELS_UNTOLD, verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.seeded import seeded_tensors
 
@@ -48,25 +48,13 @@ class Case:
 
 def narrow(name: str, folder: Path, width: int = 8) -> Case:
     """A named VGG network with an eighth of its channels and seeded weights, written as a Caffe file."""
-    config = network(name, "caffe", None)
-    staged = config.staged
-    assert staged is not None
-    stages = tuple(
-        tuple(replace(c, out_channels=c.out_channels * width // 64) for c in stage) for stage in staged.extras.stages
-    )
-    backbone = replace(staged.backbone, options={**staged.backbone.options, "width": width})
-    config = replace(config, staged=replace(staged, backbone=backbone, extras=replace(staged.extras, stages=stages)))
+    config = narrowed(network(name, "caffe", None), width)
     tensors = seeded_tensors(config, 1)
     source, prototxt = write(config, tensors, folder / "x.caffemodel", Request())
     return Case(source, prototxt, config, dict(tensors))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,33 +21,15 @@ from ssdconv.parity.sweep_weights import calibrated_tensors
 from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
 
 Fault = Callable[[SSDConfig, dict[str, Any]], tuple[SSDConfig, dict[str, Any]]]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def narrow_config(name: str, width: int = 4) -> SSDConfig:
-    """A named network ("source/name") with a fraction of its channels where it can be made narrow."""
-    config = network(name)
-    staged = config.staged
-    assert staged is not None
-    kind, options = staged.backbone.kind, dict(staged.backbone.options)
-    if kind not in ("vgg16", "keras_resnet50"):
-        return config
-    stages = tuple(
-        tuple(replace(c, out_channels=max(c.out_channels * width // 64, 1)) for c in stage)
-        for stage in staged.extras.stages
-    )
-    backbone = replace(staged.backbone, options={**options, "width": width})
-    return replace(config, staged=replace(staged, backbone=backbone, extras=replace(staged.extras, stages=stages)))
+@pytest.fixture(scope="module", autouse=True)
+def _single(one_thread: None) -> None:
+    """Small networks are slower on two threads."""
 
 
 class Bench:
@@ -57,7 +39,7 @@ class Bench:
         self.folder = folder
 
     def right(self, name: str, seed: int) -> Net:
-        config = narrow_config(name)
+        config = narrowed(network(name))
         return Net(config, {k: np.array(v) for k, v in calibrated_tensors(config, seed).items()})
 
     def wrong(self, right: Net, *faults: Fault) -> Net:
