@@ -2,7 +2,7 @@
 
 The children are forked from a process that has imported everything, so that a death costs milliseconds and not seconds.
 A life ends some milliseconds after a random number of changes in its folder, so that a slow machine sees the same deaths.
-Usage: DATA FOLDER SEED KILLS; prints JSON: kills, newest state at each death, digests of the final weights and of the log.
+Usage: DATA FOLDER SEED KILLS CHANGES (at most so many in a life); prints JSON: kills, newest state at each death, digests of the final weights and of the log.
 """
 
 from __future__ import annotations
@@ -91,12 +91,13 @@ def main() -> None:
     torch.set_num_threads(1)
     data = open_custom(sys.argv[1], "train")
     folder, chance, kills = RunFolder(sys.argv[2]), random.Random(int(sys.argv[3])), int(sys.argv[4])
+    most = int(sys.argv[5])
     config = small_ssd(data.classes, 64, 4)
     folder.create(Identity(config, recipe_of("gluon"), describe_data(data), 1, "faithful", False), {})
     states: list[int] = []
     deadline = time.monotonic() + 200
     while True:
-        changes = chance.randint(0, 16) if len(states) < kills else 10**9
+        changes = chance.randint(0, most) if len(states) < kills else 10**9
         status = watch(life(data, folder), folder, changes, chance.uniform(0.0, 0.03), deadline)
         if status is None:
             states.append(max((int(p.stem[5:]) for p in folder.states.glob("step-*.state")), default=0))

@@ -14,8 +14,8 @@ import pytest
 WORKER = Path(__file__).with_name("kill_worker.py")
 
 
-def _run(data: Path, folder: Path, seed: int, kills: int) -> dict[str, Any]:
-    command = [sys.executable, str(WORKER), str(data), str(folder), str(seed), str(kills)]
+def _run(data: Path, folder: Path, seed: int, kills: int, changes: int = 16) -> dict[str, Any]:
+    command = [sys.executable, str(WORKER), str(data), str(folder), str(seed), str(kills), str(changes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -36,6 +36,6 @@ def test_kills_do_not_change_the_weights(shapes_root: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("seed", range(5))
 def test_many_kills(seed: int, shapes_root: Path, tmp_path: Path) -> None:
     alone = _run(shapes_root, tmp_path / "alone", 0, 0)
-    killed = _run(shapes_root, tmp_path / "killed", seed, 40)
+    killed = _run(shapes_root, tmp_path / "killed", seed, 40, 8)
     assert killed["kills"] >= 8
     assert (killed["weights"], killed["log"]) == (alone["weights"], alone["log"])
