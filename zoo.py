@@ -17,11 +17,11 @@ from ssdconv.fetch.download import Options, Progress
 from ssdconv.fetch.entry import FILE, Entry, entries, find, folder
 from ssdconv.fetch.lock import locked
 from ssdconv.fetch.store import Obtained, forget_archives, obtain, wanted
+from ssdconv.ssd_ref.files import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ssdconv.ssd_ref.model import SSD
 
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
 SOURCE_FILES = (".caffemodel", ".params", ".npz", ".h5", ".hdf5", ".ckpt", ".pb", ".json")
 
 

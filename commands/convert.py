@@ -8,6 +8,7 @@ from pathlib import Path
 from ssdconv.commands import sources
 from ssdconv.commands.verb import Group
 from ssdconv.converters.registry import SOURCES
+from ssdconv.ssd_ref.files import CHECKPOINTS
 
 NAME = "convert"
 GROUP: Group = "convert"
@@ -16,8 +17,6 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv convert x.caffemodel out.pth",
     "ssdconv convert out.pth y.caffemodel",
 )
-
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ssdconv.commands.output import following
 from ssdconv.errors import DownloadError, MissingError, UsageError
-
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
+from ssdconv.ssd_ref.files import CHECKPOINTS
 
 
 def settle(args: Namespace) -> None:

@@ -73,7 +73,6 @@ def held_out_data(options: Namespace, training: Dataset) -> Dataset | None:
     try:
         held = open_dataset(name, options.eval_root or options.data_root, split=split)
     except SsdconvError as error:
-        error.hint = hint
         raise type(error)(error.what, where=error.where, expected=error.expected, got=error.got, hint=hint) from None
     if held.image_ids == training.image_ids and held.name == training.name:
         raise UsageError("the held-out set is the training set", where=held.name, hint=hint)

@@ -21,6 +21,7 @@ from ssdconv.converters.report import ConversionReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.archive import TensorSource
+from ssdconv.ssd_ref.files import CHECKPOINTS
 
 SUFFIXES = {"pth": (".pth",), "safetensors": (".safetensors",), "both": (".pth", ".safetensors")}
 
@@ -151,7 +152,7 @@ def output_paths(src: Path, dst: Path | None, format: str | None) -> list[Path]:
     if format not in SUFFIXES:
         raise UsageError(f"no format {format!r}", expected=f"one of {', '.join(SUFFIXES)}")
     base = dst if dst is not None else Path(src.name)
-    if dst is not None and dst.suffix in (".pth", ".pt", ".safetensors"):
+    if dst is not None and dst.suffix in CHECKPOINTS:
         if format != "both" and (dst.suffix == ".safetensors") != (format == "safetensors"):
             raise UsageError("the suffix contradicts --format", where=str(dst), expected=SUFFIXES[format][0])
         outputs = [dst] if format != "both" else [dst.with_suffix(s) for s in SUFFIXES[format]]

@@ -28,8 +28,8 @@ from ssdconv.parity.run_detector import run_detector
 from ssdconv.parity.verify_dataset import Wish, work_folder
 from ssdconv.ssd_ref.data.coco import CocoDataset
 from ssdconv.ssd_ref.data.records import Dataset
+from ssdconv.ssd_ref.files import CHECKPOINTS
 
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
 Outcome = Literal["B is better", "A is better", "no difference shown"]
 
 

@@ -195,8 +195,7 @@ def derived(model: SSD, loc: torch.Tensor, conf: torch.Tensor) -> dict[str, torc
     config = model.config
     values = {"@loc": loc, "@conf": conf, "@scores": scores_of(conf, config.detect.activation)}
     if config.priors:
-        priors = Priors.of(config.priors, config.pixels.size, conf.dtype)
-        values["@priors"] = torch.stack([priors.corners.flatten(), priors.variances.flatten()])[None]
+        values["@priors"] = Priors.of(config.priors, config.pixels.size, conf.dtype).rows()
     return values
 
 

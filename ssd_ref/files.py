@@ -12,6 +12,9 @@ from pathlib import Path
 
 from ssdconv.errors import OutputError
 
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+"""Endings of the files that hold checkpoints."""
+
 
 @contextmanager
 def atomic_path(dst: Path) -> Iterator[Path]:

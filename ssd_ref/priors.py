@@ -61,6 +61,10 @@ class Priors:
         """The form (P, 4) that ``boxes.decode`` needs for this code."""
         return self.centers if code == "center_size" else self.corners
 
+    def rows(self) -> Tensor:
+        """(1, 2, 4 P): all corners, then all variances, as Caffe's ``mbox_priorbox`` blob has them."""
+        return torch.stack([self.corners.flatten(), self.variances.flatten()])[None]
+
     def __len__(self) -> int:
         return len(self.centers)
 

@@ -17,6 +17,7 @@ from ssdconv.converters.registry import recognise
 from ssdconv.converters.same_network import FIRST_LAYER
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import SsdconvError, UsageError
+from ssdconv.ssd_ref.files import CHECKPOINTS
 
 KNOWN: dict[str, dict[str, str]] = {
     "caffe": {"conv1_1/0": "BGR"},
@@ -40,7 +41,7 @@ def known_first_layer(path: Path) -> tuple[Array, str]:
         UsageError: the file does not tell its order.
         MissingError, FormatError, UnsafeFileError: it cannot be read.
     """
-    if path.suffix in (".pth", ".pt", ".safetensors"):
+    if path.suffix in CHECKPOINTS:
         from ssdconv.ssd_ref.checkpoint import read
 
         own = read(path)

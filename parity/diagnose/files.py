@@ -15,11 +15,11 @@ from ssdconv.converters.registry import located
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.diagnose.net import Array, Net, writable
 from ssdconv.parity.verify import column_of
-from ssdconv.ssd_ref.checkpoint import read
+from ssdconv.ssd_ref.checkpoint import Checkpoint, read
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
 PREFIXES = ("module.", "model.", "ssd.", "state_dict.")
 ONLY_TENSORS = "the file holds tensors alone: layers, pixels, priors and detection rule are taken from the other side"
 FALLBACK = "ssd_pytorch_ssd300_voc"
@@ -60,10 +60,20 @@ def load(path: Path, like: SSDConfig | None = None, prototxt: Path | None = None
     if not path.is_file():
         raise MissingError("no such file", where=str(path))
     if path.suffix in CHECKPOINTS:
-        with suppress(FormatError):
-            return Weights(path, Net.of(read(path)), True)
-        return _foreign(path, like)
+        held = own(path)
+        return _foreign(path, like) if held is None else Weights(path, Net.of(held), True)
     return _of_source(path, like, prototxt)
+
+
+def own(path: Path) -> Checkpoint | None:
+    """The checkpoint of ssdconv in a file; None where it is something else, or damaged, which ``load`` reports.
+
+    Raises:
+        MissingError, UnsafeFileError: the file is missing or refused.
+    """
+    with suppress(FormatError):
+        return read(path)
+    return None
 
 
 def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[Weights, Weights]:
@@ -100,8 +110,11 @@ def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
 
 def tensors_of(opened: Opened) -> dict[str, Array]:
     """All tensors of an opened file through its mapping; half precision becomes float32."""
-    arrays = {e.target: np.ascontiguousarray(a) for e, a in opened.plan.mapping.forward(opened.table)}
-    return {n: writable(a.astype(np.float32) if a.dtype == np.float16 else a) for n, a in arrays.items()}
+    return {e.target: _single(np.ascontiguousarray(a)) for e, a in opened.plan.mapping.forward(opened.table)}
+
+
+def _single(array: Array) -> Array:
+    return writable(array.astype(np.float32) if array.dtype == np.float16 else array)
 
 
 def _foreign(path: Path, like: SSDConfig | None) -> Weights:
@@ -150,16 +163,12 @@ def _safetensors(path: Path) -> dict[str, Array]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError) as error:
         raise FormatError(f"damaged safetensors file: {error}", where=str(path)) from None
-    return {n: writable(a.astype(np.float32) if a.dtype == np.float16 else a) for n, a in arrays.items()}
+    return {n: _single(a) for n, a in arrays.items()}
 
 
 def _state_dict(path: Path) -> dict[str, Array]:
     from ssdconv.converters.pytorch.reader import read_pth
 
     with read_pth(path) as table:
-        found = {}
-        for name, tensor in table.items():
-            if tensor.dtype.kind == "f" and tensor.nbytes < 1 << 31:
-                array = np.ascontiguousarray(tensor.load())
-                found[name] = writable(array.astype(np.float32) if array.dtype == np.float16 else array)
-        return found
+        small = {n: t for n, t in table.items() if t.dtype.kind == "f" and t.nbytes < 1 << 31}
+        return {n: _single(np.ascontiguousarray(t.load())) for n, t in small.items()}

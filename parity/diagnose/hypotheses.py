@@ -9,7 +9,6 @@ from ssdconv.parity.diagnose.pixels import PIXELS
 from ssdconv.parity.diagnose.weights import CORRUPTED, HALF, SWAPPED, WEIGHTS
 
 FIX = "convert again naming the network: `ssdconv convert SOURCE out.pth --network NAME`"
-THREADS = "https://github.com/"
 
 BOXES: tuple[ConfigHypothesis, ...] = (
     ConfigHypothesis(

@@ -9,6 +9,8 @@ from ssdconv.parity.diagnose.net import Array, Net, Role, TensorSpec
 from ssdconv.parity.diagnose.result import Cause, Kind
 from ssdconv.ssd_ref.config import SSDConfig
 
+THREADS = "https://github.com/"
+
 
 @dataclass(frozen=True)
 class Mistake:

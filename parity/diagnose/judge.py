@@ -175,8 +175,7 @@ def _value(net: Net, view: View, outcome: Outcome, reference: str, tape: Tape | 
     if reference == "@input":
         return own_pixels(net, view)
     if reference == "@priors":
-        priors = Priors.of(net.config.priors, net.config.pixels.size, torch.float32)
-        rows: Array = torch.stack([priors.corners.flatten(), priors.variances.flatten()])[None].numpy()
+        rows: Array = Priors.of(net.config.priors, net.config.pixels.size).rows().numpy()
         return rows
     with torch.inference_mode():
         if reference == "@scores":

@@ -17,7 +17,7 @@ from ssdconv.parity.diagnose.edits import (
     set_norms,
     specs,
 )
-from ssdconv.parity.diagnose.hypothesis import ConfigHypothesis
+from ssdconv.parity.diagnose.hypothesis import THREADS, ConfigHypothesis
 from ssdconv.parity.diagnose.net import Net
 from ssdconv.ssd_ref.backbones.plain import Rounding
 from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, SSDConfig, Staged
@@ -181,7 +181,6 @@ def activation(net: Net, truth: SSDConfig | None) -> Changes:
 
 
 FIX = "convert again naming the network: `ssdconv convert SOURCE out.pth --network NAME`"
-THREADS = "https://github.com/"
 
 LAYERS: tuple[ConfigHypothesis, ...] = (
     ConfigHypothesis(

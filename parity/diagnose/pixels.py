@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import Any, get_args
 
-from ssdconv.parity.diagnose.hypothesis import ConfigHypothesis
+from ssdconv.parity.diagnose.hypothesis import THREADS, ConfigHypothesis
 from ssdconv.parity.diagnose.net import Net, Role
 from ssdconv.ssd_ref.config import Pixels, Resize, SSDConfig
 
@@ -93,7 +92,7 @@ def resize(net: Net, truth: SSDConfig | None) -> Changes:
 
 
 def _new(values: list[Any], own: Any) -> Iterator[Any]:
-    return iter(v for v in dict.fromkeys(chain(values)) if v != own)
+    return iter(v for v in dict.fromkeys(values) if v != own)
 
 
 def _text(values: Triple) -> str:
@@ -102,7 +101,6 @@ def _text(values: Triple) -> str:
 
 FIX = "set `pixels` of the config as the source has it, or convert again naming the network: `--network NAME`"
 INPUT: frozenset[Role] = frozenset({"input"})
-THREADS = "https://github.com/"
 
 PIXELS: tuple[ConfigHypothesis, ...] = (
     ConfigHypothesis(

@@ -9,12 +9,13 @@ from pathlib import Path
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.errors import UsageError
-from ssdconv.parity.diagnose.files import Weights, load, pair
+from ssdconv.parity.diagnose.files import Weights, load, own, pair
+from ssdconv.parity.diagnose.net import Net
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import SECONDS, Progress, Search
 from ssdconv.parity.diagnose.truth import Truth, of_network, of_source
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
-from ssdconv.ssd_ref.checkpoint import read
+from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
 
@@ -72,9 +73,9 @@ def _search(suspect: Weights, truth: Truth, seconds: float, progress: Progress |
 
 def _pair(weights: Path, source: Path, prototxt: Path | None) -> tuple[Weights, Opened]:
     """The suspect and the opened source file, its mapping paired to the suspect's tensors."""
-    suspect = load(weights) if weights.suffix in (".pth", ".pt", ".safetensors") and _is_ours(weights) else None
-    if suspect is not None:
-        return suspect, open_as(source, prototxt, read(weights))
+    held = own(weights) if weights.suffix in CHECKPOINTS else None
+    if held is not None:
+        return Weights(weights, Net.of(held), True), open_as(source, prototxt, held)
     opened = open_source(source, None, Request(prototxt=prototxt))
     try:
         suspect = load(weights, opened.plan.config)
@@ -85,14 +86,3 @@ def _pair(weights: Path, source: Path, prototxt: Path | None) -> tuple[Weights, 
         opened.table.close()
         raise
     return suspect, opened
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file carries our config; damaged ones are left to ``load`` to report."""
-    from ssdconv.errors import FormatError
-
-    try:
-        read(path)
-    except FormatError:
-        return False
-    return True

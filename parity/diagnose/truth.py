@@ -89,14 +89,8 @@ class Truth:
             if probe.reference == "@input":
                 outputs.setdefault(probe.source, pixels)
             elif probe.source == PRIORS:
-                outputs[PRIORS] = _prior_rows(self.config)
+                outputs[PRIORS] = Priors.of(self.config.priors, self.config.pixels.size).rows().numpy()
         return View(name, image, pixels, outputs, answer.detections)
-
-
-def _prior_rows(config: SSDConfig) -> Array:
-    priors = Priors.of(config.priors, config.pixels.size, torch.float32)
-    rows: Array = torch.stack([priors.corners.flatten(), priors.variances.flatten()])[None].numpy()
-    return rows
 
 
 def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:

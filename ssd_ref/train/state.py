@@ -112,8 +112,8 @@ def newest_state(folder: Path, tell: Callable[[str], None]) -> dict[str, Any] | 
             return read_state(path)
         except FormatError as error:
             if place == len(paths) - 1:
-                error.hint = "no older state is left: train from the start in another folder"
-                raise FormatError(error.what, where=error.where, got=error.got, hint=error.hint) from None
+                hint = "no older state is left: train from the start in another folder"
+                raise FormatError(error.what, where=error.where, got=error.got, hint=hint) from None
             tell(f"{error.what}: {path.name}; going back to {paths[place + 1].name}")
     return None
 
