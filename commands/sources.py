@@ -14,7 +14,7 @@ from ssdconv.commands.output import print_json, print_tail, table, working
 from ssdconv.commands.verb import Verb
 from ssdconv.commands.zoo import add_network_options
 from ssdconv.converters.registry import SOURCES, Source
-from ssdconv.errors import EXIT_OK
+from ssdconv.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from ssdconv.converters.report import ConversionReport
@@ -82,8 +82,28 @@ def add_wishes(parser: ArgumentParser, fields: Iterable[str]) -> None:
     parser.add_argument(
         "--format", choices=("pth", "safetensors", "both"), help="what to write (default: what DST's ending says)"
     )
+    parser.add_argument(
+        "--set", dest="settings", action="append", metavar="KEY=VALUE", default=[],
+        help="settle what the file does not say, e.g. heads.padding=valid; `inspect` lists the keys (repeatable)",
+    )  # fmt: skip
     for field in fields:
         parser.add_argument(f"--{field.replace('_', '-')}", **OPTIONS[field])
+
+
+def settings_of(args: Namespace) -> dict[str, str]:
+    """``--set KEY=VALUE`` options as a dict.
+
+    Raises:
+        UsageError: one without "=", or one key twice.
+    """
+    settings: dict[str, str] = {}
+    for given in getattr(args, "settings", None) or ():
+        key, equals, value = given.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"--set {given}: not KEY=VALUE", expected="for example --set heads.padding=valid")
+        if settings.setdefault(key, value) != value:
+            raise UsageError(f"--set {key}: given twice with different values")
+    return settings
 
 
 def run_forward(name: str | None, args: Namespace) -> int:
@@ -109,6 +129,7 @@ def run_forward(name: str | None, args: Namespace) -> int:
             network=args.network,
             num_classes=args.num_classes,
             format=args.format,
+            settings=settings_of(args),
             **wishes,
         )
     if args.json:

@@ -21,6 +21,7 @@ from ssdconv.converters.report import ConversionReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.archive import TensorSource
+from ssdconv.ssd_ref.evidence import to_plain
 from ssdconv.ssd_ref.files import CHECKPOINTS
 
 SUFFIXES = {"pth": (".pth",), "safetensors": (".safetensors",), "both": (".pth", ".safetensors")}
@@ -50,6 +51,7 @@ def open_source(path: Path, source: str | None = None, request: Request | None =
     table = kind.module.read(path)
     try:
         plan = kind.module.plan(table, request or Request())
+        plan.check_settings((request or Request()).settings)
         plan.mapping.check(table, reference_shapes(plan.config), where=str(path))
     except BaseException:
         table.close()
@@ -68,6 +70,7 @@ def convert(
     channel_order: str | None = None,
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
     digests: bool = True,
 ) -> ConversionReport:
     """Convert a source file into a checkpoint that ``ssdconv.load`` reads.
@@ -82,6 +85,7 @@ def convert(
         channel_order: "RGB" or "BGR", where the file cannot tell.
         format: "pth", "safetensors" or "both"; default: by the suffix of ``dst``, else "pth".
         options: further wishes of one source.
+        settings: what the file does not say, by key (``heads.padding``: ``valid``); ``inspect`` lists the keys.
         digests: give each row of the report its SHA-256 and statistics (a second pass over the tensors).
 
     Raises:
@@ -93,7 +97,9 @@ def convert(
     started = time.perf_counter()
     path = located(Path(src))
     outputs = output_paths(path, Path(dst) if dst else None, format)
-    wish = Request(network, num_classes, Path(prototxt) if prototxt else None, channel_order, options or {})
+    wish = Request(
+        network, num_classes, Path(prototxt) if prototxt else None, channel_order, options or {}, settings or {}
+    )
     with ThreadPoolExecutor(1, "sha256") as pool:
         head_of(path)
         digest = pool.submit(sha256_file, path)
@@ -108,6 +114,8 @@ def convert(
                 "format": table.format,
                 "sha256": "",
                 "parity": "not measured",
+                "evidence": to_plain(opened.plan.evidence),
+                "settings": dict(wish.settings),
             }
             for output in outputs:
                 save(output, opened.plan.config, sources, provenance, digest=digest)

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from ssdconv.converters.mapping import TensorMapping
 from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Claim
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Request:
         prototxt: Caffe deploy or train definition; wins over the layer list inside the weight file.
         channel_order: "RGB" or "BGR", where the file cannot tell.
         options: further wishes of a single source, by name.
+        settings: what the file does not say and the user does, by key (``--set heads.padding=valid``). A source takes the
+            keys that it knows; ``Plan.check_settings`` refuses the others.
     """
 
     network: str | None = None
@@ -29,6 +33,7 @@ class Request:
     prototxt: Path | None = None
     channel_order: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,28 @@ class Plan:
         mapping: source tensor to reference tensor, a bijection.
         warnings: what the user should know (defaults that the file did not tell, unused layers).
         probes: (name in the source, path of the reference module) of every value that parity can compare.
+        evidence: who says what about the network; settings that may be given are the claims' keys.
     """
 
     config: SSDConfig
     mapping: TensorMapping
     warnings: tuple[str, ...] = ()
     probes: tuple[tuple[str, str], ...] = ()
+    evidence: tuple[Claim, ...] = ()
+
+    def check_settings(self, settings: Mapping[str, str]) -> None:
+        """Refuse settings that no claim of this network knows.
+
+        Raises:
+            UsageError: names the key and those that could be meant.
+        """
+        keys = sorted({claim.key for claim in self.evidence if claim.key})
+        for key in settings:
+            if key not in keys:
+                raise UsageError(
+                    f"--set {key}: this network has no such setting",
+                    expected=f"one of {', '.join(keys)}" if keys else "none: the file says everything",
+                )
 
 
 class SourceModule(Protocol):
