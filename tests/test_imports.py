@@ -96,7 +96,7 @@ def test_arrows_point_down(file: Path) -> None:
 
 
 def test_files_stay_small() -> None:
-    """At most 250 lines; the config is one tree of plain dataclasses, which reads better in one piece."""
+    """A file is as long as its idea; beyond 600 lines it holds more than one."""
     lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in modules()}
-    long = {name: n for name, n in lengths.items() if n > (340 if name == "ssd_ref/config.py" else 250)}
-    assert not long, f"more than 250 lines: {long}"
+    long = {name: n for name, n in lengths.items() if n > 600}
+    assert not long, f"more than 600 lines: {long}"
