@@ -147,7 +147,7 @@ def reference_trace(
         loss_function: stands in for the loss, to try faults.
     """
     model = SSD(config)
-    state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}
+    state = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in tensors.items()}
     model.load_state_dict(state)
     model.to(dtype)
     if config.source == "gluon":

@@ -161,7 +161,7 @@ def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
     rows = []
     for entry, array in opened.plan.mapping.forward(opened.table):
         held = checkpoint.state_dict[entry.target].numpy()
-        theirs = np.ascontiguousarray(array)
+        theirs = np.asarray(array, order="C")  # not ascontiguousarray, which gives () an axis
         before = len(different)
         if held.dtype != theirs.dtype or held.shape != theirs.shape:
             different.append(f"{entry.target}: {held.dtype} {held.shape}, source {theirs.dtype} {theirs.shape}")

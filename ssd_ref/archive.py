@@ -46,7 +46,7 @@ class TensorSource:
 
     def bytes(self) -> memoryview:
         """The tensor's C-order little-endian bytes."""
-        array = np.ascontiguousarray(self.load(), self.dtype.newbyteorder("<"))
+        array = np.asarray(self.load(), self.dtype.newbyteorder("<"), order="C")  # ascontiguousarray gives () one axis
         if array.shape != self.shape:
             raise OutputError(f"tensor {self.name!r} changed its shape", expected=self.shape, got=array.shape)
         return array.reshape(-1).data.cast("B") if array.size else memoryview(b"")

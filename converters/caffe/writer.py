@@ -78,7 +78,7 @@ def _checked(layer: CaffeLayer, index: int, name: str, array: npt.NDArray[Any]) 
         raise MappingError(
             f"blob {name!r} has another shape than its layer says", expected=layer.blobs[index], got=array.shape
         )
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
 def _write_layer(stream: BinaryIO, parameters: bytes, arrays: list[npt.NDArray[Any]]) -> None:

@@ -25,4 +25,4 @@ def write_npz(dst: Path, arrays: Mapping[str, Array]) -> None:
             info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)

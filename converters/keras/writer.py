@@ -40,7 +40,7 @@ def write_weights(dst: Path, layers: Mapping[str, Mapping[str, Array]]) -> None:
             group = file.create_group(layer)
             group.attrs["weight_names"] = np.array([name.encode() for name in weights])
             for name, array in weights.items():
-                group.create_dataset(name, data=np.ascontiguousarray(array), track_times=False)
+                group.create_dataset(name, data=np.asarray(array, order="C"), track_times=False)
 
 
 def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]) -> None:
@@ -65,7 +65,7 @@ def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]
             group = file.create_group(f"layers/{word}{f'_{number}' if number else ''}/vars")
             group.attrs["name"] = np.bytes_(name.encode())
             for index, array in enumerate(weights):
-                group.create_dataset(str(index), data=np.ascontiguousarray(array), track_times=False)
+                group.create_dataset(str(index), data=np.asarray(array, order="C"), track_times=False)
 
 
 @contextmanager

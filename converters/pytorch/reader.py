@@ -185,4 +185,4 @@ def _load(view: View) -> Array:
         return np.empty(view.size, flat.dtype)
     strides = [step * flat.itemsize for step in view.stride]
     part = np.lib.stride_tricks.as_strided(flat[view.offset :], view.size, strides, writeable=False)
-    return np.ascontiguousarray(part).reshape(view.size)
+    return np.asarray(part, order="C")

@@ -24,7 +24,7 @@ def write_state_dict(dst: Path, arrays: Mapping[str, Array]) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of arrays that may not be written to; these are only read
-        state = OrderedDict((name, torch.from_numpy(np.ascontiguousarray(a))) for name, a in arrays.items())
+        state = OrderedDict((name, torch.from_numpy(np.asarray(a, order="C"))) for name, a in arrays.items())
     with atomic_path(dst) as temporary:
         try:
             with temporary.open("wb") as stream:

@@ -46,7 +46,7 @@ def write_bundle(prefix: Path, tensors: Mapping[str, Array]) -> list[Path]:
         offset = 0
         with open(data, "wb") as stream:
             for name in sorted(tensors, key=str.encode):
-                array = np.ascontiguousarray(tensors[name], tensors[name].dtype.newbyteorder("<"))
+                array = np.asarray(tensors[name], tensors[name].dtype.newbyteorder("<"), order="C")
                 if array.dtype not in _CODES or not name or not name.isprintable():
                     raise UsageError(f"tensor {name[:80]!r} cannot be written to a checkpoint", got=array.dtype)
                 raw = array.tobytes()

@@ -110,7 +110,7 @@ def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
 
 def tensors_of(opened: Opened) -> dict[str, Array]:
     """All tensors of an opened file through its mapping; half precision becomes float32."""
-    return {e.target: _single(np.ascontiguousarray(a)) for e, a in opened.plan.mapping.forward(opened.table)}
+    return {e.target: _single(np.asarray(a, order="C")) for e, a in opened.plan.mapping.forward(opened.table)}
 
 
 def _single(array: Array) -> Array:
@@ -171,4 +171,4 @@ def _state_dict(path: Path) -> dict[str, Array]:
 
     with read_pth(path) as table:
         small = {n: t for n, t in table.items() if t.dtype.kind == "f" and t.nbytes < 1 << 31}
-        return {n: _single(np.ascontiguousarray(t.load())) for n, t in small.items()}
+        return {n: _single(np.asarray(t.load(), order="C")) for n, t in small.items()}

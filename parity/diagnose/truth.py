@@ -115,7 +115,7 @@ def of_source(
     if not column.tells_pixels(opened):
         config = replace(config, pixels=suspect.config.pixels)
         notes = (*(w for w in notes if "mean" not in w), PIXELS_UNTOLD)
-    tensors = {e.target: writable(np.ascontiguousarray(a)) for e, a in opened.plan.mapping.forward(opened.table)}
+    tensors = {e.target: writable(np.asarray(a, order="C")) for e, a in opened.plan.mapping.forward(opened.table)}
     probes = prepared.probes
     if config.priors and suspect.config.priors and all(p.reference != "@priors" for p in probes):
         probes = (*probes, Probe(PRIORS, "@priors"))

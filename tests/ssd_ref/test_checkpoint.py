@@ -114,3 +114,10 @@ def test_plain_state_dicts_are_told_from_checkpoints(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "plain.pth")
     with pytest.raises(FormatError, match="no ssdconv config"):
         checkpoint.load(tmp_path / "plain.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_tensor_without_axes_keeps_having_none(config: SSDConfig, suffix: str, tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path / f"x{suffix}", config, {"one": np.array(2.5, np.float32), "many": np.ones(2)})
+    state = checkpoint.read(path).state_dict
+    assert (state["one"].shape, float(state["one"])) == ((), 2.5) and state["many"].shape == (2,)
