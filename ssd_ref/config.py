@@ -126,7 +126,8 @@ class Heads:
     """One loc and one conf convolution per source.
 
     Attributes:
-        kernel: kernel side of the head convolutions; padding keeps the grid.
+        kernel: kernel side of the head convolutions.
+        padding: per side in pixels; None keeps the grid, 0 makes it smaller (ssd_keras' SSD7 before 2018-01-30).
         l2norm: source index -> L2 normalisation before that source's heads.
         bias: whether head convolutions have biases.
         depthwise: heads start with a depthwise convolution of their own ("lite" networks).
@@ -138,6 +139,12 @@ class Heads:
     bias: bool = True
     depthwise: NormSpec | None = None
     before: ConvSpec | None = None
+    padding: int | None = None
+
+    @property
+    def pad(self) -> int:
+        """Padding of the head convolutions per side, in pixels."""
+        return self.kernel // 2 if self.padding is None else self.padding
 
 
 @dataclass(frozen=True)

@@ -46,17 +46,17 @@ class ExtraStages(nn.Module):
 def _head(channels: int, outputs: int, heads: Heads) -> nn.Module:
     if heads.depthwise is not None:
         depthwise = ConvSpec(
-            "dw", channels, heads.kernel, padding=heads.kernel // 2, groups=channels, bias=False, norm=heads.depthwise
+            "dw", channels, heads.kernel, padding=heads.pad, groups=channels, bias=False, norm=heads.depthwise
         )
         unit = ConvUnit(channels, depthwise)
         unit.add_module("predictor", nn.Conv2d(channels, outputs, 1, bias=heads.bias))
         return unit
     if heads.before is not None:
         unit = ConvUnit(channels, heads.before)
-        inner, kernel = heads.before.out_channels, heads.kernel
-        unit.add_module("predictor", nn.Conv2d(inner, outputs, kernel, padding=kernel // 2, bias=heads.bias))
+        inner = heads.before.out_channels
+        unit.add_module("predictor", nn.Conv2d(inner, outputs, heads.kernel, padding=heads.pad, bias=heads.bias))
         return unit
-    return nn.Conv2d(channels, outputs, heads.kernel, padding=heads.kernel // 2, bias=heads.bias)
+    return nn.Conv2d(channels, outputs, heads.kernel, padding=heads.pad, bias=heads.bias)
 
 
 class MultiBoxHeads(nn.Module):

@@ -178,8 +178,8 @@ class _Emitter:
             for kind, values in (("loc", 4), ("conf", classes)):
                 name, module = f"{source}_mbox_{kind}", f"heads.{kind}.{index}"
                 params: dict[str, Any] = {"num_output": anchors * values, "kernel_size": [heads.kernel]}
-                if heads.kernel // 2:
-                    params["pad"] = [heads.kernel // 2]
+                if heads.pad:
+                    params["pad"] = [heads.pad]
                 if not heads.bias:
                     params["bias_term"] = False
                 weight = (anchors * values, channels, heads.kernel, heads.kernel)
