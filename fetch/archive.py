@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from ssdconv.errors import DownloadError, UnsafeFileError
-from ssdconv.fetch.digest import BLOCK, Expected, Hashing
+from ssdconv.fetch.digest import BLOCK, Expected, digests
 from ssdconv.ssd_ref.files import atomic_path
 
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
+"""What the libraries raise for archives that are not as they should be."""
 MAX_MEMBERS = 100_000
 MAX_UNPACKED = 8 << 30
 """Bytes that may be unpacked on the way to the member."""
@@ -39,7 +42,7 @@ def extract(archive: Path, member: str, target: Path, expected: Expected, *, lim
     with ExitStack() as stack:
         try:
             stream, size = _open(archive, member, stack)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        except (*DAMAGE, OSError) as error:
             raise _damaged(archive, error) from error
         if size > limit or (expected.size is not None and size != expected.size):
             raise UnsafeFileError(
@@ -86,24 +89,20 @@ def _open_zip(bundle: zipfile.ZipFile, member: str, archive: Path, stack: ExitSt
 
 def _copy(stream: IO[bytes], target: Path, size: int, expected: Expected, archive: Path) -> dict[str, str]:
     """Copy at most ``size`` bytes, whatever the archive's directory claims."""
-    hashing, count = Hashing(expected.algorithms), 0
-    try:
-        with target.open("wb") as out:
-            while count <= size:
-                try:
-                    block = stream.read(min(BLOCK, size + 1 - count))
-                except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-                    raise _damaged(archive, error) from error
-                if not block:
-                    break
-                out.write(block)
-                hashing.update(block, len(block))
-                count += len(block)
-    finally:
-        found = hashing.finish()
+    count = 0
+    with target.open("wb") as out:
+        while count <= size:
+            try:
+                block = stream.read(min(BLOCK, size + 1 - count))
+            except DAMAGE as error:
+                raise _damaged(archive, error) from error
+            if not block:
+                break
+            out.write(block)
+            count += len(block)
     if count != size:
         raise DownloadError("the archive is damaged: a member is cut or too long", where=str(archive))
-    return found
+    return digests(target, expected.algorithms)
 
 
 def _absent(archive: Path, member: str, names: list[str]) -> DownloadError:

@@ -18,7 +18,7 @@ from ssdconv.fetch.faults import Fault, Refused, Transient
 from ssdconv.fetch.http import Client, loopback
 from ssdconv.fetch.lock import locked
 from ssdconv.fetch.part import Part
-from ssdconv.fetch.receive import Options, Progress, receive
+from ssdconv.fetch.receive import Options, Patience, Progress, receive
 
 STEP = 1 << 14
 """Bytes that an attempt must add to count as progress."""
@@ -102,11 +102,11 @@ def _from_one(client: Client, url: str, part: Part, expected: Expected, options:
     """
     if expected.algorithm is None and url.startswith("http:") and not loopback(url):
         raise Refused("plain http, and no checksum is known: anybody on the way could change the file")
-    best, left, again = part.size if part.url == url else 0, options.attempts, True
+    best, left, again, patience = part.size if part.url == url else 0, options.attempts, True, Patience(options)
     while True:
         resumed = part.old or part.size > 0
         try:
-            receive(client, url, part, expected, options, tell)
+            receive(client, url, part, expected, options, patience, tell)
             found = part.digests()
             problem = expected.problem(part.size, found)
             if problem is None:
@@ -119,7 +119,7 @@ def _from_one(client: Client, url: str, part: Part, expected: Expected, options:
         except Transient as fault:
             left = options.attempts if part.size >= best + STEP else left - 1
             best = max(best, part.size)
-            if left <= 0:
+            if left <= 0 or patience.left < 0:
                 raise
             tries = options.attempts - left
             pause = fault.wait if fault.wait is not None else options.pause * 2.0**tries

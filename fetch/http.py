@@ -6,11 +6,13 @@ Faults are ``Transient`` where the same request may succeed later and ``Refused`
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import os
 import re
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -112,6 +114,50 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _Watched:
+    """Keeps the newest connection's socket where a timer can end it: each wait has a timeout, a dripping header has none."""
+
+    def __init__(self) -> None:
+        self.socket: socket.socket | None = None
+        self.ended = False
+
+    def end(self) -> None:
+        """Cut the connection."""
+        self.ended = True
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def noting(self, kind: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
+        """A class of connections that tell their socket."""
+        watched = self
+
+        class Connection(kind):  # type: ignore[valid-type, misc]
+            def connect(self) -> None:
+                super().connect()
+                watched.socket = self.sock
+
+        return Connection
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, watched: _Watched) -> None:
+        super().__init__()
+        self._connection = watched.noting(http.client.HTTPConnection)
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, watched: _Watched, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._connection, self._trust = watched.noting(http.client.HTTPSConnection), context
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req, context=self._trust)
+
+
 class Client:
     """Connections with one timeout and one set of certificates; cookies live as long as it does.
 
@@ -124,18 +170,23 @@ class Client:
         self.timeout = timeout
         cafile = certificates or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
         context = ssl.create_default_context(cafile=cafile if cafile and Path(cafile).is_file() else None)
+        self._watched = _Watched()
         self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), _Redirects(), urllib.request.HTTPCookieProcessor()
+            _Http(self._watched), _Https(self._watched, context), _Redirects(), urllib.request.HTTPCookieProcessor()
         )
 
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
-        """Ask for ``url``.
+    def get(self, url: str, headers: Mapping[str, str] | None = None, patience: float | None = None) -> Reply:
+        """Ask for ``url``; the answer's head must be there within ``patience`` seconds.
 
         Raises:
             Transient, Refused: no answer, or none with status 200, 206 or 416.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError as error:  # "https://[::1", port 99999
+            raise Refused(f"this address cannot be used: {error}") from None
+        if not usable:
             raise Refused("this is not an http address")
         request = urllib.request.Request(_without_user(parts), headers=dict(headers or {}))
         request.add_header("User-Agent", f"ssdconv/{__version__}")
@@ -143,7 +194,12 @@ class Client:
         if parts.username:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair).decode())
+        self._watched.ended = False
+        timer = threading.Timer(patience, self._watched.end) if patience is not None else None
         try:
+            if timer is not None:
+                timer.daemon = True
+                timer.start()
             answer = self._opener.open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             if error.code == RANGE_NOT_SATISFIABLE:
@@ -151,8 +207,16 @@ class Client:
             error.close()
             raise _status(error) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if self._watched.ended:
+                raise Refused("it did not answer in time") from error
             raise _network(error) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
         reply = Reply(answer.status, answer.headers, answer.url, answer)
+        if self._watched.ended:  # a head that was cut off looks like a short one
+            reply.close()
+            raise Refused("it did not answer in time")
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             reply.close()
             raise Refused("it sends the file compressed, which was not asked for")

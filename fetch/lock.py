@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from ssdconv.errors import OutputError
+from ssdconv.ssd_ref.files import open_here
 
 POLL_SECONDS = 0.1
 
@@ -26,7 +28,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+b")
+        stream = open_here(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise OutputError(f"cannot make a lock file: {error.strerror}", where=str(path)) from None
     with stream:

@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
+import stat
 from pathlib import Path
 from typing import IO
 
 from ssdconv.errors import OutputError
-from ssdconv.fetch.digest import BLOCK, Expected, Hashing
+from ssdconv.fetch.digest import Expected, digests
+from ssdconv.ssd_ref.files import open_here, sync_folder
 
-FLUSH = 32 << 20
-"""Bytes after which the disk is asked to catch up, in a thread, so that the last sync is short."""
 HINT = "check the folder, its permissions and the free space; run it again to go on where it stopped"
 
 
 class Part:
-    """The bytes so far, with their running digests.
+    """The bytes so far.
 
     Args:
         target: what the file will be called.
@@ -39,10 +38,7 @@ class Part:
         self.path = target.with_name(target.name + ".part")
         self._about = target.with_name(target.name + ".part.json")
         self._algorithms = expected.algorithms
-        self._hashing: Hashing | None = None
         self._stream: IO[bytes] | None = None
-        self._flushing: threading.Thread | None = None
-        self._flushed = 0
         self.size = 0
         self.url = ""
         self.validator: str | None = None
@@ -54,10 +50,11 @@ class Part:
         try:
             about = json.loads(self._about.read_text())
             url, validator = str(about["url"]), about["validator"]
-            size = self.path.stat().st_size
+            status = self.path.lstat()
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if size == 0 or (expected.size is not None and size > expected.size):
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode) or size == 0 or (expected.size is not None and size > expected.size):
             return
         self.url, self.validator, self.size = url, validator if isinstance(validator, str) else None, size
         self.old = True
@@ -66,72 +63,61 @@ class Part:
         """Forget all bytes; what follows comes from ``url``."""
         self.close()
         self.size, self.url, self.validator, self.old = 0, url, validator, False
-        self._hashing = Hashing(self._algorithms)
         try:
-            self.path.unlink(missing_ok=True)  # never old bytes beside the new address
-            self._about.write_text(json.dumps({"url": url, "validator": validator}))
-            self._stream = self.path.open("wb", buffering=0)
+            for path in (self.path, self._about):
+                path.unlink(missing_ok=True)  # never old bytes beside the new address, never through a link
+            with self._about.open("x") as about:
+                about.write(json.dumps({"url": url, "validator": validator}))
+            self._stream = self.path.open("xb", buffering=0)
         except OSError as error:
             raise self._failed(error) from error
 
     def go_on(self) -> None:
-        """Open for appending; digests of what is there already are computed first where they are not running."""
+        """Open for appending."""
         if self._stream is not None:
             return
-        hashing = Hashing(self._algorithms)
         try:
-            stream = self.path.open("r+b", buffering=0)
-            left = self.size
-            while left:
-                block = hashing.room()
-                with memoryview(block)[: min(BLOCK, left)] as view:
-                    count = stream.readinto(view)
-                if not count:
-                    break
-                hashing.update(block, count)
-                left -= count
-            if left:
-                raise OSError(5, "the part became shorter")
+            stream = open_here(self.path, os.O_RDWR)
+            if os.fstat(stream.fileno()).st_size != self.size:
+                stream.close()
+                raise OSError(5, "the part changed its size")
             stream.seek(self.size)
         except OSError as error:
             raise self._failed(error) from error
-        self._hashing, self._stream = hashing, stream
+        self._stream = stream
 
-    def room(self) -> bytearray:
-        """A buffer to fill and give to ``write``."""
-        assert self._hashing is not None
-        return self._hashing.room()
-
-    def write(self, block: bytearray | bytes, size: int) -> None:
-        """Append the first ``size`` bytes of ``block``, which is not to be touched afterwards.
+    def write(self, block: memoryview | bytes) -> None:
+        """Append ``block``.
 
         Raises:
-            OutputError: disk full and the like; the bytes before stay.
+            OutputError: disk full and the like; what arrived on the disk stays and is counted.
         """
-        assert self._stream is not None and self._hashing is not None
-        try:
-            with memoryview(block)[:size] as view:
-                self._stream.write(view)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._hashing.update(block, size)
-        self.size += size
-        if self.size - self._flushed >= FLUSH and (self._flushing is None or not self._flushing.is_alive()):
-            self._flushed = self.size
-            self._flushing = threading.Thread(target=_flush, args=(self._stream.fileno(),), daemon=True)
-            self._flushing.start()
+        assert self._stream is not None
+        left = memoryview(block)
+        while len(left):
+            try:
+                # A full disk first takes less than it was given, and only then refuses.
+                count = self._stream.write(left)
+            except OSError as error:
+                raise self._failed(error) from error
+            left = left[count:]
+            self.size += count
 
     def digests(self) -> dict[str, str]:
-        """Algorithm -> digest of all bytes, which are on the disk for sure then; ends the writing."""
-        assert self._hashing is not None and self._stream is not None
-        self._hashing.end()
+        """Algorithm -> digest of what lies on the disk, read back from it; ends the writing.
+
+        Raises:
+            OutputError: it cannot be synced or read, or is not as long as what was written.
+        """
+        assert self._stream is not None
         try:
-            os.fsync(self._stream.fileno())  # while the last blocks are hashed
+            os.fsync(self._stream.fileno())
+            there = os.fstat(self._stream.fileno()).st_size
+            if there != self.size:
+                raise OSError(5, f"{there} of {self.size} bytes are on the disk")
+            return digests(self.path, self._algorithms)
         except OSError as error:
             raise self._failed(error) from error
-        found = self._hashing.finish()
-        self._hashing = None
-        return found
 
     def keep(self) -> None:
         """Give the finished file its name; after ``digests``."""
@@ -141,11 +127,7 @@ class Part:
         except OSError as error:
             raise self._failed(error) from error
         self._about.unlink(missing_ok=True)
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            with contextlib.suppress(OSError):  # some network file systems cannot; the rename itself has happened
-                os.fsync(folder)
-            os.close(folder)
+        sync_folder(self.target.parent)
 
     def drop(self) -> None:
         """Remove the bytes."""
@@ -156,13 +138,7 @@ class Part:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Flush and let go of the file; the bytes stay."""
-        if self._hashing is not None:
-            self._hashing.finish()
-            self._hashing = None
-        if self._flushing is not None:
-            self._flushing.join()
-            self._flushing, self._flushed = None, 0
+        """Let go of the file; the bytes stay."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
             with contextlib.suppress(OSError):
@@ -171,8 +147,3 @@ class Part:
     def _failed(self, error: OSError) -> OutputError:
         self.close()
         return OutputError(f"cannot write the file: {error.strerror or error}", where=str(self.path), hint=HINT)
-
-
-def _flush(handle: int) -> None:
-    with contextlib.suppress(OSError):  # the last sync tells
-        os.fsync(handle)

@@ -14,9 +14,10 @@ from ssdconv.fetch.digest import ALGORITHMS, Expected
 VERSION = 1
 """Version of the file's layout."""
 Text = Annotated[str, Meta(min_length=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Date = Annotated[str, Meta(pattern=r"^20\d\d-\d\d-\d\d$")]
+# Python's "$" also matches before a last newline, hence "(?!\n)"; both mean the same in JSON Schema's dialect.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*(?!\n)$")]
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?!\n)$")]
+Date = Annotated[str, Meta(pattern=r"^20\d\d-\d\d-\d\d(?!\n)$")]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -29,7 +30,7 @@ class Checksum(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     algorithm: Literal["sha256", "sha1", "md5"]
-    value: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}$")]
+    value: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}(?!\n)$")]
     publisher: Text
 
 

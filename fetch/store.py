@@ -9,7 +9,9 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from ssdconv.errors import DownloadError, UnsafeFileError
+import msgspec
+
+from ssdconv.errors import DownloadError, OutputError, UnsafeFileError
 from ssdconv.fetch import pins
 from ssdconv.fetch.archive import extract
 from ssdconv.fetch.digest import Expected, digests
@@ -105,6 +107,11 @@ def obtain(
                 return Obtained(target, size, found["sha256"], "", trust, trust == "first use" and pin is None)
             target.unlink()
         if offline:
+            if mirror is not None and "://" not in mirror:
+                file = msgspec.structs.replace(file, origins=())
+            else:
+                mirror = None
+        if offline and mirror is None:
             raise DownloadError(
                 f"{file.name} is not on this machine, and the network may not be used",
                 where=str(target),
@@ -133,11 +140,15 @@ def _from_origins(
             0, Origin(f"file:{Path(mirror).resolve()}/{file.name}" if local else _below(mirror, file), "mirror")
         )
     failures = []
+    unwritten: OutputError | None = None
     for origin in origins:
         try:
             return origin.url, _from_one(origin, place, target, expected, options, progress)
-        except (DownloadError, UnsafeFileError) as error:
+        except (DownloadError, UnsafeFileError, OutputError) as error:
             failures.append(f"{origin.url}: {error.what}" + (error.got if isinstance(error.got, str) else ""))
+            unwritten = error if isinstance(error, OutputError) else unwritten
+    if unwritten is not None:
+        raise unwritten
     pages = [o.url.removeprefix("page:") for o in origins if o.url.startswith("page:")]
     by_hand = f"see {pages[0]}" if pages else "fetch it by hand, or try again later"
     raise DownloadError(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ssdconv.errors import OutputError
 
@@ -37,6 +41,9 @@ def atomic_path(dst: Path) -> Iterator[Path]:
     try:
         if target.is_dir():
             raise OutputError("this is a folder, not a file", where=str(dst))
+        if target.exists() and not target.is_file():
+            raise OutputError("this is a device, pipe or socket, not a file", where=str(dst))
+        forget_stale(target.parent, f".{target.name[:100]}.*.*.tmp")
         _probe(temporary)
         yield temporary
         _settle(temporary, target)
@@ -51,6 +58,27 @@ def atomic_path(dst: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def forget_stale(folder: Path, pattern: str) -> None:
+    """Remove temporary files that match ``pattern`` and whose process is gone; the process id is their last but two part."""
+    for path in folder.glob(glob.escape(pattern).replace("[*]", "*")):
+        parts = path.name.split(".")
+        with contextlib.suppress(OSError):
+            if len(parts) > 3 and parts[-3].isdigit() and path.is_file() and not _alive(int(parts[-3])):
+                path.unlink()
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # os.kill would end the process there
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
 def _probe(temporary: Path) -> None:
     """Fail early, before hours of work, when nothing can be created here."""
     with open(temporary, "xb"):
@@ -63,14 +91,38 @@ def _settle(temporary: Path, target: Path) -> None:
     with open(temporary, "rb+") as stream:
         os.fsync(stream.fileno())
     temporary.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Ask the system to put a folder's entries, a renaming among them, on the disk; nothing where it cannot."""
     if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         except OSError:  # some network file systems cannot; the rename itself has happened
             pass
         finally:
-            os.close(folder)
+            os.close(handle)
+
+
+def open_here(path: Path, flags: int) -> IO[bytes]:
+    """Open a file of our own unbuffered, for reading and writing; a link or anything but a plain file is refused.
+
+    Args:
+        path: the file.
+        flags: of ``os.open`` besides, such as ``os.O_RDWR | os.O_CREAT``.
+
+    Raises:
+        OSError: it is a link or no plain file, or the system refuses.
+    """
+    handle = os.open(
+        path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666
+    )
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "this is not a plain file", str(path))
+    return os.fdopen(handle, "r+b", buffering=0)
 
 
 def home() -> Path:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -63,13 +67,21 @@ def redirect(target: str, code: str = "302 Found") -> Callable[[Any], None]:
     return lambda request: request.head(code, Location=target.format(port=request.server.port), Content_Length=0)
 
 
-def drip(data: bytes, pause: float) -> Callable[[Any], None]:
+def drip_header(request: Any) -> None:
+    """A header that never ends, a byte now and then."""
+    request.send(b"HTTP/1.1 200 OK\r\nX: ")
+    for _ in range(200):
+        request.send(b"a")
+        time.sleep(0.1)
+
+
+def drip(data: bytes, pause: float, step: int = 10) -> Callable[[Any], None]:
     """Some bytes now and then: never a timeout, never an end."""
 
     def serve(request: Any) -> None:
         request.head("200 OK", Content_Length=len(data), ETag='"v1"')
         for i in range(60):
-            request.send(data[i * 10 : i * 10 + 10])
+            request.send(data[i * step : i * step + step])
             time.sleep(pause)
 
     return serve
@@ -149,8 +161,9 @@ FAULTS: dict[str, Case] = {
         OK,
     ),
     "another piece": (lambda lab: [lab.cut(80_000), wrong_piece(lab.DATA, -10), lab.good()], OK),
-    "another piece always": (lambda lab: [lab.cut(80_000), wrong_piece(lab.DATA, 10)], "another piece"),
-    "a piece unasked": (lambda lab: [wrong_piece(lab.DATA, 5)], "another piece"),
+    "another piece always": (lambda lab: [lab.cut(80_000), wrong_piece(lab.DATA, 10)], "not asked for"),
+    "a piece unasked": (lambda lab: [wrong_piece(lab.DATA, 5)], "not asked for"),
+    "everything as a piece, unasked": (lambda lab: [wrong_piece(lab.DATA, 0)], "not asked for"),
     "a piece without Content-Range": (
         lambda lab: [lab.cut(80_000), raw(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\nabc"), lab.good()],
         OK,
@@ -191,6 +204,83 @@ def expected(lab: Any) -> Expected:
 
 def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"weights.bin.lock"}
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_block(
+    server: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes less than it is given before it refuses; neither may pass for the whole file."""
+    server.script = [lab.good()]
+    target = tmp_path / "weights.bin"
+
+    class Full(io.FileIO):
+        room = 150_000
+
+        def write(self, data: Any) -> int:
+            count = min(len(data), Full.room)
+            if not count:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            Full.room -= count
+            return super().write(memoryview(data)[:count])
+
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode="r", *a, **k: Full(self, "x") if mode == "xb" else real(self, mode, *a, **k)
+    )
+    with pytest.raises(OutputError, match="No space left"):
+        fetch([server.url], target, Expected(), options=lab.QUICK)
+    assert not target.exists()
+    Full.room = 1 << 20
+    assert fetch([server.url], target, Expected(), options=lab.QUICK).sha256 == expected(lab).value
+    assert target.read_bytes() == lab.DATA
+
+
+def test_what_is_hashed_is_what_lies_on_the_disk(
+    server: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script = [lab.good()]
+    real = os.fsync
+
+    def spoil(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").readlink().suffix == ".part":
+            os.pwrite(handle, b"spoilt", 1000)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", spoil)
+    with pytest.raises(DownloadError, match="sha256"):
+        fetch([server.url], tmp_path / "weights.bin", expected(lab), options=lab.QUICK)
+
+
+@pytest.mark.parametrize("name", ["weights.bin.part", "weights.bin.part.json", "weights.bin.lock"])
+def test_links_in_the_place_of_our_own_files_are_not_followed(name: str, server: Any, lab: Any, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / name).symlink_to(tmp_path / "elsewhere")
+    server.script = [lab.good()]
+    with contextlib.suppress(OutputError):
+        fetch([server.url], tmp_path / "here" / "weights.bin", expected(lab), options=lab.QUICK)
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "trouble"),
+    [(drip_header, "in time"), (drip(bytes(200_000), 0.05, 800), "too slow")],
+    ids=["its header", "faster than the window minds"],
+)
+def test_a_server_that_drips(
+    behaviour: Callable[[Any], None], trouble: str, server: Any, lab: Any, tmp_path: Path
+) -> None:
+    server.script = [behaviour]
+    before = time.monotonic()
+    with pytest.raises(DownloadError, match=trouble):
+        fetch([server.url], tmp_path / "weights.bin", expected(lab), options=replace(lab.QUICK, timeout=0.1))
+    assert time.monotonic() - before < 60  # it would be 20 s a try without an end
+
+
+def test_addresses_that_cannot_be_parsed(lab: Any, tmp_path: Path) -> None:
+    for url in ("https://[::1", "http://127.0.0.1:99999/x", "http://127.0.0.1:0/x", "http:///x"):
+        with pytest.raises(DownloadError):
+            fetch([url], tmp_path / "weights.bin", expected(lab), options=lab.QUICK)
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ssdconv.errors import DownloadError, FormatError
@@ -129,6 +130,49 @@ def test_a_member_of_an_archive(kind: str, server: Any, lab: Any, place: Place, 
     store.forget_archives(place)
     names = {p.name for p in place.folder.iterdir() if p.suffix not in (".lock", ".busy")}
     assert names == {"weights.bin"}
+
+
+def test_offline_still_looks_into_a_folder(lab: Any, place: Place, tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / "weights.bin").write_bytes(lab.DATA)
+    asked = file("http://127.0.0.1:9/weights.bin", checksum=lab.DATA)
+    with pytest.raises(DownloadError, match="may not be used"):
+        get(asked, place, lab, offline=True, mirror="http://127.0.0.1:9")
+    assert get(asked, place, lab, offline=True, mirror=str(tmp_path / "copies")).path.read_bytes() == lab.DATA
+
+
+def test_a_refused_copy_is_named_with_both_checksums(lab: Any, place: Place, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"other")
+    with pytest.raises(DownloadError) as caught:
+        get(file("http://127.0.0.1:9/w", checksum=lab.DATA), place, lab, offline=True, mirror=str(tmp_path))
+    said = str(caught.value)
+    assert str(tmp_path / "weights.bin") in said
+    assert hashlib.sha256(b"other").hexdigest() in said and hashlib.sha256(lab.DATA).hexdigest() in said
+
+
+def test_a_damaged_archive_falls_to_the_next_origin(server: Any, lab: Any, place: Place, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as out:
+        out.writestr("w.bin", lab.DATA[:50_000])
+    damaged = bytearray((tmp_path / "a.zip").read_bytes())
+    damaged[60:2000] = bytes(len(damaged[60:2000]))
+    server.script = [lab.good(bytes(damaged)), lab.good(lab.DATA[:50_000])]
+    asked = file(server.url + "#w.bin", server.url, checksum=lab.DATA[:50_000])
+    assert get(asked, place, lab).path.read_bytes() == lab.DATA[:50_000]
+
+
+def test_a_folder_that_takes_no_archive_falls_to_the_next_origin(server: Any, lab: Any, place: Place) -> None:
+    server.script = [lab.good()]
+    address = server.url.replace("weights.bin", "a.tar")
+    place.folder.mkdir(parents=True)
+    (place.folder / f"archive-{hashlib.sha256(address.encode()).hexdigest()[:12]}.lock").mkdir()
+    asked = file(address + "#w.bin", server.url, checksum=lab.DATA)
+    assert get(asked, place, lab).path.read_bytes() == lab.DATA
+
+
+def test_names_of_records_end_where_they_end() -> None:
+    for name in ("weights.bin\n", "../w", "a b"):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"name": name, "origins": [{"url": "https://a", "kind": "release"}]}, File)
 
 
 def test_an_archive_has_a_checksum_of_its_own(server: Any, lab: Any, place: Place) -> None:

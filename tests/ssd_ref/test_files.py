@@ -172,3 +172,23 @@ def test_killed_in_mid_write(tmp_path, number, leftover):
             assert names(tmp_path) == ["a.bin"]
         for stray in tmp_path.glob(".a.bin.*.tmp"):
             stray.unlink()
+
+
+def test_devices_and_pipes_are_no_places_to_write_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", Path("/dev/null")):
+        with pytest.raises(OutputError, match="device, pipe or socket"), atomic_path(path) as temporary:
+            temporary.write_bytes(b"x")
+    assert stat.S_ISFIFO((tmp_path / "pipe.pth").stat().st_mode)
+
+
+def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".a.bin.{gone.pid}.0123abcd.tmp").write_bytes(b"half")
+    kept = [f".a.bin.{os.getpid()}.0123abcd.tmp", f".b.bin.{gone.pid}.0123abcd.tmp", ".a.bin.x.y.tmp"]
+    for name in kept:
+        (tmp_path / name).write_bytes(b"other")
+    with atomic_path(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"new")
+    assert names(tmp_path) == sorted([*kept, "a.bin"])
