@@ -24,7 +24,7 @@ import numpy as np
 from _plain_augment import augment as plain
 
 from ssdconv.ssd_ref.data.coco import CocoDataset, open_coco
-from ssdconv.ssd_ref.data.images import read_image
+from ssdconv.ssd_ref.data.images import record_image
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.train.augment.sources import SOURCES
 from ssdconv.ssd_ref.train.loader import Loader, _ready
@@ -70,11 +70,11 @@ def write(folder: Path) -> CocoDataset:
 
 def ways(dataset: CocoDataset, cache: bool) -> dict[str, Callable[[int, int], object]]:
     """Name -> function of (index, epoch)."""
-    kept = {i: read_image(dataset[i]) for i in range(len(dataset))}
+    kept = {i: record_image(dataset[i]) for i in range(len(dataset))}
 
     def usual(index: int, epoch: int) -> object:
         record = dataset[index]
-        image = kept[index] if cache else read_image(record)
+        image = kept[index] if cache else record_image(record)
         return plain(image, record.boxes, record.labels, np.random.default_rng((epoch, index)), 300, CONFIG.pixels.mean)
 
     found: dict[str, Callable[[int, int], object]] = {"plain": usual}

@@ -23,8 +23,8 @@ from ssdconv.converters.plan import Request
 from ssdconv.ssd_ref.backbones.plain import NormSpec
 from ssdconv.ssd_ref.boxes import iou_matrix
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.pixels import read_image
 
 State = dict[str, torch.Tensor]
 Network = tuple[SSDConfig, State]

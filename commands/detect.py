@@ -79,7 +79,7 @@ def _targets(images: Sequence[Path], out: str | None) -> list[Path | None]:
 
 
 def _detect_one(model: SSD, image: Path, target: Path | None, threshold: float) -> dict[str, Any]:
-    from ssdconv.ssd_ref.pixels import read_image
+    from ssdconv.ssd_ref.image_file import read_image
 
     pixels = read_image(image)
     found = model.detect([pixels], threshold=threshold)[0]

@@ -13,6 +13,7 @@ from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from ssdconv.ssd_ref.data.problems import Problems
     from ssdconv.ssd_ref.data.records import Dataset
     from ssdconv.ssd_ref.train.distributed import Place
     from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder
@@ -45,18 +46,23 @@ def run(args: Namespace) -> int:
     if not args.out and not args.preview:
         raise UsageError("where to?", hint="--out runs/NAME for the run, or --preview sheet.png")
     from ssdconv.commands.train_setup import held_out_data, network_of, recipe_for, training_data
+    from ssdconv.ssd_ref.data.problems import Problems
     from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder, check_same, describe_data
 
     said = given(args)
     folder = RunFolder(args.out or ".")
     before, stored = _stored(folder, args)
     options = merged(said, stored.get("options", {}), list(vars(args)))
-    data = training_data(options)
+    skipped = Problems() if options.keep_going else None
+    data = training_data(options, skipped)
     fresh = before is None or not folder.has_states
     chosen = None
     if fresh or before is None or any(name in said for name in NETWORK):
         chosen = network_of(options, data.classes)
     config = chosen.config if chosen else before.config  # type: ignore[union-attr]
+    held = None
+    if not args.preview:
+        data, held = _looked_at(data, held_out_data(options, data, skipped), options, skipped)
     if before is None or any(name in said for name in RECIPE):
         recipe = recipe_for(options, config, len(data))
     else:
@@ -66,7 +72,6 @@ def run(args: Namespace) -> int:
         return _preview(args, identity, data)
     if before is not None:
         check_same(before, identity, folder.path)
-    held = held_out_data(options, data)
     from ssdconv.ssd_ref.train.distributed import joined, place_from_environment
 
     place = place_from_environment()
@@ -82,6 +87,8 @@ def run(args: Namespace) -> int:
             model, start = starting_network(options, chosen, recipe)
             if place.first and before is None:
                 about = {"command": sys.argv, "options": said, "processes": place.world, "start": start.to_json()}
+                if skipped is not None:
+                    about["left_out"] = skipped.to_json()
                 folder.create(identity, about)
         else:
             from ssdconv.ssd_ref.model import SSD
@@ -92,8 +99,30 @@ def run(args: Namespace) -> int:
             folder, model, identity, data, held, settings, options, place, None if start is None else start.text
         )
     if place.first:
-        _print(outcome, start, args.json)
+        _print(outcome, start, skipped, args.json)
     return EXIT_OK
+
+
+def _looked_at(
+    data: Dataset, held: Dataset | None, options: Namespace, skipped: Problems | None
+) -> tuple[Dataset, Dataset | None]:
+    """Both sets once their images were looked at; what is in them, and what is left out, goes to stderr."""
+    from ssdconv.commands.output import following
+    from ssdconv.commands.train_setup import looked_at
+    from ssdconv.ssd_ref.data.survey import alike_classes
+    from ssdconv.ssd_ref.train.distributed import place_from_environment
+
+    with following() as progress:
+        data, lines = looked_at(data, options, skipped, progress)
+        if held is not None:
+            held, more = looked_at(held, options, skipped, progress)
+            lines += more
+    lines += [f"warning: {finding.text}" for finding in alike_classes(data.classes)]
+    if skipped is not None and len(skipped):
+        lines += [f"left out: {line}" for line in skipped.lines()]
+    if place_from_environment().first:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    return data, held
 
 
 def _stored(folder: RunFolder, args: Namespace) -> tuple[Identity | None, dict[str, Any]]:
@@ -185,10 +214,13 @@ def _preview(args: Namespace, identity: Identity, data: Dataset) -> int:
     return EXIT_OK
 
 
-def _print(outcome: Any, start: Any, as_json: bool) -> None:
+def _print(outcome: Any, start: Any, skipped: Problems | None, as_json: bool) -> None:
     if as_json:
-        print_json({**outcome.to_json(), "start": None if start is None else start.to_json()})
+        left_out = {} if skipped is None else {"left_out": skipped.to_json()}
+        print_json({**outcome.to_json(), "start": None if start is None else start.to_json(), **left_out})
         return
+    if skipped is not None and len(skipped):
+        print(f"left out: {', '.join(f'{n} x {code}' for code, n in skipped.counts.items())}")
     loss = "" if outcome.loss is None else f", mean loss {outcome.loss:.4f}"
     print(f"{outcome.steps} updates, {outcome.epochs} epochs{loss}")
     if outcome.images_per_s:

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "tensorboard": False,
     "cache_images": False,
     "no_eval": False,
+    "keep_going": False,
 }
 """Of options that were not given; the parser itself has none, so that a resumed run knows what the user said."""
 NETWORK = ("network", "config", "finetune")
@@ -50,6 +51,12 @@ def configure(parser: ArgumentParser) -> None:
         "--augment",
         choices=("faithful", "fast"),
         help="the recipe's own order, or all geometry in one step (default: faithful)",
+    )
+    data(
+        "--keep-going",
+        action="store_true",
+        default=None,
+        help="decode all images first; leave out and list what is damaged, instead of stopping at it",
     )
     data("--cache-images", action="store_true", default=None, help="keep decoded images in memory")
     held = parser.add_argument_group("evaluation").add_argument

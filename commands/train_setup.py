@@ -13,6 +13,8 @@ from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 
 if TYPE_CHECKING:
+    from ssdconv.ssd_ref.data.images import Progress
+    from ssdconv.ssd_ref.data.problems import Problems
     from ssdconv.ssd_ref.data.records import Dataset
     from ssdconv.ssd_ref.model import SSD
     from ssdconv.ssd_ref.train.recipe import Recipe
@@ -35,8 +37,12 @@ class Network:
     renew: tuple[str, ...]
 
 
-def training_data(options: Namespace) -> Dataset:
+def training_data(options: Namespace, keep_going: Problems | None = None) -> Dataset:
     """The training set.
+
+    Args:
+        options: of the run.
+        keep_going: collector of what its annotations have wrong.
 
     Raises:
         UsageError: none is named. Otherwise as ``open_dataset``.
@@ -49,11 +55,42 @@ def training_data(options: Namespace) -> Dataset:
         )
     images = options.images
     return open_dataset(
-        options.dataset, options.data_root, annotations=options.annotations, images=images, split=options.split
+        options.dataset,
+        options.data_root,
+        annotations=options.annotations,
+        images=images,
+        split=options.split,
+        keep_going=keep_going,
     )
 
 
-def held_out_data(options: Namespace, training: Dataset) -> Dataset | None:
+def looked_at(
+    dataset: Dataset, options: Namespace, keep_going: Problems | None, progress: Progress | None
+) -> tuple[Dataset, list[str]]:
+    """The data set once its images were looked at, before the first step, and lines that tell what is in it.
+
+    Without a collector every image must be there with its annotated size. With one all are decoded, and those that cannot be
+    used are left out.
+
+    Raises:
+        MissingImageError, UnreadableImageError, SizeMismatchError: the first fault, without a collector.
+        EmptySetError: no image is left.
+    """
+    from ssdconv.ssd_ref.data.images import check_images
+    from ssdconv.ssd_ref.data.problems import EmptySetError
+    from ssdconv.ssd_ref.data.survey import count
+
+    fine = check_images(
+        dataset, keep_going, whole=keep_going is not None, workers=max(options.workers, 1), progress=progress
+    )
+    if not fine:
+        raise EmptySetError("no image of the data set can be used", where=dataset.name)
+    if len(fine) < len(dataset):
+        dataset = dataset.take(fine)
+    return dataset, [f"{dataset.name}: {count(dataset).text}"]
+
+
+def held_out_data(options: Namespace, training: Dataset, keep_going: Problems | None = None) -> Dataset | None:
     """The set for evaluation; None with ``--no-eval``.
 
     Raises:
@@ -71,7 +108,7 @@ def held_out_data(options: Namespace, training: Dataset) -> Dataset | None:
         raise MissingError(f"there is no held-out set for {options.dataset or options.annotations}", hint=hint)
     split = options.eval_split or (None if options.eval_dataset else "val")
     try:
-        held = open_dataset(name, options.eval_root or options.data_root, split=split)
+        held = open_dataset(name, options.eval_root or options.data_root, split=split, keep_going=keep_going)
     except SsdconvError as error:
         raise type(error)(error.what, where=error.where, expected=error.expected, got=error.got, hint=hint) from None
     if held.image_ids == training.image_ids and held.name == training.name:

@@ -22,7 +22,7 @@ from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.parity.class_map import class_map
 from ssdconv.parity.detections_io import DetectionsWriter, read_done
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.ssd_ref.data.images import read_image
+from ssdconv.ssd_ref.data.images import record_image
 from ssdconv.ssd_ref.data.problems import Problems, report
 from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.detections import Detections
@@ -65,7 +65,7 @@ def _load(dataset: Dataset, pixels: Pixels, index: int) -> _Item:
     """Decode and prepare one image; errors travel as values, so that the loop decides what to do."""
     record = dataset[index]
     try:
-        image = read_image(record)
+        image = record_image(record)
     except SsdconvError as error:
         return _Item(index, None, error=error)
     return _Item(index, prepare([image], pixels)[0], image.shape[1], image.shape[0])

@@ -71,7 +71,8 @@ class SSD(nn.Module):
             MissingError: the network's priors are unknown, or an image file is missing.
             FormatError: a file is not an image.
         """
-        from ssdconv.ssd_ref.pixels import prepare, read_image
+        from ssdconv.ssd_ref.image_file import read_image
+        from ssdconv.ssd_ref.pixels import prepare
 
         arrays = [read_image(image) if not hasattr(image, "shape") else image for image in images]
         if not arrays:

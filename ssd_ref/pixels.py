@@ -1,7 +1,8 @@
 """From image files, arrays or PIL images to the input tensor, as the source prepares it.
 
 THE CHANNEL ORDER OF ARRAYS IS BGR, as OpenCV reads and writes them, whatever order the network wants: ``prepare`` turns
-BGR into ``Pixels.order`` itself. Pass ``array_order="RGB"`` for RGB arrays. Files and PIL images carry their own order.
+BGR into ``Pixels.order`` itself. Pass ``array_order="RGB"`` for RGB arrays. Files and PIL images carry their own order. Files are read by
+``image_file.read_image``, EXIF orientation applied; PIL images are taken as they are.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.resize import resize
 
 if TYPE_CHECKING:
@@ -80,41 +81,6 @@ def as_bgr(image: ImageLike, array_order: Order = "BGR") -> npt.NDArray[np.uint8
     if hasattr(image, "convert") and hasattr(image, "mode"):
         return _pil_as_bgr(image)
     raise UsageError("not an image", expected="a path, a PIL image or a uint8 array", got=type(image).__name__)
-
-
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Read an image file as ``cv2.imread`` does in colour mode, which is what the sources did.
-
-    Grey becomes three equal channels, alpha is dropped, 16 bit is cut to 8, CMYK is converted by OpenCV. An EXIF
-    orientation is applied (OpenCV since 3.1 does so, and Caffe and MXNet read through OpenCV), so boxes refer to the
-    picture as viewers show it. PIL images, in contrast, are taken as they are.
-
-    Returns:
-        (H, W, 3) uint8, BGR.
-
-    Raises:
-        MissingError: there is no such file.
-        FormatError: it is not an image, is cut short, or cannot be read.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise MissingError("no such image file", where=str(path), hint="check the path") from None
-    except OSError as error:
-        raise FormatError(f"the image file cannot be read: {error.strerror}", where=str(path)) from None
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error as error:
-        raise FormatError(f"OpenCV refuses the image: {error.err}", where=str(path)) from None
-    if image is None:
-        raise FormatError(
-            "not an image that OpenCV can read, or cut short",
-            where=str(path),
-            expected="a whole JPEG, PNG, WebP, BMP, TIFF ... file",
-            got=f"{len(data)} bytes that begin with {data[:12]!r}",
-            hint="open it in a viewer, or fetch it again",
-        )
-    return np.asarray(image, np.uint8)
 
 
 def _several(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:

@@ -15,7 +15,7 @@ from ssdconv.commands.pictures import write_drawn
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, SsdconvError
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.verify import verify
-from ssdconv.ssd_ref.pixels import read_image
+from ssdconv.ssd_ref.image_file import read_image
 
 WEIGHTS = "res10_300x300_ssd_iter_140000.caffemodel"
 NAMES = ("background", "face")  # the file itself tells no names

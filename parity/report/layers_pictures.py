@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ssdconv.errors import SsdconvError
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.results import DetectionResult, Found
 
@@ -43,12 +43,12 @@ def images_of(report: ParityReport, photos: Sequence[Path] = ()) -> dict[str, Im
 
 
 def _read(path: Path) -> Image | None:
-    import cv2
+    from ssdconv.ssd_ref.image_file import read_image
 
-    if not path.is_file() or not path.stat().st_size:
+    try:
+        return read_image(path)
+    except SsdconvError:
         return None
-    image: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return image if image is not None else None
 
 
 def data_url(image: Image) -> tuple[str, int, int]:

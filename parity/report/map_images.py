@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
+from ssdconv.errors import SsdconvError
 from ssdconv.parity.metrics.result import EvaluationResult, Shown, WorstImage
 
 WIDTH = 460
@@ -18,15 +18,15 @@ def _picture(path: str) -> str | None:
     """The image as a data URL, at most ``WIDTH`` pixels wide; None if it cannot be read any more."""
     import cv2
 
-    if not Path(path).is_file():
-        return None
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    if image is None:
+    from ssdconv.ssd_ref.image_file import read_image
+
+    try:
+        image = read_image(path)
+    except SsdconvError:
         return None
     if image.shape[1] > WIDTH:
         height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
-        image = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
     done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode() if done else None
 

@@ -52,7 +52,7 @@ def check_objects(dataset: Set, keep_going: Problems | None = None) -> Set:
                 found.add(problem)
         inside = _inside(record, dataset, found)
         records[image_id] = record if inside.all() else _only(record, inside)
-    _tell(found, keep_going)
+    found.hand_over(keep_going)
     if isinstance(dataset, VocDataset):
         dataset = replace(dataset, entries=tuple(e for e in dataset.entries if e.image_id in records))
         dataset._cache.update(records)
@@ -67,22 +67,6 @@ def check_objects(dataset: Set, keep_going: Problems | None = None) -> Set:
     if not any(len(r) for r in records.values()):
         raise EmptySetError("no image of the data set has an object", where=dataset.name)
     return dataset
-
-
-def _tell(found: Problems, keep_going: Problems | None) -> None:
-    """Hand over what was found, or raise its first with a count of the others, so that they can be mended together."""
-    if keep_going is not None:
-        for problem in found.errors:
-            keep_going.add(problem)
-    elif len(found):
-        first = found.errors[0]
-        if len(found) > 1:
-            kinds = ", ".join(f"{count} x {code}" for code, count in found.counts.items())
-            first.hint = "; ".join(
-                filter(None, [first.hint, f"of {len(found)} problems in all ({kinds}) this is the first"])
-            )
-            first.args = (str(first),)
-        raise first
 
 
 def _inside(record: Record, dataset: VocDataset | CocoDataset, found: Problems) -> npt.NDArray[np.bool_]:

@@ -45,24 +45,13 @@ def open_custom(
         EmptySetError: no image, no class, or no object.
         UnknownClassError, InvertedObjectError, OutsideImageError: each names file and object.
     """
-    place = Path(path)
-    if place.is_dir():
-        said, base = Description(), place
-    else:
-        said = read_description(place)
-        base = (place.parent / said.root).resolve() if not Path(said.root).is_absolute() else Path(said.root)
-    if not base.is_dir():
-        raise WrongRootError("no such folder", where=str(base))
-    label = said.name or (place.name if place.is_dir() else place.stem)
-    parts = _coco_parts(said, base) if said.format != "voc" else {}
-    if not parts and said.format == "coco":
-        raise WrongRootError("no COCO-form JSON here", where=str(base), hint="name it: annotations: FILE.json")
+    said, _, parts, folders = _found(Path(path))
+    label = said.name or (Path(path).name if Path(path).is_dir() else Path(path).stem)
     if parts:
         key = _choose(parts, split, str(path))
         annotations, images = parts[key]
         name = f"{label}-{key}" if key else label
         return check_objects(open_coco_part(annotations, images, name, said.classes, keep_going), keep_going)
-    folders = _voc_parts(said, base)
     key = _choose(folders, split, str(path))
     dataset = open_voc_part(
         folders[key].folder,
@@ -76,6 +65,27 @@ def open_custom(
         keep_going=keep_going,
     )
     return check_objects(dataset, keep_going)
+
+
+def split_names(path: str | Path) -> tuple[str, ...]:
+    """Names of a user's data set's parts as ``open_custom`` takes them; ("",) for a set without parts. Errors as there."""
+    _, _, parts, folders = _found(Path(path))
+    return tuple(parts or folders)
+
+
+def _found(place: Path) -> tuple[Description, Path, Mapping[str, tuple[Path, Path | None]], dict[str, _VocPart]]:
+    """What is said about a data set, its root, and its parts: of a COCO set, else of a VOC set."""
+    if place.is_dir():
+        said, base = Description(), place
+    else:
+        said = read_description(place)
+        base = (place.parent / said.root).resolve() if not Path(said.root).is_absolute() else Path(said.root)
+    if not base.is_dir():
+        raise WrongRootError("no such folder", where=str(base))
+    parts = _coco_parts(said, base) if said.format != "voc" else {}
+    if not parts and said.format == "coco":
+        raise WrongRootError("no COCO-form JSON here", where=str(base), hint="name it: annotations: FILE.json")
+    return said, base, parts, {} if parts else _voc_parts(said, base)
 
 
 def _choose(parts: Mapping[str, object], split: str | None, where: str) -> str:

@@ -1,84 +1,99 @@
-"""Reading an annotated image with OpenCV, and its size from the file's head without decoding.
+"""The image of a record, and whether all of a data set's images are there with their annotated sizes.
 
-Images are decoded without applying EXIF rotation: the annotations are about the pixels as stored.
+Images are read as everywhere (``ssd_ref.image_file``): an EXIF orientation is applied, and boxes refer to the picture as shown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.data.problems import (
     MissingImageError,
     Problems,
     SizeMismatchError,
     UnreadableImageError,
-    report,
 )
 from ssdconv.ssd_ref.data.records import Dataset, Record
+from ssdconv.ssd_ref.image_file import ImageHead, image_head, read_image
 
-_NO_SIZE = frozenset({0xC4, 0xC8, 0xCC})  # DHT, JPG, DAC share SOF's range but hold no size
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height from the head of a JPEG or PNG file.
-
-    Raises:
-        UnreadableImageError: the file is neither, or ends before its size.
-    """
-    with open(path, "rb") as file:
-        head = file.read(24)
-        if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24:
-            return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
-        if head[:2] != b"\xff\xd8":
-            raise UnreadableImageError("neither a JPEG nor a PNG file", where=str(path), got=head[:4])
-        file.seek(2)
-        while True:
-            marker = file.read(4)
-            if len(marker) < 4 or marker[0] != 0xFF:
-                raise UnreadableImageError("the JPEG ends before its size", where=str(path))
-            if marker[1] == 0xFF:  # fill bytes may precede a marker
-                file.seek(-3, 1)
-                continue
-            length = int.from_bytes(marker[2:4], "big")
-            if 0xC0 <= marker[1] <= 0xCF and marker[1] not in _NO_SIZE:
-                body = file.read(5)
-                if len(body) < 5:
-                    raise UnreadableImageError("the JPEG ends before its size", where=str(path))
-                return int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")
-            file.seek(length - 2, 1)
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, images done, images in all)."""
 
 
-def read_image(record: Record) -> NDArray[np.uint8]:
+def record_image(record: Record) -> NDArray[np.uint8]:
     """Decode a record's image: (height, width, 3) uint8, BGR.
 
     Raises:
         MissingImageError, UnreadableImageError, SizeMismatchError: each names the file.
     """
-    import cv2
-
     path = _existing(record)
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    if image is None:
-        raise UnreadableImageError("the image cannot be decoded", where=str(path), hint="fetch the file again")
-    _same_size(record, path, (image.shape[1], image.shape[0]))
-    return np.asarray(image, np.uint8)
+    try:
+        image = read_image(path)
+    except FormatError as error:
+        raise _unreadable(error) from None
+    if image.shape[:2] != (record.height, record.width):
+        raise _other_size(record, path, _head(path))
+    return image
 
 
-def check_images(dataset: Dataset, keep_going: Problems | None = None) -> int:
-    """Check that every image is there and has its annotated size (reads only the heads); returns how many are fine."""
-    fine = 0
-    for record in dataset:
+def record_head(record: Record) -> ImageHead:
+    """Size and orientation of a record's image, from the file's head. Errors as in ``record_image``."""
+    path = _existing(record)
+    head = _head(path)
+    if (head.width, head.height) != (record.width, record.height):
+        raise _other_size(record, path, head)
+    return head
+
+
+def check_images(
+    dataset: Dataset,
+    keep_going: Problems | None = None,
+    *,
+    whole: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Check that every image is there and has its annotated size.
+
+    Args:
+        dataset: annotations and image files.
+        keep_going: collector.
+        whole: decode every image; else only the files' heads are read.
+        workers: threads that do it.
+        progress: told about every image.
+
+    Returns:
+        Ids of the images that are fine, in the data set's order.
+
+    Raises:
+        MissingImageError, UnreadableImageError, SizeMismatchError: the first fault, without a collector; it says how many
+            there are.
+    """
+    fine, faults = [], Problems()
+
+    def look(record: Record) -> SsdconvError | None:
         try:
-            path = _existing(record)
-            _same_size(record, path, image_size(path))
+            record_image(record) if whole else record_head(record)
         except (MissingImageError, UnreadableImageError, SizeMismatchError) as error:
-            report(error, keep_going)
-        else:
-            fine += 1
+            return error
+        return None
+
+    records = list(dataset)
+    with ThreadPoolExecutor(max(workers, 1), "look") as pool:
+        for done, (record, error) in enumerate(zip(records, pool.map(look, records), strict=True), 1):
+            if error is None:
+                fine.append(record.image_id)
+            else:
+                faults.add(error)
+            if progress is not None:
+                progress(f"looking at the images of {dataset.name}", done, len(records))
+    faults.hand_over(keep_going)
     return fine
 
 
@@ -92,12 +107,32 @@ def _existing(record: Record) -> Path:
     return record.path
 
 
-def _same_size(record: Record, path: Path, got: tuple[int, int]) -> None:
-    if got != (record.width, record.height):
-        raise SizeMismatchError(
-            "image and annotation disagree about the size",
-            where=str(path),
-            expected=f"{record.width}x{record.height} as annotated",
-            got=f"{got[0]}x{got[1]}",
-            hint="image and annotations may come from different releases of the data set",
+def _head(path: Path) -> ImageHead:
+    try:
+        return image_head(path)
+    except FormatError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: FormatError) -> UnreadableImageError:
+    return UnreadableImageError(
+        error.what, where=error.where, expected=error.expected, got=error.got, hint=error.hint or "fetch the file again"
+    )
+
+
+def _other_size(record: Record, path: Path, head: ImageHead) -> SizeMismatchError:
+    annotated = (record.width, record.height)
+    if head.orientation > 4 and annotated == (head.height, head.width):
+        hint = (
+            f"its EXIF orientation is {head.orientation}, and the annotation is about the pixels as stored: remove the tag "
+            f"(exiftool -Orientation= {path.name}), as viewers and this program turn the picture"
         )
+    else:
+        hint = "image and annotations may come from different releases of the data set"
+    return SizeMismatchError(
+        "image and annotation disagree about the size",
+        where=str(path),
+        expected=f"{record.width}x{record.height} as annotated",
+        got=f"{head.width}x{head.height}",
+        hint=hint,
+    )

@@ -64,6 +64,22 @@ class Problems:
         """Record one error."""
         self.errors.append(error)
 
+    def hand_over(self, keep_going: Problems | None) -> None:
+        """Give everything to a collector; without one raise the first, which then counts the others, so that they can be
+        mended together.
+        """
+        if keep_going is not None:
+            keep_going.errors += self.errors
+        elif self.errors:
+            first = self.errors[0]
+            if len(self) > 1:
+                kinds = ", ".join(f"{count} x {code}" for code, count in self.counts.items())
+                first.hint = "; ".join(
+                    filter(None, [first.hint, f"of {len(self)} problems in all ({kinds}) this is the first"])
+                )
+                first.args = (str(first),)
+            raise first
+
     @property
     def counts(self) -> dict[str, int]:
         """Error code -> how often, most frequent first."""

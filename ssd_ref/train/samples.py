@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.data.images import read_image
+from ssdconv.ssd_ref.data.images import record_image
 from ssdconv.ssd_ref.data.problems import EmptySetError
 from ssdconv.ssd_ref.data.records import Dataset, Record
 from ssdconv.ssd_ref.train.augment.draw import check, draw
@@ -110,9 +110,9 @@ class TrainingSet:
 
     def _image(self, index: int, record: Record) -> npt.NDArray[np.uint8]:
         if self._images is None:
-            return read_image(record)
+            return record_image(record)
         if index not in self._images:
-            self._images[index] = read_image(record)
+            self._images[index] = record_image(record)
         return self._images[index]
 
 

@@ -14,7 +14,8 @@ from PIL import Image as Pillow
 
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.ssd_ref.pixels import as_bgr, normalise, prepare, read_image
+from ssdconv.ssd_ref.image_file import read_image
+from ssdconv.ssd_ref.pixels import as_bgr, normalise, prepare
 
 Image = npt.NDArray[np.uint8]
 VOC = Pixels((300, 300), "BGR", (104.0, 117.0, 123.0))

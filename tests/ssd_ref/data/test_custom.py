@@ -12,7 +12,7 @@ import pytest
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.ssd_ref.data.catalog import open_dataset
 from ssdconv.ssd_ref.data.custom import open_custom
-from ssdconv.ssd_ref.data.images import read_image
+from ssdconv.ssd_ref.data.images import record_image
 from ssdconv.ssd_ref.data.problems import (
     AnnotationError,
     EmptySetError,
@@ -82,7 +82,7 @@ def test_a_voc_folder_with_its_own_classes(voc: Path) -> None:
     assert train.image_ids == ("a", "c") and val.image_ids == ("b",)
     assert train[0].labels.tolist() == [0, 1] and train[0].boxes[0].tolist() == [10, 10, 30, 40]
     assert len(train[1]) == 0  # an image without objects stays
-    assert read_image(val[0]).shape == (50, 60, 3)  # the PNG was found
+    assert record_image(val[0]).shape == (50, 60, 3)  # the PNG was found
     assert train.name == "mine-train" and train.origin == 1
 
 

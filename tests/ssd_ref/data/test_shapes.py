@@ -23,7 +23,7 @@ def test_it_is_a_vocdevkit(root: Path) -> None:
     train, val = (open_voc(root, (("2007", split),), classes=SHAPES) for split in ("train", "val"))
     assert (len(train), len(val)) == (60, 5)
     assert not set(train.image_ids) & set(val.image_ids)
-    assert check_images(train) == 60
+    assert len(check_images(train)) == 60
     records = list(train)
     labels = np.concatenate([r.labels for r in records])
     assert set(labels.tolist()) == {0, 1, 2, 3}
