@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from ssdconv import __version__
@@ -15,19 +15,20 @@ from ssdconv.commands import catalogue, failure
 from ssdconv.commands.parser import overview, verb_parser
 from ssdconv.commands.verb import Verb
 from ssdconv.errors import EXIT_OK
+from ssdconv.text import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ssdconv`` with ``argv`` (default: the process's arguments) and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    _end_cleanly_on_sigterm()
-    try:
-        code = _run(args)
-        sys.stdout.flush()
-    except SystemExit as end:  # argparse, after --help
-        code = end.code if isinstance(end.code, int) else EXIT_OK
-    except BaseException as error:  # noqa: BLE001 - the one place where every error ends
-        code = failure.report(error, as_json="--json" in args, debug="--debug" in args)
+    with _ending_cleanly(), guarded():
+        try:
+            code = _run(args)
+            sys.stdout.flush()
+        except SystemExit as end:  # argparse, after --help
+            code = end.code if isinstance(end.code, int) else EXIT_OK
+        except BaseException as error:  # noqa: BLE001 - the one place where every error ends
+            code = failure.report(error, as_json="--json" in args, debug="--debug" in args)
     return code
 
 
@@ -54,10 +55,25 @@ def _run(args: list[str]) -> int:
     return verb.run(namespace)
 
 
-def _end_cleanly_on_sigterm() -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise failure.Terminated
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Within the block, the first SIGTERM, SIGHUP or SIGINT raises, and later ones do not tear the cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asks = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in asks}
 
-    if threading.current_thread() is threading.main_thread():
-        with suppress(ValueError):
-            signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, frame: FrameType | None) -> None:
+        for ask in asks:
+            signal.signal(ask, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else failure.Terminated
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -5,6 +5,8 @@ Every message says what went wrong, where (file, offset or tensor), what was exp
 
 from __future__ import annotations
 
+from ssdconv.text import printable
+
 EXIT_OK = 0
 EXIT_PARITY = 1
 EXIT_USAGE = 2
@@ -43,12 +45,15 @@ class SsdconvError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.what}" if self.where else self.what
+        what = printable(self.what, lines=True)
+        head = f"{printable(self.where)}: {what}" if self.where else what
         facts = [
-            f"{label} {value}" for label, value in (("expected", self.expected), ("got", self.got)) if value is not None
+            f"{label} {printable(str(value), lines=True)}"
+            for label, value in (("expected", self.expected), ("got", self.got))
+            if value is not None
         ]
         text = f"{head} ({', '.join(facts)})" if facts else head
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+        return f"{text}\n  hint: {printable(self.hint, lines=True)}" if self.hint else text
 
     @property
     def code(self) -> str:

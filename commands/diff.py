@@ -9,6 +9,7 @@ from ssdconv.commands.arguments import existing
 from ssdconv.commands.output import print_json, working
 from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, EXIT_PARITY
+from ssdconv.text import console
 
 if TYPE_CHECKING:
     from ssdconv.parity.diff import DiffReport
@@ -47,11 +48,10 @@ def run(args: Namespace) -> int:
 
 
 def _show(report: DiffReport, *, every: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    out = console()
     shown = report.rows if every else report.rows[:SHOWN]
     if shown:
         table = Table(box=None, pad_edge=False)
@@ -61,10 +61,10 @@ def _show(report: DiffReport, *, every: bool) -> None:
             figures = (f"{row.largest:.3g}", f"{row.relative:.1e}") if row.largest else ("", "")
             how = f"{row.kind}: {row.detail}" if row.detail else row.kind
             table.add_row(Text(row.name), *figures, Text(how))
-        console.print(table)
+        out.print(table)
         if len(report.rows) > len(shown):
-            console.print(Text(f"… and {len(report.rows) - len(shown)} more (--all shows them)", "dim"))
+            out.print(Text(f"… and {len(report.rows) - len(shown)} more (--all shows them)", "dim"))
     for note in report.notes:
-        console.print(Text(f"note: {note}", "dim"))
+        out.print(Text(f"note: {note}", "dim"))
     text = f"{report.network}: {report.equal} of {report.tensors} tensors are bit-identical"
-    console.print(Text(text, "bold green" if report else "bold red"))
+    out.print(Text(text, "bold green" if report else "bold red"))

@@ -9,6 +9,7 @@ import traceback
 
 from ssdconv.commands.output import print_json
 from ssdconv.errors import EXIT_INTERRUPTED, MissingError, OutputError, SsdconvError
+from ssdconv.text import printable, raw
 
 EXIT_INTERNAL = 70
 EXIT_BROKEN_PIPE = 141
@@ -17,7 +18,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM); raised so that temporary files are removed on the way out."""
+    """The process was asked to end (SIGTERM, SIGHUP); raised so that temporary files are removed on the way out."""
 
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
@@ -32,9 +33,8 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt | Terminated):
-        stopped = isinstance(error, KeyboardInterrupt)
-        _say("interrupted" if stopped else "terminated")
-        return EXIT_INTERRUPTED if stopped else EXIT_TERMINATED
+        _say("interrupted" if isinstance(error, KeyboardInterrupt) else "terminated")
+        return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_TERMINATED
     known = as_ssdconv_error(error)
     if known is None:
         what = f"{type(error).__name__}: {error}"
@@ -70,4 +70,4 @@ def as_ssdconv_error(error: BaseException) -> SsdconvError | None:
 def _say(message: str, *, label: bool = True) -> None:
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     prefix = "" if not label else ("\x1b[31merror:\x1b[0m " if colour else "error: ")
-    print(prefix + message, file=sys.stderr)
+    print(prefix + printable(message, lines=True), file=raw(sys.stderr))

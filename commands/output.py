@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ssdconv.text import console, printable, printable_json
+
 if TYPE_CHECKING:
     from ssdconv.converters.report import FileReport
 
@@ -38,7 +40,7 @@ def plain(value: Any) -> Any:
 
 def print_json(data: object) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+    print(printable_json(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def print_tail(report: FileReport) -> None:
@@ -88,12 +90,11 @@ def working(what: str) -> Iterator[None]:
 def _show_after(what: str, stop: threading.Event) -> None:
     if stop.wait(SLOW_SECONDS):
         return
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(what, total=None)
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        bar.add_task(printable(what), total=None)
         stop.wait()
 
 
@@ -106,11 +107,10 @@ def counting(what: str, total: int) -> Iterator[Any]:
     if not sys.stderr.isatty() or total < 2:
         yield lambda: None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
+    with Progress(console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(what), total=total)
         yield lambda: bar.advance(task)
 
 
@@ -123,15 +123,14 @@ def following() -> Iterator[Callable[[str, int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
     started = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
 
         def tell(text: str, done: int, total: int) -> None:
             late = time.monotonic() - started > SLOW_SECONDS
-            bar.update(task, description=text, completed=done, total=total, visible=late)
+            bar.update(task, description=printable(text), completed=done, total=total, visible=late)
 
         yield tell

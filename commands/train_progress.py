@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ssdconv.ssd_ref.train.step import Terms
+from ssdconv.text import console
 
 
 class Watcher:
@@ -65,9 +66,8 @@ def watching(first: bool) -> Iterator[Watcher]:
     if not sys.stderr.isatty():
         yield Watcher()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         yield Watcher(bar, bar.add_task("", total=None))

@@ -12,6 +12,7 @@ from ssdconv.commands.arguments import existing
 from ssdconv.commands.output import following, print_json
 from ssdconv.commands.zoo import add_network_options, zoo_path, zoo_weights
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, UsageError
+from ssdconv.text import console
 
 
 def configure(group: argparse._ArgumentGroup) -> None:
@@ -61,11 +62,9 @@ def run(args: Namespace) -> int:
     if not results:
         return EXIT_OK
     if len(results) > 1 and not args.json:
-        from rich.console import Console
-
         from ssdconv.parity.report.map_terminal import overview
 
-        Console().print(overview([result for result, _ in results]))
+        console().print(overview([result for result, _ in results]))
     elif args.json:
         documents = [{**json.loads(result.to_json()), "run": run} for result, run in results]
         print_json(documents[0] if len(documents) == 1 else documents)

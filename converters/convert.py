@@ -159,6 +159,10 @@ def output_paths(src: Path, dst: Path | None, format: str | None) -> list[Path]:
         format = "safetensors" if dst is not None and dst.suffix == ".safetensors" else "pth"
     if format not in SUFFIXES:
         raise UsageError(f"no format {format!r}", expected=f"one of {', '.join(SUFFIXES)}")
+    if dst is not None and dst.exists() and not dst.is_file():
+        raise UsageError(
+            "the output is a folder or a device, not a file", where=str(dst), expected="the name of a file"
+        )
     base = dst if dst is not None else Path(src.name)
     if dst is not None and dst.suffix in CHECKPOINTS:
         if format != "both" and (dst.suffix == ".safetensors") != (format == "safetensors"):

@@ -199,17 +199,19 @@ def child(code: str, **kwargs: object) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_signals_end_with_one_line_and_clean_up(number: signal.Signals, code: int, tmp_path: Path) -> None:
     kept = tmp_path / "temporary"
     process = child(
         f"import pathlib; p = pathlib.Path({str(kept)!r}); p.touch()\n"
-        "    try: print('ready', flush=True); time.sleep(30)\n    finally: p.unlink()"
+        "    try: print('ready', flush=True); time.sleep(30)\n    finally: time.sleep(0.3); p.unlink()"
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.05)
     process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # a second one finds the first one's cleaning under way
     _, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert len(err.splitlines()) == 1

@@ -12,15 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "numpy", "cv2", "google.protobuf", "h5py", "rich", "msgspec", "safetensors")
 LEVELS = {
-    "errors": 0,
-    "ssd_ref": 1,
-    "converters": 2,
-    "parity": 3,
-    "fetch": 4,
-    "zoo": 5,
-    "commands": 6,
-    "cli": 7,
-    "__main__": 8,
+    "text": 0,
+    "errors": 1,
+    "ssd_ref": 2,
+    "converters": 3,
+    "parity": 4,
+    "fetch": 5,
+    "zoo": 6,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ssdconv.parity.diagnose.result import Diagnosis, State
+from ssdconv.text import console as safe_console
 
 HEADS = {
     "explained": "the difference is explained",
@@ -63,6 +64,6 @@ def state(found: State) -> str:
 
 def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
     """Print the diagnosis on stdout."""
-    console = console or Console(highlight=False)
+    console = console or safe_console()
     for style, text in lines(diagnosis):
         console.print(Text(text, style), soft_wrap=True)

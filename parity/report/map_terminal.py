@@ -19,6 +19,7 @@ from ssdconv.parity.report.map_text import (
     source,
     spread,
 )
+from ssdconv.text import console as safe_console
 
 _STYLE = {"reproduced": "bold green", "differs": "bold red", "not comparable": "yellow", "not published": "dim"}
 
@@ -100,7 +101,7 @@ def render(result: EvaluationResult) -> RenderableType:
 
 def show(result: EvaluationResult, console: Console | None = None) -> None:
     """Print one evaluation."""
-    (console or Console()).print(render(result))
+    (console or safe_console()).print(render(result))
 
 
 def overview(results: Sequence[EvaluationResult]) -> Table:

@@ -9,11 +9,12 @@ from rich.text import Text
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.report.summary import facts, failures, groups, verdict
 from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
+from ssdconv.text import console as safe_console
 
 
 def show(report: ParityReport, console: Console | None = None) -> None:
     """Print a summary on stdout: facts, a line per stage of the network, failures, and the verdict last."""
-    console = console or Console(highlight=False)
+    console = console or safe_console()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

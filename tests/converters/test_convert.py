@@ -13,7 +13,7 @@ import torch
 import ssdconv
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.schema import messages
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, output_paths
 from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref import checkpoint
@@ -242,3 +242,11 @@ def test_blobs_of_four_legacy_dimensions(with_file: bool, tmp_path: Path) -> Non
     assert [r.sha256 for r in old.rows] == [r.sha256 for r in modern.rows]
     assert [r.target_shape for r in old.rows] == [r.target_shape for r in modern.rows]
     assert old.rows[1].source_shape != modern.rows[1].source_shape
+
+
+def test_the_output_is_never_named_after_a_device_or_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for place in (Path("/dev/null"), tmp_path / "folder"):
+        with pytest.raises(UsageError, match="folder or a device"):
+            output_paths(tmp_path / "x.caffemodel", place, None)
+    assert not Path("/dev/null.pth").exists()
