@@ -21,7 +21,7 @@ class ProbeInput:
 
     Attributes:
         name: for reports.
-        pixels: (1, 3, height, width) float32, prepared: what the network's first layer reads.
+        pixels: (1, channels, height, width) float32, prepared: what the network's first layer reads.
     """
 
     name: str

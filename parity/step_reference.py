@@ -100,14 +100,15 @@ def made_batch(config: SSDConfig, images: int = 2, objects: int = 4, seed: int =
     """
     rng = np.random.default_rng([seed, 77])
     height, width = config.pixels.size
-    std = np.array(config.pixels.std).reshape(3, 1, 1)
+    channels = config.pixels.channels
+    std = np.array(config.pixels.std).reshape(-1, 1, 1)
     tile = (-(-height // 6), -(-width // 6))
-    pixels = np.empty((images, 3, height, width), np.float32)
+    pixels = np.empty((images, channels, height, width), np.float32)
     for item in range(images):
-        noise = rng.uniform(0, 255, (3, height, width))
-        field_ = np.kron(rng.uniform(0, 255, (3, 6, 6)), np.ones(tile))[:, :height, :width]
+        noise = rng.uniform(0, 255, (channels, height, width))
+        field_ = np.kron(rng.uniform(0, 255, (channels, 6, 6)), np.ones(tile))[:, :height, :width]
         mixed = 0.3 * noise + 0.7 * field_ if item % 2 else 0.6 * noise + 0.4 * field_
-        mean = np.array(config.pixels.mean).reshape(3, 1, 1)
+        mean = np.array(config.pixels.mean).reshape(-1, 1, 1)
         pixels[item] = (mixed / config.pixels.unit - mean) / std * config.pixels.scale
     corners = prior_corners(config.priors, config.pixels.size).numpy().astype(np.float64)
     sides = corners[:, 2:] - corners[:, :2]

@@ -33,21 +33,39 @@ class Pixels:
 
     Attributes:
         size: input height and width in pixels.
-        order: channel order the first layer expects.
-        mean: subtracted, in ``order``, in units of ``x / unit``.
-        std: divides after the mean, in ``order``.
+        order: channel order the first layer expects; GRAY is one channel, OpenCV's BGR2GRAY of the picture.
+        mean: subtracted, in ``order`` (one value for GRAY), in units of ``x / unit``.
+        std: divides after the mean, in ``order`` (one value for GRAY).
         unit: 1.0 where the source works on 0..255, 255.0 where it works on 0..1.
         scale: multiplies last (Caffe's ``transform_param.scale``).
         resize: the source's resize rule; all of them warp (aspect ratio is not kept).
     """
 
     size: tuple[int, int]
-    order: Literal["BGR", "RGB"] = "BGR"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    order: Literal["BGR", "RGB", "GRAY"] = "BGR"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     unit: float = 1.0
     scale: float = 1.0
     resize: Resize = "opencv_linear"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if self.channels == 1 and len(values) == 3 and len(set(values)) == 1:  # the defaults, or one number thrice
+                object.__setattr__(self, name, values[:1])
+            elif len(values) != self.channels:
+                raise FormatError(
+                    f"pixels.{name} does not fit the channels",
+                    where=self.order,
+                    expected=self.channels,
+                    got=len(values),
+                )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input: 1 for GRAY, else 3."""
+        return 1 if self.order == "GRAY" else 3
 
 
 @dataclass(frozen=True)
@@ -185,7 +203,7 @@ class Graph:
     """Any SSD-family layer graph from input blob to raw loc and conf.
 
     Attributes:
-        input: name of the input blob (N, 3, height, width).
+        input: name of the input blob (N, channels, height, width).
         layers: in execution order; PriorBox, DetectionOutput and what only feeds them are not among them.
         loc: blob with the box regressions, reshaped to (N, priors, 4).
         conf: blob with the class outputs before the final softmax, reshaped to (N, priors, classes).

@@ -21,7 +21,7 @@ class SSD(nn.Module):
     """A Single Shot MultiBox Detector built from its config.
 
     Children: ``backbone``, ``extras``, ``heads`` for a staged network, ``graph`` for a layer graph.
-    Tensors: pixels (N, 3, H, W) float32 as ``ssd_ref.pixels.prepare`` makes them; loc (N, P, 4) as (dx, dy, dw, dh);
+    Tensors: pixels (N, channels, H, W) float32 as ``ssd_ref.pixels.prepare`` makes them; loc (N, P, 4) as (dx, dy, dw, dh);
     conf (N, P, C) before softmax or sigmoid, in the config's class order; P runs over maps, then cells row by row, then
     anchors of a cell.
     """
@@ -52,7 +52,7 @@ class SSD(nn.Module):
         return taps + more
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) prepared pixels -> raw loc (N, P, 4) and conf (N, P, C)."""
+        """(N, channels, H, W) prepared pixels -> raw loc (N, P, 4) and conf (N, P, C)."""
         loc, conf = self.heads(self.features(pixels)) if self.config.staged is not None else self.graph(pixels)
         return loc, conf
 

@@ -40,7 +40,7 @@ def prepare(images: ImageLike | Iterable[ImageLike], pixels: Pixels, array_order
         array_order: channel order of the arrays among ``images``.
 
     Returns:
-        (N, 3, height, width) float32, contiguous, channels in ``pixels.order``.
+        (N, channels, height, width) float32, contiguous, channels in ``pixels.order``.
 
     Raises:
         MissingError: an image file is absent.
@@ -49,23 +49,33 @@ def prepare(images: ImageLike | Iterable[ImageLike], pixels: Pixels, array_order
     """
     several = _several(images)
     height, width = pixels.size
-    batch = torch.empty(len(several), 3, height, width)
+    batch = torch.empty(len(several), pixels.channels, height, width)
     for index, image in enumerate(several):
-        warped = resize(as_bgr(image, array_order), pixels.size, pixels.resize)
-        if pixels.order == "RGB":
-            warped = warped[..., ::-1]
+        warped = resize(ordered(as_bgr(image, array_order), pixels), pixels.size, pixels.resize)
         batch[index] = torch.from_numpy(normalise(warped, pixels).transpose(2, 0, 1))
     return batch
 
 
+def ordered(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[Any]:
+    """A BGR image (H, W, 3), bytes or float32, with the channels that the network reads: (H, W, 3), or (H, W, 1) for GRAY.
+
+    Grey is OpenCV's BGR2GRAY (0.114 B + 0.587 G + 0.299 R, bytes rounded), made before the resize, as a picture that is read
+    in grey is. OpenCV's readers make grey themselves and round otherwise: of a PNG half of the bytes differ, by one level; of a
+    JPEG, whose stored luma they take, 1 % (one photo), by up to 11.
+    """
+    if pixels.order == "GRAY":
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)[..., None]
+    return image[..., ::-1] if pixels.order == "RGB" else image
+
+
 def normalise(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
-    """``((x / unit) - mean) / std * scale`` in float32 on (H, W, 3) already resized, channels in ``pixels.order``."""
+    """``((x / unit) - mean) / std * scale`` in float32 on (H, W, channels) already resized, channels in ``pixels.order``."""
     out = image.astype(np.float32)
     if pixels.unit != 1:
         out /= np.float32(pixels.unit)
     if any(pixels.mean):
         out -= np.asarray(pixels.mean, np.float32)
-    if pixels.std != (1.0, 1.0, 1.0):
+    if any(s != 1 for s in pixels.std):
         out /= np.asarray(pixels.std, np.float32)
     if pixels.scale != 1:
         out *= np.float32(pixels.scale)

@@ -30,17 +30,22 @@ def resize(image: Image, size: tuple[int, int], rule: Resize) -> Image:
     """Warp an image to ``size``.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8, C 3 or 1.
         size: target height and width.
         rule: which source's arithmetic.
 
     Returns:
-        (height, width, 3): uint8 for the rules that round to bytes (``opencv_linear``, ``mxnet_9``,
+        (height, width, C): uint8 for the rules that round to bytes (``opencv_linear``, ``mxnet_9``,
         ``pil_bilinear``), else float32 in 0..255.
 
     Raises:
         MissingError: ``pil_bilinear`` without Pillow.
     """
+    warped = _warped(image, size, rule)
+    return warped if warped.ndim == 3 else warped[..., None]  # OpenCV and Pillow leave a single channel out
+
+
+def _warped(image: Image, size: tuple[int, int], rule: Resize) -> Image:
     target = (size[1], size[0])
     match rule:
         case "opencv_linear":
@@ -105,7 +110,8 @@ def _pil_bilinear(image: Image, target: tuple[int, int]) -> Image:
         raise MissingError(
             "this network's resize rule is Pillow's, and Pillow is not installed", hint="pip install pillow"
         ) from None
-    return np.asarray(Pillow.fromarray(image).resize(target, Pillow.Resampling.BILINEAR))
+    plain = image[..., 0] if image.shape[2] == 1 else image
+    return np.asarray(Pillow.fromarray(plain).resize(target, Pillow.Resampling.BILINEAR))
 
 
 def _torch_bilinear(image: Image, size: tuple[int, int]) -> Image:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,33 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def caffe_file() -> Callable[..., tuple[Path, Path]]:
+    """Writes a prototxt and a .caffemodel with seeded weights: ``caffe_file(text, folder, seed=0)`` -> weights, prototxt."""
+
+    def write(text: str, folder: Path, seed: int = 0) -> tuple[Path, Path]:
+        from ssdconv.converters.caffe.graph import graph_config
+        from ssdconv.converters.caffe.prototxt import read_prototxt
+        from ssdconv.converters.caffe.source import blobs_of
+        from ssdconv.converters.caffe.writer import write_caffemodel
+        from ssdconv.ssd_ref.seeded import seeded_tensors
+
+        prototxt, weights = folder / "net.prototxt", folder / "net.caffemodel"
+        prototxt.write_text(text)
+        net = read_prototxt(prototxt)
+        config = graph_config(net, name="made")
+        tensors, blobs = seeded_tensors(config, seed), blobs_of(config)
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+        for blob in blobs:
+            shapes.setdefault(blob.layer, []).append(blob.shape)
+        layers = tuple(replace(layer, blobs=tuple(shapes.get(layer.name, ()))) for layer in net.layers)
+        arrays = {b.name: tensors[f"graph.{b.same_as}" if b.same_as else b.tensor].reshape(b.shape) for b in blobs}
+        write_caffemodel(replace(net, layers=layers), arrays, weights)
+        return weights, prototxt
+
+    return write
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,11 +13,12 @@ from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.parts import Parts
 from ssdconv.converters.caffe.select import Selected, select
 from ssdconv.converters.caffe.specs import layer_of
+from ssdconv.converters.caffe.transform import channels_told, pixels
 from ssdconv.converters.caffe.transform import input_size as find_input_size
-from ssdconv.converters.caffe.transform import pixels
 from ssdconv.converters.caffe.wiring import INPUT
 from ssdconv.errors import FormatError, SsdconvError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
+from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import LayerSpec, SSDConfig
 
 
@@ -44,11 +45,12 @@ def graph_config(
     data = chosen.data + (other.data if other else ())
     shape = chosen.inputs.get(source) or (other.inputs.get(source) if other else None) or ()
     size = input_size or find_input_size(shape, data, f"input {source!r}")
-    parts = Parts(chosen.wiring, source, (1, 3, *size))
+    channels = shape[1] if shape else channels_told(data) or _channels_read(source, chosen, weights or net)
+    parts = Parts(chosen.wiring, source, (1, channels, *size))
     parts.locate()
     priors = parts.priors()
     classes = parts.check(priors)
-    prepared, unsure = pixels(size, data)
+    prepared, unsure = pixels(size, data, channels)
     warnings = [*chosen.warnings, *parts.found.told.warnings, *unsure]
     rule = parts.found.told.rule
     if not priors:
@@ -78,7 +80,9 @@ def graph_net(config: SSDConfig) -> CaffeNet:
         raise UsageError("the network is no layer graph", where=config.name)
     layers = [layer_of(_plain(spec)) for spec in graph.layers if spec.name not in graph.added]
     return CaffeNet(
-        config.name, {graph.input: (1, 3, *config.pixels.size)}, (*layers, *(layer_of(spec) for spec in graph.tail))
+        config.name,
+        {graph.input: (1, config.pixels.channels, *config.pixels.size)},
+        (*layers, *(layer_of(spec) for spec in graph.tail)),
     )
 
 
@@ -96,6 +100,16 @@ def _input_blob(chosen: Selected) -> str:
     if not unwritten:
         raise FormatError("no layer reads an input", where="net", hint="is this a network definition?")
     return unwritten[0]
+
+
+def _channels_read(source: str, chosen: Selected, weights: CaffeNet) -> int:
+    """Channels of the input by the kernel of the convolution that reads it: 1 for grey, else 3."""
+    kernels = {layer.name: layer.blobs[0] for layer in weights.layers if layer.blobs}
+    for spec in chosen.wiring.layers:
+        kernel = kernels.get(spec.name, ())
+        if spec.type == "Convolution" and source in spec.bottoms and len(kernel) == 4:
+            return 1 if kernel[1] * Params(spec.params, spec.name).integer("group", 1, low=1) == 1 else 3
+    return 3
 
 
 def _differences(parts: Parts, other: Selected) -> list[str]:

@@ -55,7 +55,7 @@ def as_named(config: SSDConfig) -> SSDConfig | None:
 
     Priors and detection rule stay the file's; its name is the named network's whose priors it has, else "<family>_custom".
     """
-    candidates = list(named_networks(config))
+    candidates = list(named_networks(config)) if config.pixels.channels == 3 else []
     if not candidates:
         return None
     same_priors = [c for c in candidates if same_boxes(c.priors, config.priors)]
@@ -87,4 +87,4 @@ def same_boxes(mine: Sequence[PriorMap], theirs: Sequence[PriorMap]) -> bool:
 
 def tells_nothing(pixels: Pixels) -> bool:
     """Whether a net definition left mean and scale unsaid."""
-    return pixels == Pixels(pixels.size)
+    return pixels == Pixels(pixels.size, "GRAY" if pixels.channels == 1 else "BGR")

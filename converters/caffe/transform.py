@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from ssdconv.converters.caffe.net import CaffeLayer, Shape
 from ssdconv.converters.caffe.specs import short_float
@@ -15,11 +16,12 @@ def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[in
     """(height, width) in pixels: from the input blob's shape, else from ``resize_param`` or ``crop_size``.
 
     Raises:
-        FormatError: not a colour image, a size out of range, or no size anywhere.
+        FormatError: neither a colour nor a grey image, a size out of range, or no size anywhere.
     """
     if shape:
-        if len(shape) != 4 or shape[1] != 3 or not all(0 < side <= INT_MAX for side in shape):
-            raise FormatError("the input is no colour image", where=where, expected="(N, 3, height, width)", got=shape)
+        if len(shape) != 4 or shape[1] not in (1, 3) or not all(0 < side <= INT_MAX for side in shape):
+            expected = "(N, 3, height, width), or (N, 1, height, width) for grey"
+            raise FormatError("the input is no image", where=where, expected=expected, got=shape)
         return shape[2], shape[3]
     for layer in data:
         p = _transform(layer)
@@ -37,24 +39,39 @@ def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[in
     )
 
 
-def pixels(size: tuple[int, int], data: Iterable[CaffeLayer]) -> tuple[Pixels, tuple[str, ...]]:
-    """Pixels (BGR, as OpenCV reads them) and what had to be assumed.
+def channels_told(data: Iterable[CaffeLayer]) -> int:
+    """1 where a data layer reads pictures in grey (``force_gray``, ``is_color: false``), 3 where one forces colour, else 0."""
+    for layer in data:
+        p = _transform(layer)
+        if p.flag("force_gray", False):
+            return 1
+        if p.flag("force_color", False):
+            return 3
+        image = Params(layer.params, f"layer {layer.name!r} ({layer.type})").message("image_data_param")
+        if not image.flag("is_color", True):
+            return 1
+    return 0
 
-    The mean is ``mean_value`` (one, or blue, green, red), the scale ``scale``; Caffe subtracts first, then multiplies.
+
+def pixels(size: tuple[int, int], data: Iterable[CaffeLayer], channels: int = 3) -> tuple[Pixels, tuple[str, ...]]:
+    """Pixels (BGR as OpenCV reads them, or grey) and what had to be assumed.
+
+    The mean is ``mean_value`` (one, or one per channel: blue, green, red), the scale ``scale``; Caffe subtracts first, then multiplies.
     The first data layer that tells either is believed.
 
     Raises:
-        FormatError: a mean of neither one nor three values.
+        FormatError: a mean of neither one value nor one per channel.
     """
+    order: Literal["BGR", "GRAY"] = "BGR" if channels == 3 else "GRAY"
     for layer in data:
         p = _transform(layer)
         told = [name for name in ("mean_value", "mean_file", "scale") if name in p]
         if not told:
             continue
         means = p.numbers("mean_value") or (0.0,)
-        if len(means) not in (1, 3):
-            raise p.fail("mean_value must be given once, or for each of three channels", got=means)
-        blue, green, red = (short_float(v) for v in (means * 3 if len(means) == 1 else means))
+        if len(means) not in (1, channels):
+            raise p.fail(f"mean_value must be given once, or for each of {channels} channels", got=means)
+        mean = tuple(short_float(v) for v in (means * channels if len(means) == 1 else means))
         warnings = []
         if "mean_file" in p and "mean_value" not in p:
             warnings.append("the mean is in a file of its own (mean_file): mean 0 is assumed")
@@ -63,8 +80,8 @@ def pixels(size: tuple[int, int], data: Iterable[CaffeLayer]) -> tuple[Pixels, t
         mode = p.message("resize_param").data.get("resize_mode", "WARP")
         if mode != "WARP":
             warnings.append(f"the net was fed with resize_mode {mode}; images are warped to the input size instead")
-        return Pixels(size, "BGR", (blue, green, red), scale=short_float(p.number("scale", 1.0))), tuple(warnings)
-    return Pixels(size), ("the net does not tell its pixel mean and scale: mean 0 and scale 1 are assumed",)
+        return Pixels(size, order, mean, (1.0,) * channels, scale=short_float(p.number("scale", 1.0))), tuple(warnings)
+    return Pixels(size, order), ("the net does not tell its pixel mean and scale: mean 0 and scale 1 are assumed",)
 
 
 def _transform(layer: CaffeLayer) -> Params:

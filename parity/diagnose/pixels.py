@@ -11,7 +11,7 @@ from ssdconv.parity.diagnose.net import Net, Role
 from ssdconv.ssd_ref.config import Pixels, Resize, SSDConfig
 
 Changes = Iterator[tuple[str, Callable[[Net], Net]]]
-Triple = tuple[float, float, float]
+Triple = tuple[float, ...]
 
 MEANS: tuple[Triple, ...] = (
     (104.0, 117.0, 123.0),
@@ -39,9 +39,16 @@ def _other(pixels: Pixels) -> Any:
     return "RGB" if pixels.order == "BGR" else "BGR"
 
 
+def _of_channels(bgr: Triple, pixels: Pixels) -> Triple:
+    """A mean or deviation in BGR as these pixels have it; of grey ones the middle."""
+    return (bgr[1],) if pixels.channels == 1 else bgr[::-1] if pixels.order == "RGB" else bgr
+
+
 def order(net: Net, truth: SSDConfig | None) -> Changes:
     """The other channel order, with the means going along or staying."""
     own = net.config.pixels
+    if own.channels == 1:
+        return
     yield f"pixels are {own.order} instead of {_other(own)}", _set(order=_other(own))
     if own.mean[::-1] != own.mean or own.std[::-1] != own.std:
         yield f"pixels and mean are {own.order} instead of {_other(own)}", _reversed
@@ -59,7 +66,7 @@ def mean(net: Net, truth: SSDConfig | None) -> Changes:
     """Other means, then the same with the unit that they belong to."""
     own = net.config.pixels
     asked = [truth.pixels.mean] if truth else []
-    known = [m[::-1] if own.order == "RGB" else m for m in MEANS]
+    known = [_of_channels(m, own) for m in MEANS]
     for value in _new([*asked, *known], own.mean):
         if value != own.mean[::-1] or value in asked:
             yield f"mean {_text(own.mean)} instead of {_text(value)}", _set(mean=value)
@@ -69,7 +76,7 @@ def std(net: Net, truth: SSDConfig | None) -> Changes:
     """Other deviations."""
     own = net.config.pixels
     asked = [truth.pixels.std] if truth else []
-    known = [s[::-1] if own.order == "RGB" else s for s in STDS]
+    known = [_of_channels(s, own) for s in STDS]
     for value in _new([*asked, *known], own.std):
         yield f"deviation {_text(own.std)} instead of {_text(value)}", _set(std=value)
 

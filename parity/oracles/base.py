@@ -93,7 +93,7 @@ class Oracle(Protocol):
         """Run the network.
 
         Args:
-            pixels: (N, 3, H, W) float32, prepared.
+            pixels: (N, channels, H, W) float32, prepared.
 
         Raises:
             MissingError: the framework is absent or cannot run this network ("not run", never "passed").

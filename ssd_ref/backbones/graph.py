@@ -20,7 +20,7 @@ Values = tuple[Tensor, ...]
 
 
 class LayerGraph(nn.Module):
-    """(N, 3, H, W) -> loc (N, P, 4 * graph.loc_classes), conf (N, P, C).
+    """(N, C, H, W) -> loc (N, P, 4 * graph.loc_classes), conf (N, P, C).
 
     Parameters are named ``<layer>.<blob name>`` (``names.learned_blobs``). A parameter that layers share is stored once,
     under the first of them.
@@ -58,7 +58,7 @@ class LayerGraph(nn.Module):
         return module
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepared pixels (N, 3, H, W) -> raw loc and conf, values of a prior next to each other."""
+        """Prepared pixels (N, C, H, W) -> raw loc and conf, values of a prior next to each other."""
         values = {self.graph.input: pixels}
         for _ in self._run(values, self.graph.layers, self._last_use):
             pass

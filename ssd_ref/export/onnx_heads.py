@@ -1,6 +1,6 @@
 """The network from pixels to raw heads as an ONNX model, by torch's own exporter (``torch.onnx.export(dynamo=True)``).
 
-Inputs and outputs as ``model.SSD`` has them: ``pixels`` (N, 3, H, W) -> ``loc`` (N, P, 4), or (N, P, C * 4) where classes do not
+Inputs and outputs as ``model.SSD`` has them: ``pixels`` (N, channels, H, W) -> ``loc`` (N, P, 4), or (N, P, C * 4) where classes do not
 share their boxes, and ``conf`` (N, P, C), all float32. Initializers carry the checkpoint's tensor names where the exporter keeps
 the tensors as they are.
 """
@@ -78,7 +78,7 @@ def heads_model(model: SSD, *, opset: int = DEFAULT_OPSET, batch: int | None = N
         raise UsageError("a batch has at least one image", got=batch)
     height, width = model.config.pixels.size
     # A batch of two where it stays open: torch takes a 1 for a constant.
-    pixels = torch.zeros(batch or 2, 3, height, width)
+    pixels = torch.zeros(batch or 2, model.config.pixels.channels, height, width)
     shapes = None if batch else ({0: torch.export.Dim("batch")},)
     try:
         with _quiet(), torch.no_grad():

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.ssd_ref.pixels import normalise
+from ssdconv.ssd_ref.pixels import normalise, ordered
 from ssdconv.ssd_ref.train.sampler import EpochSampler
 from ssdconv.ssd_ref.train.samples import Sample, TrainingSet
 from ssdconv.ssd_ref.train.targets import Targets
@@ -38,7 +38,7 @@ class Batch:
     """One batch.
 
     Attributes:
-        images: (N, 3, height, width) float32 ready for the network; with ``Loader(raw=True)`` (N, height, width, 3) BGR of
+        images: (N, channels, height, width) float32 ready for the network; with ``Loader(raw=True)`` (N, height, width, 3) BGR of
             the samples' type, for ``network_input`` on the device.
         targets: the objects.
         indices: which images these are.
@@ -57,14 +57,24 @@ def network_input(images: Tensor, pixels: Pixels) -> Tensor:
         pixels: the network's rule.
 
     Returns:
-        (N, 3, height, width) float32, contiguous: ``((x / unit) - mean) / std * scale``, channels in ``pixels.order``.
+        (N, channels, height, width) float32, contiguous: ``((x / unit) - mean) / std * scale``, channels in ``pixels.order``.
     """
     x = images.permute(0, 3, 1, 2)
+    if pixels.order == "GRAY":
+        x = _grey(x)
     x = (x.flip(1) if pixels.order == "RGB" else x).to(torch.float32, memory_format=torch.contiguous_format)
     if pixels.unit != 1:
         x = x / pixels.unit
-    x = x - torch.tensor(pixels.mean, device=x.device).view(1, 3, 1, 1)
-    return x / torch.tensor(pixels.std, device=x.device).view(1, 3, 1, 1) * pixels.scale
+    x = x - torch.tensor(pixels.mean, device=x.device).view(1, -1, 1, 1)
+    return x / torch.tensor(pixels.std, device=x.device).view(1, -1, 1, 1) * pixels.scale
+
+
+def _grey(images: Tensor) -> Tensor:
+    """BGR (N, 3, H, W) to grey (N, 1, H, W) as OpenCV's BGR2GRAY does it: for bytes in whole numbers of 2**-15."""
+    if images.dtype != torch.uint8:
+        return images[:, :1] * 0.114 + images[:, 1:2] * 0.587 + images[:, 2:] * 0.299
+    whole = images.int()
+    return (whole[:, :1] * 3735 + whole[:, 1:2] * 19235 + whole[:, 2:] * 9798 + (1 << 14)) >> 15
 
 
 class Loader:
@@ -145,7 +155,7 @@ class Loader:
 
     def _batch(self, indices: tuple[int, ...], made: list[Sample]) -> Batch:
         height, width = self.training_set.config.pixels.size
-        shape = (0, height, width, 3) if self.raw else (0, 3, height, width)
+        shape = (0, height, width, 3) if self.raw else (0, self.training_set.config.pixels.channels, height, width)
         stacked = np.stack([m.image for m in made]) if made else np.zeros(shape, np.float32)
         targets = Targets.pad(
             [torch.from_numpy(m.boxes) for m in made],
@@ -173,25 +183,24 @@ def _make(training_set: TrainingSet, index: int, epoch: int, raw: bool) -> Sampl
 
 
 def _ready(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
-    """(height, width, 3) BGR -> (3, height, width) float32 as the network wants it.
+    """(height, width, 3) BGR -> (channels, height, width) float32 as the network wants it.
 
     Bytes go through a table of what ``normalise`` makes of each of them, which is the same to the last bit and quicker.
     """
+    image = ordered(image, pixels)
     if image.dtype != np.uint8:
-        ordered = image[..., ::-1] if pixels.order == "RGB" else image
-        return np.ascontiguousarray(normalise(ordered, pixels).transpose(2, 0, 1))
+        return np.ascontiguousarray(normalise(image, pixels).transpose(2, 0, 1))
     tables = _tables(pixels)
-    planes = cv2.split(image)
-    out = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, plane in enumerate(reversed(planes) if pixels.order == "RGB" else planes):
+    out = np.empty((pixels.channels, *image.shape[:2]), np.float32)
+    for channel, plane in enumerate(cv2.split(image)):
         cv2.LUT(plane, tables[channel], out[channel])
     return out
 
 
 @lru_cache(maxsize=8)
 def _tables(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """(3, 256) the network's input for each byte, channels in ``pixels.order``."""
-    every = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    """(channels, 256) the network's input for each byte, channels in ``pixels.order``."""
+    every = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], pixels.channels, axis=2)
     return np.ascontiguousarray(normalise(every, pixels)[:, 0].T)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ssdconv.errors import DownloadError, FormatError
 from ssdconv.fetch import pins, pypi, store
@@ -70,6 +71,26 @@ def test_a_checksum_that_the_record_gained_wins_over_the_lock_file(server: Any, 
     server.script = [lab.good()]
     found = get(file(server.url, checksum=lab.DATA), place, lab)
     assert found.sha256 == hashlib.sha256(lab.DATA).hexdigest()
+
+
+def test_the_lock_file_is_put_right_by_a_file_that_the_record_vouches_for(server: Any, lab: Any, place: Place) -> None:
+    """A sha1 that somebody published settles what the file is; a lock file that says otherwise is wrong, and is corrected."""
+    server.script = [lab.good()]
+    what = file(server.url, checksum=lab.DATA, algorithm="sha1")
+    get(what, place, lab)
+    pins.write(place.lock, "net/weights.bin", "0" * 64, len(lab.DATA), trust="published", origin=server.url)
+    found = get(what, place, lab, offline=True)
+    assert found.sha256 == hashlib.sha256(lab.DATA).hexdigest()
+    assert pins.read(place.lock)["net/weights.bin"].sha256 == found.sha256
+
+
+def test_a_pin_of_another_size_than_the_record_s_no_longer_counts(server: Any, lab: Any, place: Place) -> None:
+    server.script = [lab.good(data=bytes(1000))]
+    get(file(server.url), place, lab)
+    server.script = [lab.good()]
+    known = replace(file(server.url), size=len(lab.DATA))
+    assert store.wanted(known, place) == (known.expected, None)
+    assert get(known, place, lab).sha256 == hashlib.sha256(lab.DATA).hexdigest()
 
 
 def test_offline_touches_no_network(server: Any, lab: Any, place: Place) -> None:

@@ -121,3 +121,15 @@ def test_a_tensor_without_axes_keeps_having_none(config: SSDConfig, suffix: str,
     path = checkpoint.save(tmp_path / f"x{suffix}", config, {"one": np.array(2.5, np.float32), "many": np.ones(2)})
     state = checkpoint.read(path).state_dict
     assert (state["one"].shape, float(state["one"])) == ((), 2.5) and state["many"].shape == (2,)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_another_layout_is_refused(
+    suffix: str, config: SSDConfig, tensors: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(checkpoint, "VERSION", 2)
+        path = checkpoint.save(tmp_path / f"net{suffix}", config, tensors)
+        assert checkpoint.read(path).config == config
+    with pytest.raises(FormatError, match=r"another version of ssdconv.*expected layout 1, got layout 2"):
+        checkpoint.read(path)

@@ -13,6 +13,6 @@ def fill_value(pixels: Pixels, fill: Literal["mean", "mean_uint8", "zero"]) -> C
     """The fill in BGR on 0..255: the network's mean pixel, the mean cut to whole numbers, or black."""
     if fill == "zero":
         return (0.0, 0.0, 0.0)
-    first, second, third = (m * pixels.unit for m in pixels.mean)
-    colour = (first, second, third) if pixels.order == "BGR" else (third, second, first)
+    first, second, third = (m * pixels.unit for m in (pixels.mean * 3 if pixels.channels == 1 else pixels.mean))
+    colour = (first, second, third) if pixels.order != "RGB" else (third, second, first)
     return colour if fill == "mean" else (float(int(colour[0])), float(int(colour[1])), float(int(colour[2])))

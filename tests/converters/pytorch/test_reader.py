@@ -47,6 +47,31 @@ def mixed() -> OrderedDict[str, Any]:
     )
 
 
+@pytest.mark.parametrize("wrong", [-4, 4])
+def test_a_storage_of_another_size_than_declared_is_refused(wrong: int, tmp_path: Path) -> None:
+    """Too large is as wrong as too small: then the member is another tensor's."""
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pth", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, (data + bytes(4))[: 24 + wrong] if name.endswith("data/0") else data)
+    with pytest.raises(FormatError, match=f"another size.*expected 24 bytes.*got {24 + wrong}"):
+        read_pth(tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_legacy_storage_of_another_size_than_declared_is_refused(wrong: int, tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "x.pth").read_bytes()
+    at = data.rindex(struct.pack("<q", 6))
+    assert len(data) - at == 8 + 24
+    changed = data[:at] + struct.pack("<q", 6 + wrong) + (data[at + 8 :] + bytes(4))[: 24 + 4 * wrong]
+    (tmp_path / "y.pth").write_bytes(changed)
+    with pytest.raises(FormatError, match=f"another size.*expected 6 elements.*got {6 + wrong} elements"):
+        read_pth(tmp_path / "y.pth")
+
+
 @pytest.mark.parametrize("form", SAVES)
 def test_equal_to_torch(tmp_path: Path, form: str) -> None:
     torch.save(mixed(), tmp_path / "x.pth", **SAVES[form])

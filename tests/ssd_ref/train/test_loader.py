@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ssdconv.errors import SsdconvError, UsageError
+from ssdconv.ssd_ref.config import Pixels
 from ssdconv.ssd_ref.data.coco import CocoDataset, open_coco
 from ssdconv.ssd_ref.data.problems import UnreadableImageError
 from ssdconv.ssd_ref.networks.registry import network
@@ -73,6 +74,19 @@ def test_images_are_what_prepare_makes(dataset: CocoDataset, source: str, raw: b
     assert images.shape == wanted.shape and images.dtype == torch.float32 and images.is_contiguous()
     assert torch.allclose(images, wanted, atol=1e-6 if raw else 0, rtol=1e-6 if raw else 0)
     assert batch.images.dtype == (torch.uint8 if raw else torch.float32)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_grey_network_reads_one_channel(dataset: CocoDataset, raw: bool) -> None:
+    """Augmentation works in colour; grey is made of its result, as OpenCV makes it."""
+    whole = training_set(dataset, replace(RECIPE, augment=STILL))
+    grey = Pixels(whole.config.pixels.size, "GRAY", (110.0,), (60.0,))
+    whole.config = replace(whole.config, pixels=grey)
+    batch = next(Loader(whole, EpochSampler(COUNT, 3, shuffle=False), workers=0, raw=raw).epoch(0))
+    images = network_input(batch.images, grey) if raw else batch.images
+    colour = [whole.sample(i, 0).image for i in range(3)]
+    wanted = np.stack([(cv2.cvtColor(c, cv2.COLOR_BGR2GRAY)[None].astype(np.float32) - 110) / 60 for c in colour])
+    assert images.shape == (3, 1, *grey.size) and np.allclose(images.numpy(), wanted, atol=1e-6)
 
 
 def test_float_samples_become_the_same_input(dataset: CocoDataset) -> None:
