@@ -312,8 +312,8 @@ def test_input_size_can_be_given() -> None:
         (("min_size: 4.9", "min_size: -1"), "positive number of pixels"),
         (("axis: 2 } }", "axis: 1 } }"), "does not run over the classes"),
         (('bottom: "kf" top: "kr"', 'bottom: "nowhere" top: "kr"'), "nowhere"),
-        (("dim: 3 dim: 8 dim: 8", "dim: 1 dim: 8 dim: 8"), "no colour image"),
-        (("dim: 3 dim: 8 dim: 8", "dim: 3 dim: 0 dim: 8"), "no colour image"),
+        (("dim: 3 dim: 8 dim: 8", "dim: 2 dim: 8 dim: 8"), "is no image"),
+        (("dim: 3 dim: 8 dim: 8", "dim: 3 dim: 0 dim: 8"), "is no image"),
         (('name: "l" type: "Convolution"', 'name: "c" type: "Convolution"'), "share a name"),
         (("kernel_size: 3", "kernel_size: 0"), "kernel_size is out of range"),
         (
