@@ -86,6 +86,11 @@ def add_wishes(parser: ArgumentParser, fields: Iterable[str]) -> None:
         "--set", dest="settings", action="append", metavar="KEY=VALUE", default=[],
         help="settle what the file does not say, e.g. heads.padding=valid; `inspect` lists the keys (repeatable)",
     )  # fmt: skip
+    parser.add_argument(
+        "--classes", metavar="FILE|A,B,C",
+        help="names of the object classes: a file with a name per line, the names, or voc or coco (default: by number, "
+        "unless SRC names them)",
+    )  # fmt: skip
     for field in fields:
         parser.add_argument(f"--{field.replace('_', '-')}", **OPTIONS[field])
 
@@ -120,6 +125,9 @@ def run_forward(name: str | None, args: Namespace) -> int:
     if options:
         wishes["options"] = options
     from ssdconv.converters.convert import convert
+
+    if args.classes:
+        wishes["classes"] = args.classes
 
     with working(f"converting {src.name}"):
         report = convert(
@@ -185,6 +193,8 @@ def _configure_reverse(source: Source, parser: ArgumentParser) -> None:
 
 
 def _print_conversion(report: ConversionReport) -> None:
+    from ssdconv.ssd_ref.evidence import lines
+
     config = report.config
     height, width = config.pixels.size
     print(
@@ -194,4 +204,6 @@ def _print_conversion(report: ConversionReport) -> None:
     groups = [(part, tensors, f"{numbers:,}") for part, tensors, numbers in report.groups()]
     total = ("total", sum(row[1] for row in groups), f"{sum(n for _, _, n in report.groups()):,}")
     print(table([*groups, total], ("part", "tensors", "numbers"), right=(1, 2)))
+    for link, said in lines(report.evidence):
+        print(f"{link}: {said}")
     print_tail(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv verify out.pth --source x.caffemodel",
     "ssdconv verify out.pth --source x.caffemodel --prototxt deploy.prototxt --image a.jpg b.jpg --json",
     "ssdconv verify out.pth --source x.caffemodel --diagnose --report report",
+    "ssdconv verify out.pth --source x.caffemodel --strict",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --weights out.pth --report report",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --detections results/",
     "ssdconv verify --annotations mine.json --images photos --weights out.pth",
@@ -39,6 +41,12 @@ def configure(parser: ArgumentParser) -> None:
         "--image", nargs="+", default=[], metavar="IMG", help="compare on these images besides seeded noise"
     )
     layers.add_argument("--seed", type=int, default=0, help="of the noise and of the generated picture (default: 0)")
+    layers.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit 1 unless every link is vouched for by somebody else than this converter, or given by you: nothing assumed, "
+        "nothing rebuilt here",
+    )
     layers.add_argument("--diagnose", action="store_true", help="where a layer differs, find out why (about a minute)")
     verify_dataset.configure(parser.add_argument_group("accuracy over a data set, against the published tables"))
     add_device(parser)
@@ -46,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     if verify_dataset.wanted(args):
-        if args.source or args.prototxt or args.image or args.diagnose:
+        if args.source or args.prototxt or args.image or args.diagnose or args.strict:
             raise UsageError("--source is for the layers and --dataset for accuracy; run them one after the other")
         return verify_dataset.run(args)
     if not args.source:
@@ -84,6 +92,10 @@ def _layers(args: Namespace, weights: str) -> int:
         print_json(report.to_json() | ({"diagnosis": found.to_json() if found else None} if args.diagnose else {}))
     else:
         _show(report, found, written)
+    if args.strict and report.weak:
+        told = ", ".join(f"{link.link} ({link.says})" for link in report.weak)
+        print(f"strict: not vouched for by anybody else: {told}", file=sys.stderr)
+        return EXIT_PARITY
     return EXIT_OK if report.passed else EXIT_PARITY
 
 

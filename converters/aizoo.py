@@ -17,6 +17,7 @@ from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import AIZOO_CHANNELS
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.aizoo import NAME, aizoo
 
 FIRST = {"gluon": r"conv_0\.weight", "tensorflow": r"conv2d_0(?P<number>_\d+)?/kernel"}
@@ -56,7 +57,10 @@ def plan(table: TensorTable, source: str, request: Request) -> Plan:
     ]
     told = source == "gluon" or graph
     shown = probes(config, source, found[0].groupdict().get("number") or "") if told else ()
-    return Plan(config, TensorMapping(pairs, tuple(drops)), (), tuple(shown))
+    order = Claim(
+        "classes", "rebuilt", f"{', '.join(config.class_names) or 'by number'}: the project's own order", "classes"
+    )
+    return Plan(config, TensorMapping(pairs, tuple(drops)), (), tuple(shown), (order,))
 
 
 def probes(config: SSDConfig, source: str, number: str = "") -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ssdconv import __version__
+from ssdconv.converters.claims import class_names, completed
 from ssdconv.converters.mapping import Entry
 from ssdconv.converters.ops import apply_all
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.registry import Source, head_of, located, recognise
 from ssdconv.converters.registry import source as source_named
+from ssdconv.converters.remembered import remember
 from ssdconv.converters.report import ConversionReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.errors import UsageError
@@ -50,8 +52,9 @@ def open_source(path: Path, source: str | None = None, request: Request | None =
 
     table = kind.module.read(path)
     try:
-        plan = kind.module.plan(table, request or Request())
-        plan.check_settings((request or Request()).settings)
+        wish = request or Request()
+        plan = completed(kind.module.plan(table, wish), wish, kind.title)
+        plan.check_settings(wish.settings)
         plan.mapping.check(table, reference_shapes(plan.config), where=str(path))
     except BaseException:
         table.close()
@@ -71,6 +74,7 @@ def convert(
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
     settings: Mapping[str, str] | None = None,
+    classes: str | Sequence[str] = (),
     digests: bool = True,
 ) -> ConversionReport:
     """Convert a source file into a checkpoint that ``ssdconv.load`` reads.
@@ -86,6 +90,7 @@ def convert(
         format: "pth", "safetensors" or "both"; default: by the suffix of ``dst``, else "pth".
         options: further wishes of one source.
         settings: what the file does not say, by key (``heads.padding``: ``valid``); ``inspect`` lists the keys.
+        classes: names of the object classes: "voc", "coco", a file with a name per line, or the names.
         digests: give each row of the report its SHA-256 and statistics (a second pass over the tensors).
 
     Raises:
@@ -97,9 +102,9 @@ def convert(
     started = time.perf_counter()
     path = located(Path(src))
     outputs = output_paths(path, Path(dst) if dst else None, format)
-    wish = Request(
-        network, num_classes, Path(prototxt) if prototxt else None, channel_order, options or {}, settings or {}
-    )
+    names = class_names(classes) if isinstance(classes, str) else tuple(classes)
+    given = Path(prototxt) if prototxt else None
+    wish = Request(network, num_classes, given, channel_order, options or {}, settings or {}, names)
     with ThreadPoolExecutor(1, "sha256") as pool:
         head_of(path)
         digest = pool.submit(sha256_file, path)
@@ -116,6 +121,7 @@ def convert(
                 "parity": "not measured",
                 "evidence": to_plain(opened.plan.evidence),
                 "settings": dict(wish.settings),
+                **remember(wish, opened.plan.config),
             }
             for output in outputs:
                 save(output, opened.plan.config, sources, provenance, digest=digest)
@@ -131,6 +137,7 @@ def convert(
                 source_format=table.format,
                 source_sha256=digest.result(),
                 warnings=(*table.warnings, *opened.plan.warnings, *finite),
+                evidence=opened.plan.evidence,
                 seconds=time.perf_counter() - started,
             )
 

@@ -12,11 +12,14 @@ from typing import Any
 import msgspec
 
 from ssdconv.converters.caffe.net import CaffeNet
-from ssdconv.converters.plan import Request
-from ssdconv.converters.registry import head_of, recognise
+from ssdconv.converters.claims import completed
+from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.config import Backbone, SSDConfig
+from ssdconv.ssd_ref.evidence import Claim, from_plain, to_plain
+from ssdconv.ssd_ref.evidence import lines as claim_lines
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class FileSummary:
         provenance: of our own checkpoints.
         backbone: what a backbone file for training holds.
         warnings: oddities met while reading.
+        evidence: who says what about the network, with the settings that change it.
     """
 
     path: Path
@@ -57,6 +61,7 @@ class FileSummary:
     provenance: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     backbone: Backbone | None = None
+    evidence: tuple[Claim, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
@@ -76,6 +81,7 @@ class FileSummary:
             "layers": [{"name": n, "type": t} for n, t in self.layers],
             "provenance": self.provenance,
             "warnings": list(self.warnings),
+            "evidence": to_plain(self.evidence),
         }
 
     def text(self) -> str:
@@ -101,11 +107,12 @@ class FileSummary:
             kinds = Counter(kind for _, kind in self.layers)
             facts.append(("layers", f"{len(self.layers)}: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common())))
         facts += [("note", warning) for warning in self.warnings]
-        lines = [f"{label:>10}  {value}" for label, value in facts]
+        facts += [(link, said) for link, said in claim_lines(self.evidence)]
+        lines = [f"{label:>14}  {value}" for label, value in facts]
         if self.tensors:
-            lines.append(f"{'tensors':>10}  {len(self.tensors)}, {numbers:,} numbers")
+            lines.append(f"{'tensors':>14}  {len(self.tensors)}, {numbers:,} numbers")
             wide = max(len(t.name) for t in self.tensors)
-            lines += [f"            {t.name:<{wide}}  {t.dtype:<8} {list(t.shape)}" for t in self.tensors]
+            lines += [f"                {t.name:<{wide}}  {t.dtype:<8} {list(t.shape)}" for t in self.tensors]
         return "\n".join(lines)
 
 
@@ -128,7 +135,8 @@ def inspect(path: str | Path) -> FileSummary:
         return own
     source = recognise(path)
     with source.module.read(path) as table:
-        config, why = _plan(source.module.plan, table)
+        plan, why = _plan(source, table)
+        config = plan.config if plan else None
         net = table.meta.get("net")
         layers = tuple((la.name, la.type) for la in net.layers) if isinstance(net, CaffeNet) else ()
         return FileSummary(
@@ -141,13 +149,14 @@ def inspect(path: str | Path) -> FileSummary:
             config.name if config else "",
             why,
             config,
-            warnings=table.warnings,
+            warnings=(*table.warnings, *(plan.warnings if plan else ())),
+            evidence=plan.evidence if plan else (),
         )
 
 
-def _plan(plan: Any, table: TensorTable) -> tuple[SSDConfig | None, str]:
+def _plan(source: Source, table: TensorTable) -> tuple[Plan | None, str]:
     try:
-        return plan(table, Request()).config, ""
+        return completed(source.module.plan(table, Request()), Request(), source.title), ""
     except SsdconvError as error:
         return None, str(error)
 
@@ -191,7 +200,8 @@ def _about(path: Path, text: str | None, tensors: tuple[TensorSummary, ...], for
         config = SSDConfig.from_json(json.dumps(about["config"]))
     except (ValueError, KeyError, TypeError, FormatError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
-    return FileSummary(path, size, format, "ssdconv", tensors, (), config.name, "", config, provenance)
+    claims = from_plain(provenance.get("evidence", ()))
+    return FileSummary(path, size, format, "ssdconv", tensors, (), config.name, "", config, provenance, evidence=claims)
 
 
 def _safetensors(path: Path) -> FileSummary:

@@ -26,6 +26,7 @@ class Request:
         options: further wishes of a single source, by name.
         settings: what the file does not say and the user does, by key (``--set heads.padding=valid``). A source takes the
             keys that it knows; ``Plan.check_settings`` refuses the others.
+        classes: names of the object classes, with or without the background; empty where the user gives none.
     """
 
     network: str | None = None
@@ -34,6 +35,7 @@ class Request:
     channel_order: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

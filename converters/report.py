@@ -14,6 +14,7 @@ from ssdconv.converters.mapping import Drop, Entry
 from ssdconv.converters.ops import apply_all
 from ssdconv.converters.tensors import LazyTensor
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Claim, to_plain
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,11 @@ class ConversionReport(FileReport):
 
     Attributes:
         config: the network written.
+        evidence: who says what about it.
     """
 
     config: SSDConfig
+    evidence: tuple[Claim, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     def groups(self) -> Iterator[tuple[str, int, int]]:
@@ -102,6 +105,8 @@ class ConversionReport(FileReport):
             "num_classes": self.config.num_classes,
             "input": list(self.config.pixels.size),
             "priors": self.config.num_priors,
+            "class_names": list(self.config.class_names),
+            "evidence": to_plain(self.evidence),
             **super().to_json(),
             **self.extra,
         }

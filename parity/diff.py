@@ -64,7 +64,7 @@ class DiffReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
+        data: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)  # notices become their texts
         return {"same": bool(self), **data}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ssdconv.errors import FormatError
+from ssdconv.parity.links import LinkResult, headline, weak_links
 from ssdconv.parity.results import InputResult, ProbeResult, TensorResult
 
 
@@ -26,6 +27,7 @@ class ParityReport:
         notes: anything a reader should know ("no image was given ...").
         seconds: wall time.
         class_names: names of the labels; empty where the source does not tell.
+        links: what the verdict rests on, a row per link; empty in reports of older versions.
     """
 
     network: str
@@ -42,13 +44,26 @@ class ParityReport:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     class_names: tuple[str, ...] = ()
+    links: tuple[LinkResult, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.inputs) and all(self.inputs) and (self.tensors is None or bool(self.tensors))
+        same = all(self.inputs) and all(self.links) and (self.tensors is None or bool(self.tensors))
+        return bool(self.inputs) and same
+
+    @property
+    def headline(self) -> str:
+        """What the verdict may say: no more than its links bear."""
+        return headline(self.links) if self else "not the same network"
+
+    @property
+    def weak(self) -> tuple[LinkResult, ...]:
+        """Links that ``--strict`` refuses: assumed, rebuilt by this project, or vouched for by nobody."""
+        return weak_links(self.links)
 
     @property
     def first_divergent(self) -> str | None:
-        """Source name of the first layer that differs; else "detections" or the first differing tensor; else None."""
+        """Source name of the first layer that differs; else "detections", the first differing tensor, or the first field of the config
+        that is not the source file's; else None."""
         failed = [i for i in self.inputs if i.first_divergent is not None]
         if failed:
             order = [p.source for p in failed[0].probes]
@@ -58,7 +73,7 @@ class ParityReport:
             return "detections"
         if self.tensors is not None and not self.tensors:
             return self.tensors.different[0] if self.tensors.different else "tensors"
-        return None
+        return next((field for link in self.links for field in link.differs), None)
 
     @property
     def probes(self) -> int:
@@ -78,12 +93,16 @@ class ParityReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, with the derived figures (verdict, ratios) beside the measured ones."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
+        data: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)  # notices become their texts
         for shown, result in zip(data["inputs"], self.inputs, strict=True):
             for row, probe in zip(shown["probes"], result.probes, strict=True):
                 row |= {"ok": bool(probe), "ratio": probe.ratio, "rms_ratio": probe.rms_ratio, "needed": probe.needed}
+        for row, link in zip(data["links"], self.links, strict=True):
+            row |= {"ok": bool(link), "independent": link.independent, "says": link.says}
         summary = {
             "passed": self.passed,
+            "headline": self.headline,
+            "weak_links": [link.link for link in self.weak],
             "first_divergent": self.first_divergent,
             "probes": self.probes,
             "worst_ratio": self.worst.ratio if self.worst is not None else None,

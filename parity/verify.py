@@ -7,7 +7,11 @@ What is compared, and who computes it:
   tells none, the checkpoint's are used for both, and the report says so);
 * every probe at the rounding floor: the oracle runs the source file, fed with the source's pixels, the reference runs the
   checkpoint, fed with its own (``parity.activations``, ``parity.tolerance``);
-* detections: as sets, with a reason for every one-sided row (``parity.detections_match``).
+* detections: as sets, with a reason for every one-sided row (``parity.detections_match``);
+* the config: field by field against the one that the source file gives when it is planned anew, as the checkpoint was asked for. That
+  catches what no oracle can see (pixels that the file does not state, class names).
+
+What the verdict rests on is in its ``links`` (``parity.links``).
 
 An oracle that cannot run raises MissingError: not run is never passed.
 """
@@ -34,17 +38,22 @@ from ssdconv import __version__
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import SOURCES
+from ssdconv.converters.remembered import recalled, wishes
 from ssdconv.converters.tensors import sha256_file
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.activations import Heads, Progress, compare
+from ssdconv.parity.config_diff import config_differences
 from ssdconv.parity.detections_match import Candidates, Rows, match_detections
 from ssdconv.parity.inputs import ProbeInput, make_inputs
+from ssdconv.parity.links import link_results
 from ssdconv.parity.oracles.base import OracleRun, require
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.results import DetectionResult, Found, InputResult, TensorResult, TensorRow
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.detect import scores_of
+from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, Link, code_of
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors
 
@@ -84,9 +93,11 @@ def verify(
     checkpoint = read(weights)
     model = build(checkpoint, where=str(weights))
     column = column_of(checkpoint.config.source)
-    opened = open_as(source, prototxt, checkpoint)
-    with opened.table:
-        prepared = column.prepare(opened, prototxt, oracle)
+    with (
+        recalled(checkpoint.provenance, prototxt, source, str(weights)) as (definition, recollections),
+        (opened := open_as(source, definition, checkpoint)).table,
+    ):
+        prepared = column.prepare(opened, definition, oracle)
         require(prepared.oracle)
         tensors = compare_tensors(opened, checkpoint)
         mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
@@ -96,13 +107,20 @@ def verify(
         else:
             notes = (*notes, PIXELS_UNTOLD)
         # Where pixels are untold, the mean that the plan assumed is nobody's: the checkpoint's is used.
-        notes = (*notes, *(w for w in opened.plan.warnings if theirs is not mine or "mean" not in w))
+        told = (w for w in opened.plan.warnings if theirs is not mine or code_of(w) != PIXELS_ASSUMED)
+        notes = (*notes, *recollections, *told)
         results = []
         not_compared: dict[str, str] = {}
         for own, other in zip(mine, theirs, strict=True):
             run = prepared.oracle.run(other.pixels)
             results.append(_one_input(model, own, other, prepared, run, progress))
             not_compared |= {n: column.why_not(run.kinds.get(n, "")) for n in run.outputs.left}
+        links = link_results(
+            opened.plan.evidence,
+            prepared.evidence,
+            compared_links(tensors, results, checkpoint.config),
+            differing_fields(checkpoint.config, opened),
+        )
     return ParityReport(
         network=checkpoint.config.name,
         source=checkpoint.config.source,
@@ -118,7 +136,47 @@ def verify(
         notes=notes,
         seconds=time.perf_counter() - started,
         class_names=checkpoint.config.class_names,
+        links=links,
     )
+
+
+def compared_links(tensors: TensorResult, results: Sequence[InputResult], config: SSDConfig) -> dict[Link, str]:
+    """What a run compared of each link, in words; links of which it compared nothing are left out."""
+    every = [probe for result in results for probe in result.probes]
+    layers = sum(not probe.reference.startswith("@") for probe in every)
+    boxes = [r.detections for r in results if r.detections is not None and not r.detections.problem]
+    count = sum(max(b.oracle, b.reference) for b in boxes)
+    words: dict[Link, str] = {"tensors": f"{tensors.compared} tensors, bit for bit"}
+    if layers:
+        words["architecture"] = f"{layers:,} outputs of layers"
+    if any(probe.reference == "@priors" for probe in every):
+        words["priors"] = f"{config.num_priors:,} priors"
+    elif count:
+        words["priors"] = "in the boxes of detections"
+    if count:
+        words["detection rule"] = f"{count:,} detections on {len(boxes)} inputs"
+    heads = [probe for probe in every if probe.reference in ("@conf", "@scores")]
+    if heads:
+        words["classes"] = f"{config.num_classes} channels in their order"
+    return words
+
+
+def differing_fields(config: SSDConfig, opened: Opened) -> dict[Link, list[str]]:
+    """Where a checkpoint's config is not the one that the source file gives, by link.
+
+    A checkpoint under other tensor names than the file's own network (staged, where the file tells a graph) has no layers to compare but by
+    its probes, and no pixels where the file tells none: nobody knows who named them.
+    """
+    theirs = opened.plan.config
+    alike = (config.staged is None) == (theirs.staged is None)
+    untold = not alike and not column_of(config.source).tells_pixels(opened)
+    found: dict[Link, list[str]] = {}
+    for difference in config_differences(config, theirs, layers=alike):
+        if difference.link == "pixels" and untold:
+            continue
+        text = f"the checkpoint says {difference.mine}, the file gives {difference.theirs}"
+        found.setdefault(difference.link, []).append(f"{difference.field}: {text}")
+    return found
 
 
 def column_of(source: str) -> ModuleType:
@@ -134,12 +192,16 @@ def column_of(source: str) -> ModuleType:
 
 
 def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
-    """The source file as the network that it tells itself; as the checkpoint's named network where it tells none."""
+    """The source file as the network that it tells itself, with what the user told when it was converted.
+
+    For a checkpoint of a version that did not keep that: as the checkpoint's named network, where the file tells none.
+    """
     config = checkpoint.config
+    asked = wishes(checkpoint.provenance, prototxt)
     try:
-        opened = open_source(source, config.source, Request(prototxt=prototxt))
+        opened = open_source(source, config.source, asked or Request(prototxt=prototxt))
     except (FormatError, UsageError):
-        if config.staged is None:
+        if config.staged is None or asked is not None:
             raise
         told = Request(config.name, config.num_classes, prototxt, config.pixels.order)
         with suppress(SsdconvError):

@@ -338,7 +338,7 @@ class SSDConfig:
 
     def to_json(self) -> str:
         """The config as one line of JSON; ``from_json`` gives an equal config back."""
-        return msgspec.json.encode(self).decode()
+        return msgspec.json.encode(self, enc_hook=str).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SSDConfig:

@@ -29,6 +29,8 @@ BASES: dict[Basis, str] = {
 }
 INDEPENDENT: frozenset[Basis] = frozenset({"stated", "source framework", "original code"})
 """Bases that do not rest on the converter's own reading."""
+STRENGTH: tuple[Basis, ...] = ("assumed", "rebuilt", "user", "stated", "source framework", "original code")
+"""Bases, the weakest first: a link is as strong as the weakest thing that was settled for it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class Claim:
         return said
 
 
+PIXELS_ASSUMED = "pixels.assumed"
+"""Code of a notice that mean and scale, or one of them, are assumed since the source does not tell them."""
+PIXELS_RESIZE = "pixels.resize"
+"""Code of a notice that images are resized otherwise than the source did."""
+PRIORS_UNTOLD = "priors.untold"
+"""Code of a notice that the source does not tell its priors."""
+RULE_ASSUMED = "rule.assumed"
+"""Code of a notice that thresholds, or the background class, are assumed since the source has no detection layer."""
+
+
 class Notice(str):
     """A warning with a code; prints as its text. Code that has to tell warnings apart goes by ``code``, never by text."""
 
@@ -77,9 +89,19 @@ def code_of(warning: str) -> str:
     return getattr(warning, "code", "")
 
 
+def of_link(claims: Iterable[Claim], link: Link) -> tuple[Claim, ...]:
+    """The claims of one link, the weakest first."""
+    return tuple(sorted((c for c in claims if c.link == link), key=lambda c: STRENGTH.index(c.basis)))
+
+
+def lines(claims: Sequence[Claim]) -> list[tuple[Link, str]]:
+    """(link, what was settled and by whom) of every claim, in the links' order, the weakest first within a link."""
+    return [(link, str(claim)) for link in LINKS for claim in of_link(claims, link)]
+
+
 def to_plain(claims: Iterable[Claim]) -> list[dict[str, Any]]:
     """Claims as JSON-ready data."""
-    return [msgspec.to_builtins(c) for c in claims]
+    return [msgspec.to_builtins(c, enc_hook=str) for c in claims]
 
 
 def from_plain(data: Sequence[Any]) -> tuple[Claim, ...]:

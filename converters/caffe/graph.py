@@ -20,6 +20,7 @@ from ssdconv.errors import FormatError, SsdconvError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import LayerSpec, SSDConfig
+from ssdconv.ssd_ref.evidence import PRIORS_UNTOLD, Notice
 
 
 def graph_config(
@@ -60,7 +61,7 @@ def graph_config(
             assert lent.graph is not None
             warnings = [w for w in warnings if w not in parts.found.told.warnings or w in lent.graph.warnings]
         else:
-            warnings.append("the net does not tell its priors: raw outputs only, no boxes")
+            warnings.append(Notice(PRIORS_UNTOLD, "the net does not tell its priors: raw outputs only, no boxes"))
     if other is not None:
         warnings += _differences(parts, other)
     graph = parts.graph(source, classes, tuple(warnings))

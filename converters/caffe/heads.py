@@ -11,6 +11,7 @@ from ssdconv.converters.caffe.rule import Activation, Told, assumed, told_by_det
 from ssdconv.converters.caffe.wiring import INPUT, Value, Wiring
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import DetectRule, LayerSpec
+from ssdconv.ssd_ref.evidence import RULE_ASSUMED, Notice
 
 VIEWS = frozenset({"Reshape", "Flatten", "Dropout", "Split"})
 """Types that leave values in their order, so that (N, P, C) can be read before them as well."""
@@ -81,7 +82,8 @@ def find(wiring: Wiring, shapes: Callable[[], dict[str, Shape]]) -> Found:
     activation, *_ = _raw(wiring, conf)
     background = None if activation == "sigmoid" else 0
     rule = DetectRule(activation=activation, background=background)
-    unsure = f"the background class is not told: {'none' if background is None else 'class 0'} is assumed"
+    text = f"the background class is not told: {'none' if background is None else 'class 0'} is assumed"
+    unsure = Notice(RULE_ASSUMED, text)
     ends = tuple(value for value in (loc, conf, priors2) if value is not None)
     return _found(wiring, loc, conf, priors2, Told(rule, 0, (assumed(rule), unsure)), ends)
 

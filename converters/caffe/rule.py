@@ -9,6 +9,7 @@ from ssdconv.converters.caffe.deploy_params import detection_output
 from ssdconv.converters.caffe.specs import short_float
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import DetectRule, LayerSpec
+from ssdconv.ssd_ref.evidence import RULE_ASSUMED, Notice
 
 Activation = Literal["softmax", "sigmoid", "none"]
 CODES: dict[str, Literal["center_size", "corner", "corner_size"]] = {
@@ -75,11 +76,12 @@ def told_by_loss(spec: LayerSpec) -> Told:
     return Told(rule, _classes(p), (assumed(rule),))
 
 
-def assumed(rule: DetectRule) -> str:
+def assumed(rule: DetectRule) -> Notice:
     """The warning that thresholds are not the source's."""
-    return (
+    return Notice(
+        RULE_ASSUMED,
         "the net has no DetectionOutput layer: SSD's own are assumed (score > "
-        f"{rule.score_threshold}, top_k {rule.top_k}, NMS {rule.nms_threshold}, keep_top_k {rule.keep_top_k})"
+        f"{rule.score_threshold}, top_k {rule.top_k}, NMS {rule.nms_threshold}, keep_top_k {rule.keep_top_k})",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssdconv.converters.caffe.emit import deploy_net, emit
+from ssdconv.converters.caffe.evidence import claims
 from ssdconv.converters.caffe.graph import graph_config, graph_net
 from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.probes import probe_map
@@ -21,6 +22,7 @@ from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PRIORS_UNTOLD, RULE_ASSUMED, Link, Notice, code_of
 from ssdconv.ssd_ref.networks.registry import network
 
 
@@ -38,30 +40,31 @@ def plan(table: TensorTable, request: Request) -> Plan:
     """
     own: CaffeNet = table.meta["net"]
     net = read_prototxt(request.prototxt) if request.prototxt else own
+    unknown = tuple(f"unknown {field} ignored" for field in net.unknown)
     if request.network:
         config = network(request.network, "caffe", request.num_classes or _classes(own))
-        warnings: tuple[str, ...] = ()
-    else:
-        found = graph_config(net, name=own.name or table.path.stem, weights=own)
-        assert found.graph is not None
-        named = as_named(found)
-        config, warnings = named or found, _told(found, named)
-    unknown = tuple(f"unknown {field} ignored" for field in net.unknown)
-    return Plan(config, mapping(config, table), warnings + unknown, probe_map(config))
+        return Plan(config, mapping(config, table), unknown, probe_map(config))
+    found = graph_config(net, name=own.name or table.path.stem, weights=own)
+    assert found.graph is not None
+    named = as_named(found)
+    config, warnings = named or found, _told(found, named)
+    told_by = "the file's own net" if net is own else request.prototxt.name if request.prototxt else ""
+    rebuilt: tuple[Link, ...] = ("priors", "detection rule") if named is not None and not found.priors else ()
+    evidence = claims(net, own, told_by, config, warnings, rebuilt)
+    return Plan(config, mapping(config, table), warnings + unknown, probe_map(config), evidence)
 
 
 def _told(found: SSDConfig, named: SSDConfig | None) -> tuple[str, ...]:
     assert found.graph is not None
     if named is None or named.pixels == found.pixels:
         return found.graph.warnings
-    kept = tuple(w for w in found.graph.warnings if "mean" not in w)
+    kept = tuple(w for w in found.graph.warnings if code_of(w) != PIXELS_ASSUMED)
     if not found.priors and found.detect != named.detect:
-        words = ("its priors", "DetectionOutput", "background class")
-        kept = tuple(w for w in kept if not any(word in w for word in words))
-        kept += (
-            f"the net ends before its boxes: priors and detection rule are those of the named network {named.name}",
-        )
-    return (*kept, f"the net does not tell its pixel mean: taken from the named network {named.name}")
+        kept = tuple(w for w in kept if code_of(w) not in (PRIORS_UNTOLD, RULE_ASSUMED))
+        text = f"the net ends before its boxes: priors and detection rule are those of the named network {named.name}"
+        kept += (Notice(PRIORS_UNTOLD, text),)
+    mean = f"the net does not tell its pixel mean: taken from the named network {named.name}"
+    return (*kept, Notice(PIXELS_ASSUMED, mean))
 
 
 def _classes(net: CaffeNet) -> int | None:

@@ -10,6 +10,7 @@ from ssdconv.converters.caffe.specs import short_float
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
 from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PIXELS_RESIZE, Notice
 
 
 def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[int, int]:
@@ -74,14 +75,16 @@ def pixels(size: tuple[int, int], data: Iterable[CaffeLayer], channels: int = 3)
         mean = tuple(short_float(v) for v in (means * channels if len(means) == 1 else means))
         warnings = []
         if "mean_file" in p and "mean_value" not in p:
-            warnings.append("the mean is in a file of its own (mean_file): mean 0 is assumed")
+            warnings.append(Notice(PIXELS_ASSUMED, "the mean is in a file of its own (mean_file): mean 0 is assumed"))
         elif "mean_value" not in p:
-            warnings.append("the net does not tell its pixel mean: mean 0 is assumed")
+            warnings.append(Notice(PIXELS_ASSUMED, "the net does not tell its pixel mean: mean 0 is assumed"))
         mode = p.message("resize_param").data.get("resize_mode", "WARP")
         if mode != "WARP":
-            warnings.append(f"the net was fed with resize_mode {mode}; images are warped to the input size instead")
+            text = f"the net was fed with resize_mode {mode}; images are warped to the input size instead"
+            warnings.append(Notice(PIXELS_RESIZE, text))
         return Pixels(size, order, mean, (1.0,) * channels, scale=short_float(p.number("scale", 1.0))), tuple(warnings)
-    return Pixels(size, order), ("the net does not tell its pixel mean and scale: mean 0 and scale 1 are assumed",)
+    untold = "the net does not tell its pixel mean and scale: mean 0 and scale 1 are assumed"
+    return Pixels(size, order), (Notice(PIXELS_ASSUMED, untold),)
 
 
 def _transform(layer: CaffeLayer) -> Params:

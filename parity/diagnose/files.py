@@ -17,6 +17,7 @@ from ssdconv.parity.diagnose.net import Array, Net, writable
 from ssdconv.parity.verify import column_of
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
 from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
@@ -98,7 +99,7 @@ def _of_source(path: Path, like: SSDConfig | None, prototxt: Path | None) -> Wei
             with suppress(SsdconvError):
                 opened, config = column_of(opened.source.name).adopt(opened, like), _staged_like(like, config)
         told = column_of(opened.source.name).tells_pixels(opened)
-        notes = tuple(w for w in opened.plan.warnings if told or "mean" not in w)
+        notes = tuple(w for w in opened.plan.warnings if told or code_of(w) != PIXELS_ASSUMED)
         return Weights(path, Net(config, tensors_of(opened)), pixels_told=told, notes=notes)
 
 

@@ -122,7 +122,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as JSON-ready data."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
+        data: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)  # notices become their texts
         return data
 
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
+from ssdconv.converters.remembered import recalled
 from ssdconv.errors import UsageError
 from ssdconv.parity.diagnose.files import Weights, load, own, pair
 from ssdconv.parity.diagnose.net import Net
@@ -15,6 +16,7 @@ from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import SECONDS, Progress, Search
 from ssdconv.parity.diagnose.truth import Truth, of_network, of_source
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
+from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
@@ -61,19 +63,22 @@ def diagnose(
         truth = of_network(right.net, suspect.net, Path(reference).name, images, seed)
         return _search(suspect, replace(truth, notes=(*right.notes, *suspect.notes)), seconds, progress)
     assert source is not None
-    suspect, opened = _pair(Path(weights), Path(source), prototxt)
-    with opened.table:
-        truth = of_source(opened, suspect.net, prototxt, images, seed)
-        return _search(suspect, replace(truth, notes=(*truth.notes, *suspect.notes)), seconds, progress)
+    path = Path(weights)
+    held = own(path) if path.suffix in CHECKPOINTS else None
+    with recalled(held.provenance if held else {}, prototxt, Path(source), str(path)) as (definition, notes):
+        suspect, opened = _pair(path, held, Path(source), definition)
+        with opened.table:
+            truth = of_source(opened, suspect.net, definition, images, seed)
+            every = (*truth.notes, *suspect.notes, *notes)
+            return _search(suspect, replace(truth, notes=every), seconds, progress)
 
 
 def _search(suspect: Weights, truth: Truth, seconds: float, progress: Progress | None) -> Diagnosis:
     return Search(suspect.net, truth, suspect.path.name, seconds, progress).run()
 
 
-def _pair(weights: Path, source: Path, prototxt: Path | None) -> tuple[Weights, Opened]:
+def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path | None) -> tuple[Weights, Opened]:
     """The suspect and the opened source file, its mapping paired to the suspect's tensors."""
-    held = own(weights) if weights.suffix in CHECKPOINTS else None
     if held is not None:
         return Weights(weights, Net.of(held), True), open_as(source, prototxt, held)
     opened = open_source(source, None, Request(prototxt=prototxt))

@@ -24,6 +24,7 @@ from ssdconv.parity.inputs import Image, noise_image, synthetic_picture
 from ssdconv.parity.oracles.base import OracleRun, Outputs, require
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, derived
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
 from ssdconv.ssd_ref.heads import ExtraStages
 from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.layers import SamePad
@@ -115,7 +116,7 @@ def of_source(
     config, notes = opened.plan.config, tuple(opened.plan.warnings)
     if not column.tells_pixels(opened):
         config = replace(config, pixels=suspect.config.pixels)
-        notes = (*(w for w in notes if "mean" not in w), PIXELS_UNTOLD)
+        notes = (*(w for w in notes if code_of(w) != PIXELS_ASSUMED), PIXELS_UNTOLD)
     tensors = {e.target: writable(np.asarray(a, order="C")) for e, a in opened.plan.mapping.forward(opened.table)}
     probes = prepared.probes
     if config.priors and suspect.config.priors and all(p.reference != "@priors" for p in probes):

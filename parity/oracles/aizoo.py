@@ -15,7 +15,7 @@ from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, Worker, layers_under, plan_probes
+from ssdconv.parity.oracles.column import Prepared, Worker, layers_under, plan_probes, runs
 
 INPUT = "data"
 
@@ -60,4 +60,8 @@ def prepare(opened: Opened, worker: Worker) -> Prepared:
     job: dict[str, Any] = {"do": "aizoo", "params": path}
     if worker.environment == "tensorflow":
         job = {"do": "graph", "path": path, "nodes": [p.source for p in probes if p.source != INPUT]}
-    return Prepared(AizooOracle(worker, job), probes, INPUT)
+        layers = runs("source framework", "TensorFlow, given the frozen graph as it is", "architecture")
+    else:
+        layers = runs("rebuilt", "built again as an MXNet symbol from what is known of the project", "architecture")
+    boxes = runs("rebuilt", "NumPy written from the project's scripts", "priors", "detection rule")
+    return Prepared(AizooOracle(worker, job), probes, INPUT, layers + boxes)

@@ -11,7 +11,7 @@ from ssdconv.converters.caffe.recognise import tells_nothing
 from ssdconv.converters.convert import Opened
 from ssdconv.errors import UsageError
 from ssdconv.parity.activations import Probe
-from ssdconv.parity.oracles.column import Prepared
+from ssdconv.parity.oracles.column import Prepared, runs
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.ssd_ref.config import SSDConfig
 
@@ -42,7 +42,12 @@ def prepare(opened: Opened, prototxt: Path | None, oracle: str = "opencv") -> Pr
     layers = tuple(layer_probes(opened))
     taken = {p.source for p in layers}
     heads = (p for p in head_probes(net, opened.plan.config) if p.source not in taken)
-    return Prepared(OpenCVOracle(text, opened.table.path), (Probe(name, "@input"), *layers, *heads), name)
+    every = (Probe(name, "@input"), *layers, *heads)
+    if net is given:
+        evidence = runs("source framework", "OpenCV's own importer of Caffe nets, given the prototxt as it is")
+    else:
+        evidence = runs("rebuilt", "OpenCV, given a deploy net that was written here from what the file tells")
+    return Prepared(OpenCVOracle(text, opened.table.path), every, name, evidence)
 
 
 def adopt(opened: Opened, config: SSDConfig) -> Opened:

@@ -25,6 +25,7 @@ from ssdconv.parity.oracles.column import (
     check_choice,
     layers_under,
     plan_probes,
+    runs,
 )
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
@@ -117,6 +118,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "chainer
         ChainerOracle(opened.table.path, opened.plan.config),
         plan_probes(opened.plan.probes, INPUT, loc="mb_locs", conf="mb_confs"),
         INPUT,
+        runs("original code", "ChainerCV's own SSD classes"),
     )
 
 

@@ -16,6 +16,7 @@ from ssdconv.parity.oracles.base import Availability, Oracle
 from ssdconv.parity.oracles.environments import state
 from ssdconv.parity.oracles.process import Answer, ask
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Basis, Claim, Link
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,19 @@ class Prepared:
         oracle: holds the source's network.
         probes: every declared probe, source names first.
         input: name of the input; its probe is among ``probes``.
+        evidence: what the oracle runs, a claim per link that it has a say in: the source framework on the file's own graph,
+            the project's original code, or a network that was rebuilt from facts. Links without one are not run by it.
     """
 
     oracle: Oracle
     probes: tuple[Probe, ...]
     input: str
+    evidence: tuple[Claim, ...] = ()
+
+
+def runs(basis: Basis, text: str, *links: Link) -> tuple[Claim, ...]:
+    """``Prepared.evidence`` of an oracle that has the same to say about several links; without any, all but pixels and classes."""
+    return tuple(Claim(link, basis, text) for link in links or ("architecture", "priors", "detection rule"))
 
 
 @dataclass(frozen=True)

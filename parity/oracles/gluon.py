@@ -17,7 +17,7 @@ from ssdconv.converters.tensors import Array
 from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, Worker, always_tells, check_choice, layers_under, plan_probes
+from ssdconv.parity.oracles.column import Prepared, Worker, always_tells, check_choice, layers_under, plan_probes, runs
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
@@ -110,7 +110,8 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet")
         return aizoo.prepare(opened, MXNET)
     probes = plan_probes(opened.plan.probes, INPUT)
     nodes = [probe.source for probe in probes if probe.source != INPUT]
-    return Prepared(GluonOracle(opened.table.path, opened.plan.config, nodes=nodes), probes, INPUT)
+    evidence = runs("original code", f"GluonCV's own network {opened.plan.config.name} of its model zoo")
+    return Prepared(GluonOracle(opened.table.path, opened.plan.config, nodes=nodes), probes, INPUT, evidence)
 
 
 def adopt(opened: Opened, config: SSDConfig) -> Opened:

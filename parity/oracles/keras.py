@@ -25,6 +25,7 @@ from ssdconv.parity.oracles.column import (
     in_reference_order,
     layers_under,
     plan_probes,
+    runs,
 )
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
@@ -113,6 +114,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "keras")
         KerasOracle(opened.table.path, opened.plan.config),
         plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"),
         INPUT,
+        runs("rebuilt", "built again in Keras 2.15 from what is known of the project: its own code cannot run here"),
     )
 
 

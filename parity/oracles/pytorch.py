@@ -21,8 +21,8 @@ from ssdconv.converters.pytorch.source import style_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError
 from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.oracles.base import Availability, Oracle, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, Worker, as_opened, check_choice, layers_under, plan_probes
+from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
+from ssdconv.parity.oracles.column import Prepared, Worker, as_opened, check_choice, layers_under, plan_probes, runs
 from ssdconv.parity.oracles.plain_ssd import RULES, SIZES, PlainSSD, detections, priors
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
@@ -159,8 +159,12 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch")
     table, config = opened.table, opened.plan.config
     style, prefix = style_of(table)
     weights = Weights(table.path, tuple(table.meta["wrappers"]), prefix)
-    chosen: Oracle = TorchvisionOracle(weights, config) if style == "torchvision" else PlainOracle(weights, config)
-    return Prepared(chosen, plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf"), INPUT)
+    probes = plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf")
+    if style == "torchvision":
+        evidence = runs("original code", "torchvision's own ssd300_vgg16")
+        return Prepared(TorchvisionOracle(weights, config), probes, INPUT, evidence)
+    evidence = runs("rebuilt", f"plain modules written here from what is known of {style}")
+    return Prepared(PlainOracle(weights, config), probes, INPUT, evidence)
 
 
 def tells_pixels(opened: Opened) -> bool:

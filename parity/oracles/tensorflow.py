@@ -28,6 +28,7 @@ from ssdconv.parity.oracles.column import (
     in_reference_order,
     layers_under,
     plan_probes,
+    runs,
 )
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
@@ -119,7 +120,10 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
         )
     scope = scope_of(list(opened.table)) or SCOPE
     runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope)
-    return Prepared(runner, plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"), INPUT)
+    evidence = runs(
+        "rebuilt", "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow, whose code cannot run here"
+    )
+    return Prepared(runner, plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"), INPUT, evidence)
 
 
 def why_not(kind: str) -> str:

@@ -15,6 +15,7 @@ from ssdconv.parity.report.layers_svg import error_svg
 from ssdconv.parity.report.summary import detection_line, facts, groups, verdict
 from ssdconv.parity.results import Boundary, ProbeResult, TensorResult
 from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
+from ssdconv.ssd_ref.evidence import Claim
 
 AROUND = 4
 """Layers shown on either side of the first difference."""
@@ -27,13 +28,48 @@ def _section(title: str, lead: str, body: str) -> str:
 
 def _hero(report: ParityReport) -> str:
     agree = sum(bool(p) for i in report.inputs for p in i.probes)
-    kind, words = ("passed", "same network") if report.passed else ("failed", "not the same network")
+    kind, words = ("failed", "not the same network")
+    if report.passed:
+        kind, words = (
+            ("unsure", "agrees; see who says so") if report.weak or not report.links else ("passed", report.headline)
+        )
     listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(report))
     return (
         f'<section class="hero"><div><div class="big words">{agree:,} of {report.probes:,}<small> layers agree</small></div>'
         f'<p class="soft small" style="margin:10px 0 12px">{escape(verdict(report))}</p>'
         f'<span class="badge {kind}">{words}</span></div><dl>{listed}</dl></section>'
     )
+
+
+def _links(report: ParityReport) -> str:
+    """The table of what the verdict rests on, with every claim that was settled."""
+    rows = []
+    for row in report.links:
+        told = "".join(f"<div>{escape(text)}</div>" for text in row.differs or (row.text,))
+        more = "".join(f"<li>{escape(str(claim))}{_effect(claim)}</li>" for claim in row.claims)
+        more = (
+            f'<details><summary>{len(row.claims)} claims</summary><ul class="small">{more}</ul></details>'
+            if more
+            else ""
+        )
+        badge = "failed" if row.differs else "unsure" if row.weak else "passed"
+        rows.append(
+            f'<tr class="{"bad" if row.differs else ""}"><td>{escape(row.link)}</td>'
+            f'<td class="left"><span class="badge {badge}">{escape(row.says)}</span></td>'
+            f'<td class="left small">{escape(row.compared or "nothing in this run")}</td>'
+            f'<td class="left small">{told}{more}</td></tr>'
+        )
+    head = '<tr><th>link</th><th class="left">who says so</th><th class="left">compared</th><th class="left">what</th></tr>'
+    lead = (
+        "A comparison proves no more than the side that it is made with. Links stated in the file, or run by the source framework from "
+        "the file’s own graph or by the project’s original code, do not rest on this converter’s reading; the others do."
+    )
+    table = f'<div class="scroll"><table class="links">{head}{"".join(rows)}</table></div>'
+    return _section("Who says so", lead, table if rows else "")
+
+
+def _effect(claim: Claim) -> str:
+    return f" ({escape(claim.effect)})" if claim.effect else ""
 
 
 def _diagnosis(report: ParityReport, diagnosis: Diagnosis | None) -> str:
@@ -208,7 +244,7 @@ def html_page(
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>Parity of {name}: {state}</title><style>{map_style.STYLE}{layers_style.STYLE}</style></head><body><main>"
         f'<h1>{name}</h1><p class="soft">Parity of the converted weights with their source, {escape(report.source)}</p>'
-        f"{_hero(report)}{_diagnosis(report, diagnosis)}{_layers(report)}{_detections(report, images or {})}"
+        f"{_hero(report)}{_links(report)}{_diagnosis(report, diagnosis)}{_layers(report)}{_detections(report, images or {})}"
         f"{_tensors(report.tensors)}{_provenance(report)}"
         "<footer>Written by ssdconv. Everything shown is inside this file.</footer></main></body></html>\n"
     )

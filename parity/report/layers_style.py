@@ -12,6 +12,8 @@ code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",mon
 circle.ok{fill:var(--accent)}circle.bad{fill:var(--false)}circle.first{stroke:#fff;stroke-width:1.4}
 path.divergence{stroke:var(--false);stroke-width:1.2;stroke-dasharray:4 3}
 text.divergence{fill:var(--false);font-size:12px;font-weight:650}
+.links td{vertical-align:top}.links td:first-child{white-space:nowrap}.links .badge{white-space:normal}
+.links details{margin-top:4px}.links summary{font-weight:400}
 h3{font-size:.98rem;margin:18px 0 2px}
 tr.bad td{background:#fdf3f1}tr.first td{background:#fbe0dc;font-weight:600}tr.why td{background:#fbe0dc;padding-top:0}
 tr.why td{color:#93261b;font-size:.88rem;text-align:left}

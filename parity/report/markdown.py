@@ -26,6 +26,12 @@ def _lines(report: ParityReport, every_probe: bool) -> Iterator[str]:
     yield ""
     yield from (f"- {_cell(label)}: {_cell(text)}" for label, text in facts(report))
     yield f"- versions: {', '.join(f'{k} {v}' for k, v in report.versions.items())}"
+    if report.links:
+        yield from ("", "| link | who says so | compared | what |", "|---|---|---|---|")
+        for row in report.links:
+            told = "; ".join(row.differs) or row.text
+            mark = " ❌" if row.differs else ""
+            yield f"| {row.link}{mark} | {row.says} | {_cell(row.compared or 'nothing')} | {_cell(told)} |"
     head = f"| {{}} | max error / floor (≤ {MAX_RATIO:g}) | rms / floor (≤ {RMS_RATIO:g}) | smallest rtol |"
     if every_probe:
         for result in report.inputs:

@@ -76,13 +76,15 @@ def verdict(report: ParityReport) -> str:
         every = [p for i in report.inputs for p in i.probes]
         most, rms = max(p.ratio for p in every), max(p.rms_ratio for p in every)
         return (
-            f"same network: {report.probes} probes on {len(report.inputs)} inputs, 100 % within float32 rounding "
+            f"{report.headline}: {report.probes} probes on {len(report.inputs)} inputs, 100 % within float32 rounding "
             f"(error at most {most:.2f} x the rounding floor, rms {rms:.2f} x)"
         )
     if report.first_divergent == "detections":
         return "not the same detections, though every layer agrees"
     if report.first_divergent is not None and all(i.first_divergent is None for i in report.inputs):
-        return f"every layer agrees, but stored tensors differ: {report.first_divergent}"
+        if report.tensors is not None and not report.tensors:
+            return f"every layer agrees, but stored tensors differ: {report.first_divergent}"
+        return f"not the same network: {report.first_divergent}"
     return f"not the same network: first divergent layer is {report.first_divergent or 'unknown'}"
 
 

@@ -22,6 +22,9 @@ def show(report: ParityReport, console: Console | None = None) -> None:
         grid.add_row(label, Text(text))
     console.print(grid)
     console.print()
+    if report.links:
+        console.print(_links(report))
+        console.print()
     console.print(_table(report))
     for name, probe, more in failures(report):
         console.print(Text(f"\nfirst divergent layer: {probe.source} on {name}", "bold red"))
@@ -35,6 +38,17 @@ def show(report: ParityReport, console: Console | None = None) -> None:
             console.print(Text(f"  {row.reason}"))
     console.print()
     console.print(Text(verdict(report), "bold green" if report.passed else "bold red"))
+
+
+def _links(report: ParityReport) -> Table:
+    table = Table(title=Text("who says so, link by link", "dim"), title_justify="left", box=None, pad_edge=False)
+    for title in ("link", "who says so", "compared", "what"):
+        table.add_column(title, overflow="fold")
+    for row in report.links:
+        style = "red" if row.differs else "yellow" if row.weak else ""
+        told = "\n".join(row.differs) or row.text
+        table.add_row(row.link, row.says, row.compared or "nothing", Text(told), style=style)
+    return table
 
 
 def _table(report: ParityReport) -> Table:

@@ -76,7 +76,7 @@ def test_verify_diagnoses_what_fails(folder: Path, tmp_path: Path, capsys: pytes
     assert "RGB and BGR are exchanged in the first layer" in page and "conv1_1" in page
     assert json.loads((tmp_path / "report" / "parity.json").read_text())["diagnosis"]["verdict"] == "explained"
     code, told = run(folder, capsys, "verify", "good.pth", *words)
-    assert code == 0 and "same network" in told.out and "trials" not in told.out
+    assert code == 0 and "same weights, layers, priors" in told.out and "trials" not in told.out
 
 
 def test_diff_tells_equal_from_different(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

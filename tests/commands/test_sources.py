@@ -82,6 +82,7 @@ def test_wishes_reach_the_converter(
         "num_classes": 7,
         "prototxt": str(converted.prototxt),
         "format": "both",
+        "settings": {},
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from ssdconv.errors import FormatError, MissingError
+from ssdconv.parity.links import link_results
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.report import json_report
 from ssdconv.parity.report.markdown import render
@@ -18,6 +19,8 @@ from ssdconv.parity.report.summary import MOST_GROUPS, groups, verdict
 from ssdconv.parity.report.terminal import show
 from ssdconv.parity.results import Boundary, DetectionResult, InputResult, ProbeResult, TensorResult
 from ssdconv.parity.tolerance import Floor, Measurement
+from ssdconv.ssd_ref.evidence import LINKS as NAMED
+from ssdconv.ssd_ref.evidence import Claim
 
 
 def probe(source: str, ratio: float = 1.0, rms: float = 1.0, problem: str = "", reference: str = "m") -> ProbeResult:
@@ -26,6 +29,10 @@ def probe(source: str, ratio: float = 1.0, rms: float = 1.0, problem: str = "", 
 
 
 NAMES = ["conv1_1", "relu1_1", "pool1", "conv2_1", "relu2_1", "fc6", "relu6", "conv4_3_norm_mbox_loc"]
+
+
+SAYS = tuple(Claim(link, "source framework" if link == "architecture" else "stated", f"about {link}") for link in NAMED)
+LINKS = link_results(SAYS, (), dict.fromkeys(NAMED, "compared"), {})
 
 
 def report(*, bad: dict[str, ProbeResult] | None = None, **fields: object) -> ParityReport:
@@ -45,6 +52,7 @@ def report(*, bad: dict[str, ProbeResult] | None = None, **fields: object) -> Pa
         TensorResult(71),
         {"torch": "2.13.0"},
         notes=("a note",),
+        links=LINKS,
     )
     return replace(base, **fields)  # type: ignore[arg-type]
 
