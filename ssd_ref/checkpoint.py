@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from ssdconv.errors import FormatError, MissingError, SsdconvError, UnsafeFileEr
 from ssdconv.ssd_ref.archive import TensorSource, write_pth, write_safetensors
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path
-from ssdconv.ssd_ref.hub_files import CONFIG, WEIGHTS, agreed
+from ssdconv.ssd_ref.hub_files import CONFIG, WEIGHTS, agreed, described
 from ssdconv.ssd_ref.model import SSD
 
 VERSION = 1
@@ -135,9 +136,9 @@ def read(path: str | Path) -> Checkpoint:
 
 def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description and the tensors of any file of ours, or of a hub folder; errors as in ``read``."""
-    folder = path if path.is_dir() else None
-    if folder is not None:
-        path = folder / WEIGHTS
+    folder = path if path.is_dir() else path.parent if described(path) else None
+    if path.is_dir():
+        path = path / WEIGHTS
     try:
         with path.open("rb") as stream:
             head = stream.read(16)
@@ -158,8 +159,10 @@ def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         about = json.loads(text)
         version, _ = about["version"], about["provenance"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
+    if not isinstance(about["provenance"], dict):
+        raise FormatError("damaged checkpoint: its provenance is no table", where=str(path))
     if version != VERSION:
         raise FormatError(
             "this checkpoint was written by another version of ssdconv",
@@ -185,14 +188,14 @@ def _read_pickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        first = str(error).splitlines()[0]
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UnsafeFileError(
-            f"refused: {first}",
+            f"refused: it wants to run {wanted[1]}" if wanted else "refused: it is more than tensors and plain data",
             where=str(path),
             hint="only tensors and plain data are loaded; `ssdconv inspect` lists what the file wants to run",
         ) from None
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"not a readable checkpoint: {str(error).splitlines()[0]}", where=str(path)) from None
+    except Exception as error:  # noqa: BLE001 - torch's reader lets whatever its input provokes through
+        raise FormatError(f"not a readable checkpoint: {str(error).partition(chr(10))[0]}", where=str(path)) from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
         return None, {}
     state = {k: v for k, v in loaded["state_dict"].items() if isinstance(v, Tensor)}
@@ -224,8 +227,39 @@ def build(checkpoint: Checkpoint, *, where: str = "") -> SSD:
                 got=held.get(name, "no such tensor"),
             )
     state = {n: t.float() if t.is_floating_point() else t for n, t in checkpoint.state_dict.items()}
+    _check_heads(model, where)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _check_heads(model: SSD, where: str) -> None:
+    """Run the network without numbers: what its heads give has to fit classes and priors.
+
+    Raises:
+        FormatError: names what does not fit.
+    """
+    config = model.config
+    channels = len(config.pixels.mean)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            loc, conf = model.eval()(torch.empty(1, channels, *config.pixels.size))
+    except SsdconvError:
+        raise
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        text = str(error).partition("\n")[0]
+        raise FormatError(f"the config does not describe a network: {text}", where=where or None) from None
+    for what, expected, got in (
+        ("priors", config.num_priors if config.priors else loc.shape[1], loc.shape[1]),
+        ("priors of the class scores", loc.shape[1], conf.shape[1]),
+        ("classes", config.num_classes, conf.shape[2]),
+    ):
+        if expected != got:
+            raise FormatError(
+                f"the heads give another number of {what} than the config has",
+                where=where or None,
+                expected=expected,
+                got=got,
+            )
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> SSD:

@@ -330,6 +330,9 @@ class SSDConfig:
                 expected=self.num_classes,
                 got=len(self.class_names),
             )
+        from ssdconv.ssd_ref.config_check import check
+
+        check(self)
 
     @property
     def num_priors(self) -> int:

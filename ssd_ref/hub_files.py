@@ -11,6 +11,18 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MAX_CONFIG = 32 << 20
 
 
+def described(weights: Path) -> bool:
+    """Whether a file is the weights of a hub folder, with a description of ours beside it."""
+    if weights.name != WEIGHTS:
+        return False
+    try:
+        with (weights.parent / CONFIG).open("rb") as stream:
+            found = json.loads(stream.read(MAX_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"version", "config", "provenance"}
+
+
 def agreed(text: str | None, beside: Path) -> str | None:
     """The description in a folder's weights, or in its ``config.json`` where the weights lost theirs; two must be one.
 
