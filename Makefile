@@ -2,13 +2,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
+WORKERS ?= 2
+ORACLES ?= gluon chainer tensorflow torchvision
 
-.PHONY: help venv demo test test-all parity bench lint clean
+.PHONY: help venv demo test test-oracles test-all parity bench lint clean
 
 help:
 	@echo "make demo      convert a real trained Caffe SSD, prove it layer by layer, detect faces in a photo"
-	@echo "make test      the tests (some minutes)"
-	@echo "make test-all  the tests with the long ones: fuzzing, full-size networks"
+	@echo "make test      the tests that need nothing but this environment (five minutes)"
+	@echo "make test-oracles  the tests against the live source frameworks, which it installs first"
+	@echo "make test-all  all of them with lint and the long ones: fuzzing, full-size networks"
 	@echo "make parity    all networks against the oracles that are installed, into PARITY.md; NETWORKS='gluon/* keras/ssd7' chooses"
 	@echo "make bench     speed and memory against peers, as ratios; JSON in bench_out/"
 	@echo "make lint      ruff and mypy"
@@ -22,13 +25,19 @@ demo: venv
 	@$(RUN) tools/demo_data.py .cache/demo >/dev/null
 	@$(RUN) tools/demo.py .cache/demo demo_out
 
-test: venv
-	@$(RUN) tools/mypy_root.py
-	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+# Two processes; one file's tests stay together, so that what they share is made once.
+PYTEST := $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 
-test-all: venv
-	@$(RUN) tools/mypy_root.py
-	@$(RUN) -m pytest -q $(ARGS)
+test: venv
+	@$(PYTEST) -m "not slow and not oracle" $(ARGS)
+
+# Installs the live source frameworks that are missing (2.4 GB), each in an interpreter of its own.
+test-oracles: venv
+	@for name in $(ORACLES); do $(RUN) -m ssdconv oracle install $$name || exit 4; done
+	@$(PYTEST) -m "oracle and not slow" $(ARGS)
+
+test-all: lint test test-oracles
+	@$(PYTEST) -m slow $(ARGS)
 
 parity: venv
 	@$(RUN) tools/parity.py $(ARGS) $(NETWORKS)

@@ -239,7 +239,7 @@ def _check_heads(model: SSD, where: str) -> None:
         FormatError: names what does not fit.
     """
     config = model.config
-    channels = len(config.pixels.mean)
+    channels = config.pixels.channels
     try:
         with torch.device("meta"), torch.inference_mode():
             loc, conf = model.eval()(torch.empty(1, channels, *config.pixels.size))

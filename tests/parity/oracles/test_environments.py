@@ -39,6 +39,9 @@ def wheel(folder: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+pytestmark = pytest.mark.oracle  # interpreters are made and packages installed
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     """An environment of one package, in a home and with an index of its own."""
