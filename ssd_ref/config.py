@@ -231,10 +231,11 @@ class PriorMap:
 
     Attributes:
         grid: rows and columns of the map.
-        step: distance of cell centres in input pixels, (y, x).
-        cells: (width, height) in input pixels of each prior of a cell, in the reference's anchor order.
+        step: distance of cell centres in pixels of ``image``, (y, x).
+        cells: (width, height) in pixels of ``image`` of each prior of a cell, in the reference's anchor order.
         offset: centre within a cell, in steps.
         clip: ``corners`` clips xyxy to the image (Caffe ``clip``), ``centers`` clamps cx, cy, w, h (ssd.pytorch).
+        image: (height, width) of the image that step and cells refer to, None for the input (Caffe ``img_h``, ``img_w``).
         source: which feature (source index) the heads of this map read, for documentation.
     """
 
@@ -244,6 +245,7 @@ class PriorMap:
     offset: float = 0.5
     clip: Literal["none", "corners", "centers"] = "none"
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    image: tuple[int, int] | None = None
 
     @property
     def count(self) -> int:

@@ -137,11 +137,12 @@ def _grid(entry: PriorMap) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDAr
 
 def _corners(entry: PriorMap, image_size: tuple[int, int]) -> _F32:
     cx, cy, width, height = _grid(entry)
+    rows, columns = entry.image or image_size
     out = np.empty((*entry.grid, len(entry.cells), 4), np.float32)
-    out[..., 0] = (cx - width / 2) / image_size[1]
-    out[..., 1] = (cy - height / 2) / image_size[0]
-    out[..., 2] = (cx + width / 2) / image_size[1]
-    out[..., 3] = (cy + height / 2) / image_size[0]
+    out[..., 0] = (cx - width / 2) / columns
+    out[..., 1] = (cy - height / 2) / rows
+    out[..., 2] = (cx + width / 2) / columns
+    out[..., 3] = (cy + height / 2) / rows
     if entry.clip == "corners":
         np.clip(out, 0, 1, out=out)
     return out.reshape(-1, 4)
@@ -149,11 +150,12 @@ def _corners(entry: PriorMap, image_size: tuple[int, int]) -> _F32:
 
 def _clamped_centers(entry: PriorMap, image_size: tuple[int, int]) -> _F32:
     cx, cy, width, height = _grid(entry)
+    rows, columns = entry.image or image_size
     out = np.empty((*entry.grid, len(entry.cells), 4), np.float32)
-    out[..., 0] = cx / image_size[1]
-    out[..., 1] = cy / image_size[0]
-    out[..., 2] = width / image_size[1]
-    out[..., 3] = height / image_size[0]
+    out[..., 0] = cx / columns
+    out[..., 1] = cy / rows
+    out[..., 2] = width / columns
+    out[..., 3] = height / rows
     return np.clip(out, 0, 1).reshape(-1, 4)
 
 

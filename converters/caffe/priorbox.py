@@ -29,11 +29,6 @@ def prior_map(spec: LayerSpec, grid: tuple[int, int], image: tuple[int, int]) ->
         )
     except FormatError as error:
         raise FormatError(error.what, where=p.where, expected=error.expected, got=error.got) from None
-    if declared and declared != image:
-        # Priors are stored in pixels of the input; this layer counts in pixels of another image size.
-        scale = image[0] / declared[0], image[1] / declared[1]
-        cells = tuple((width * scale[1], height * scale[0]) for width, height in cells)
-        step = step[0] * scale[0], step[1] * scale[1]
     return PriorMap(
         grid=grid,
         step=step,
@@ -41,6 +36,7 @@ def prior_map(spec: LayerSpec, grid: tuple[int, int], image: tuple[int, int]) ->
         offset=short_float(p.number("offset", 0.5)),
         clip="corners" if p.flag("clip", False) else "none",
         variances=_variances(p),
+        image=declared if declared != image else None,
     )
 
 

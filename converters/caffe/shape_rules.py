@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
-from ssdconv.converters.caffe.shapes import Shapes, rule
+from ssdconv.converters.caffe.shapes import Shape, Shapes, rule
 from ssdconv.ssd_ref.caffe_layers.geometry import conv_size, deconv_size, interp_size, pool_sizes
 from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
 from ssdconv.ssd_ref.caffe_layers.params import Params, conv_window, pool_window
 from ssdconv.ssd_ref.caffe_layers.views import (
+    argmax_to,
     crop_ranges,
     flatten_to,
     joined_axis,
@@ -33,6 +34,13 @@ def _image(p: Params, bottoms: Shapes) -> tuple[int, int, int, int]:
         raise p.fail("needs images", expected="(N, C, H, W)", got=bottoms[0])
     n, c, h, w = bottoms[0]
     return n, c, h, w
+
+
+def _legacy(p: Params, shape: Shape) -> Shape:
+    """A shape as Caffe's older layers see it: four axes, those that are missing at the end of length 1."""
+    if len(shape) > 4:
+        raise p.fail("takes at most four axes", got=shape)
+    return shape + (1,) * (4 - len(shape))
 
 
 @rule("Convolution", "Deconvolution", *DEPTHWISE)
@@ -207,6 +215,41 @@ def softmax(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
     return bottoms, ()
 
 
+@rule("Reduction")
+def reduction(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
+    """The axes before ``axis``."""
+    _count(p, bottoms, 1)
+    p.choice("operation", "SUM", ("SUM", "ASUM", "SUMSQ", "MEAN"))
+    p.number("coeff", 1.0)
+    return (bottoms[0][: p.axis("axis", 0, len(bottoms[0]))],), ()
+
+
+@rule("Tile")
+def tile(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
+    """``tiles`` times as long along ``axis``."""
+    _count(p, bottoms, 1)
+    x, tiles = bottoms[0], p.integer("tiles", 0, low=1)
+    axis = p.axis("axis", 1, len(x))
+    if not tiles:
+        raise p.fail("tiles is missing")
+    return ((*x[:axis], x[axis] * tiles, *x[axis + 1 :]),), ()
+
+
+@rule("ArgMax")
+def argmax(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
+    """See ``views.argmax_to``."""
+    _count(p, bottoms, 1)
+    return (argmax_to(p, bottoms[0]),), ()
+
+
+@rule("MVN")
+def mvn(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
+    """Filled up to four axes."""
+    _count(p, bottoms, 1)
+    p.flag("normalize_variance", True), p.flag("across_channels", False), p.number("eps", 1e-9)
+    return (_legacy(p, bottoms[0]),), ()
+
+
 @rule("LRN")
 def lrn(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
     """Same shape."""
@@ -231,7 +274,22 @@ def upsample(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
     return ((n, c, h * factor, w * factor),), ()
 
 
-@rule("ReLU", "ReLU6", "Clip", "ELU", "Sigmoid", "TanH", "Swish", "AbsVal", "BNLL", "Exp", "Log", "Power", "Dropout")
+@rule(
+    "ReLU",
+    "ReLU6",
+    "Clip",
+    "ELU",
+    "Sigmoid",
+    "TanH",
+    "Swish",
+    "AbsVal",
+    "BNLL",
+    "Exp",
+    "Log",
+    "Power",
+    "Threshold",
+    "Dropout",
+)
 def pointwise(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
     """Same shape."""
     _count(p, bottoms, 1)

@@ -13,6 +13,7 @@ from ssdconv.converters.caffe.net import CaffeLayer
 from ssdconv.ssd_ref.config import LayerSpec
 
 PARAM_OF: dict[str, str] = {
+    "ArgMax": "argmax_param",
     "BatchNorm": "batch_norm_param",
     "Bias": "bias_param",
     "Clip": "clip_param",
@@ -32,6 +33,7 @@ PARAM_OF: dict[str, str] = {
     "Interp": "interp_param",
     "LRN": "lrn_param",
     "Log": "log_param",
+    "MVN": "mvn_param",
     "MultiBoxLoss": "multibox_loss_param",
     "Normalize": "norm_param",
     "PReLU": "prelu_param",
@@ -41,11 +43,14 @@ PARAM_OF: dict[str, str] = {
     "PriorBox": "prior_box_param",
     "ReLU": "relu_param",
     "ReLU6": "relu6_param",
+    "Reduction": "reduction_param",
     "Reshape": "reshape_param",
     "Scale": "scale_param",
     "Slice": "slice_param",
     "Softmax": "softmax_param",
     "Swish": "swish_param",
+    "Threshold": "threshold_param",
+    "Tile": "tile_param",
     "Upsample": "upsample_param",
 }
 """Layer type -> name of its parameter message."""
@@ -54,6 +59,7 @@ _CONVOLUTION = {
     "bias_term": True, "pad": [0], "stride": [1], "dilation": [1], "group": 1, "axis": 1,
 }  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
+    "argmax_param": {"out_max_val": False, "top_k": 1},
     "batch_norm_param": {"eps": 1e-5, "use_global_stats": True},
     "bias_param": {"axis": 1, "num_axes": 1},
     "concat_param": {"axis": 1},
@@ -67,6 +73,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "interp_param": {"pad_beg": 0, "pad_end": 0},
     "log_param": {"base": -1.0, "scale": 1.0, "shift": 0.0},
     "lrn_param": {"local_size": 5, "alpha": 1.0, "beta": 0.75, "k": 1.0, "norm_region": "ACROSS_CHANNELS"},
+    "mvn_param": {"normalize_variance": True, "across_channels": False, "eps": 1e-9},
     "norm_param": {"across_spatial": True, "channel_shared": True, "eps": 1e-10},
     "pooling_param": {"pool": "MAX", "pad": 0, "stride": 1, "global_pooling": False, "round_mode": "CEIL",
                       "ceil_mode": True},
@@ -74,10 +81,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "prelu_param": {"channel_shared": False},
     "relu_param": {"negative_slope": 0.0},
     "relu6_param": {"negative_slope": 0.0},
+    "reduction_param": {"operation": "SUM", "axis": 0, "coeff": 1.0},
     "reshape_param": {"axis": 0, "num_axes": -1},
     "scale_param": {"axis": 1, "num_axes": 1, "bias_term": False},
     "softmax_param": {"axis": 1},
     "swish_param": {"beta": 1.0},
+    "threshold_param": {"threshold": 0.0},
+    "tile_param": {"axis": 1},
     "upsample_param": {"scale": 1},
 }  # fmt: skip
 

@@ -128,6 +128,14 @@ class Power(CaffeLayer):
         return value if power == 1.0 else value.pow(power)
 
 
+@layer("Threshold")
+class Threshold(CaffeLayer):
+    """1 above ``threshold``, else 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > self.p.number("threshold", 0.0)).to(x.dtype)
+
+
 @layer("Dropout")
 class Dropout(CaffeLayer):
     """Nothing: Caffe scales while training, so a trained net drops nothing and scales nothing."""

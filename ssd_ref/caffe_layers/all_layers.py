@@ -6,5 +6,6 @@ import ssdconv.ssd_ref.caffe_layers.combine
 import ssdconv.ssd_ref.caffe_layers.convolution
 import ssdconv.ssd_ref.caffe_layers.normalization
 import ssdconv.ssd_ref.caffe_layers.pooling
+import ssdconv.ssd_ref.caffe_layers.reduce
 import ssdconv.ssd_ref.caffe_layers.resample
 import ssdconv.ssd_ref.caffe_layers.reshape  # noqa: F401

@@ -1,4 +1,4 @@
-"""Layers that join or part blobs: Eltwise, Concat, Slice, Split, Crop, Silence."""
+"""Layers that join, repeat or part blobs: Eltwise, Concat, Tile, Slice, Split, Crop, Silence."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ class Concat(CaffeLayer):
 
     def forward(self, *blobs: Tensor) -> Tensor:
         return torch.cat(blobs, joined_axis(self.p, "concat_dim", blobs[0].dim()))
+
+
+@layer("Tile")
+class Tile(CaffeLayer):
+    """A blob ``tiles`` times one after another along ``axis`` (1 by default)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x] * self.p.integer("tiles", 0, low=1), self.p.axis("axis", 1, x.dim()))
 
 
 @layer("Slice")

@@ -1,4 +1,4 @@
-"""BatchNorm (statistics as stored), Normalize (the L2 norm of the SSD branch) and LRN, on (N, C, H, W)."""
+"""BatchNorm (statistics as stored), Normalize (the L2 norm of the SSD branch), MVN and LRN, on (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -65,6 +65,28 @@ class Normalize(CaffeLayer):
     def forward(self, x: Tensor) -> Tensor:
         norm = (x.square().sum(self.axes, keepdim=True) + self.eps).sqrt()
         return x / norm * self.weight.reshape((1, -1) + (1,) * (x.dim() - 2))
+
+
+@layer("MVN")
+class MVN(CaffeLayer):
+    """``(x - mean) / (sqrt(variance) + eps)`` of each image and channel, or (``across_channels``) of each image.
+
+    Variance is that of the values at hand (divided by their count); without ``normalize_variance`` only the mean goes.
+    eps is 1e-9 and stands outside the root. Up to four axes in, always four out: Caffe fills up with axes of one.
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        self.axes = (1, 2, 3) if self.p.flag("across_channels", False) else (2, 3)
+        self.divides = self.p.flag("normalize_variance", True)
+        self.eps = self.p.number("eps", 1e-9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = x.reshape(*x.shape, *(1,) * (4 - x.dim()))
+        centred = image - image.mean(self.axes, keepdim=True)
+        if not self.divides:
+            return centred
+        return centred / (centred.square().mean(self.axes, keepdim=True).sqrt() + self.eps)
 
 
 @layer("LRN")

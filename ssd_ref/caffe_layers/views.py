@@ -1,4 +1,4 @@
-"""Shape arithmetic of Caffe's layers that only move or regroup values: Reshape, Flatten, Permute, Slice, Crop.
+"""Shape arithmetic of Caffe's layers that only move, regroup or choose values: Reshape, Flatten, Permute, Slice, ArgMax, Crop.
 
 Shapes are tuples of axis lengths, batch first. Sources: the layers of the same names in BVLC Caffe; permute_layer.cpp
 of the SSD branch.
@@ -86,6 +86,19 @@ def slice_sizes(p: Params, size: int, tops: int) -> tuple[int, ...]:
     if min(sizes) <= 0:
         raise p.fail("slice points do not rise within the axis", expected=f"between 0 and {size}", got=points)
     return sizes
+
+
+def argmax_to(p: Params, shape: Shape) -> Shape:
+    """Output shape of an ArgMax layer: ``top_k`` places along ``axis``, or without one (N, 1, top_k, 1, …)."""
+    count = p.integer("top_k", 1, low=1)
+    axis = p.axis("axis", 1, len(shape)) if "axis" in p else None
+    room = prod(shape[1:]) if axis is None else shape[axis]
+    if count > room:
+        raise p.fail("top_k is more than there are values", expected=f"<= {room}", got=count)
+    if axis is not None:
+        return (*shape[:axis], count, *shape[axis + 1 :])
+    values = 2 if p.flag("out_max_val", False) else 1
+    return (*shape[:1], values, count, *(1,) * (len(shape) - 3))
 
 
 def crop_ranges(p: Params, shape: Shape, like: Shape) -> tuple[tuple[int, int], ...]:

@@ -12,7 +12,7 @@ import pytest
 from ssdconv.converters.caffe.priorbox import prior_map
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import LayerSpec, PriorMap
-from ssdconv.ssd_ref.priors import Priors
+from ssdconv.ssd_ref.priors import Priors, prior_corners
 
 TABLES = ("voc300", "coco300", "voc512", "coco512", "mobilenet_ssd_voc", "clip_offset")
 
@@ -68,11 +68,13 @@ def test_steps() -> None:
 
 def test_sizes_that_refer_to_another_image() -> None:
     doubled = made({"min_size": [9.0], "img_size": 150})
-    assert doubled.cells == ((18, 18),)
-    assert doubled.step == (60, 60)
+    assert (doubled.cells, doubled.step, doubled.image) == (((9, 9),), (30, 30), (150, 150))
+    corners = prior_corners([doubled], (300, 300))[0]
+    assert corners.tolist() == pytest.approx([10.5 / 150, 10.5 / 150, 19.5 / 150, 19.5 / 150])
     wide = made({"min_size": [9.0], "img_h": 300, "img_w": 100, "step": 10.0})
-    assert wide.cells == ((27, 9),)
-    assert wide.step == (10, 30)
+    assert (wide.cells, wide.step, wide.image) == (((9, 9),), (10, 10), (300, 100))
+    assert prior_corners([wide], (300, 300))[0].tolist() == pytest.approx([0.005, 0.5 / 300, 0.095, 9.5 / 300])
+    assert made({"min_size": [9.0], "img_size": 300}).image is None
 
 
 def test_one_variance_counts_for_all_and_floats_are_short() -> None:

@@ -153,11 +153,54 @@ def test_upsample_repeats_pixels() -> None:
         ("BNLL", {}, [np.log1p(np.exp(-2.0)), np.log(2.0), np.log1p(np.exp(0.5)), np.log1p(np.exp(8.0))]),
         ("Swish", {"beta": 2.0}, [-2 / (1 + np.exp(4.0)), 0.0, 0.5 / (1 + np.exp(-1.0)), 8 / (1 + np.exp(-16.0))]),
         ("Dropout", {}, [-2.0, 0.0, 0.5, 8.0]),
+        ("Threshold", {}, [0.0, 0.0, 1.0, 1.0]),
+        ("Threshold", {"threshold": 0.5}, [0.0, 0.0, 0.0, 1.0]),
     ],
 )
 def test_pointwise_formulas(kind: str, params: dict[str, Any], expected: list[float]) -> None:
     y = run(kind, params, torch.tensor([[-2.0, 0.0, 0.5, 8.0]]))
     assert y[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_reductions_take_all_axes_from_one_on() -> None:
+    x = torch.tensor([[[1.0, -2.0], [3.0, -4.0]], [[0.0, 0.5], [0.0, 0.0]]])
+    assert run("Reduction", {"axis": 1}, x).tolist() == [-2.0, 0.5]
+    assert run("Reduction", {"axis": -1, "operation": "ASUM"}, x).tolist() == [[3.0, 7.0], [0.5, 0.0]]
+    assert run("Reduction", {"axis": 1, "operation": "SUMSQ", "coeff": 0.5}, x).tolist() == [15.0, 0.125]
+    assert run("Reduction", {"axis": 1, "operation": "MEAN", "coeff": 2.0}, x).tolist() == [-1.0, 0.25]
+    total = run("Reduction", {}, x)
+    assert (total.shape, float(total)) == ((), -1.5)
+
+
+def test_tiles_repeat_whole_blobs() -> None:
+    x = counting(1, 2, 2)
+    assert run("Tile", {"tiles": 2}, x)[0].tolist() == [[0, 1], [2, 3], [0, 1], [2, 3]]
+    assert run("Tile", {"axis": -1, "tiles": 2}, x)[0].tolist() == [[0, 1, 0, 1], [2, 3, 2, 3]]
+
+
+def test_mean_and_variance_normalisation() -> None:
+    x = torch.tensor([[[[1.0, 3.0]], [[5.0, 9.0]]]])
+    assert run("MVN", {"eps": 1.0}, x).flatten().tolist() == pytest.approx([-0.5, 0.5, -2 / 3, 2 / 3])
+    assert run("MVN", {"normalize_variance": False}, x).flatten().tolist() == [-1, 1, -2, 2]
+    across = run("MVN", {"across_channels": True, "eps": 0.0}, x).flatten()
+    assert across.tolist() == pytest.approx(((x - 4.5) / 8.75**0.5).flatten().tolist())
+    assert run("MVN", {"normalize_variance": False}, counting(2, 3)).shape == (2, 3, 1, 1)
+    assert run("MVN", {"normalize_variance": False}, counting(2, 3, 4))[1, 2, :, 0].tolist() == [-1.5, -0.5, 0.5, 1.5]
+
+
+def test_the_later_of_equal_values_comes_first_in_argmax() -> None:
+    x = torch.tensor([[[1.0, 4.0], [4.0, 2.0]], [[7.0, 7.0], [7.0, 0.0]]])
+    assert run("ArgMax", {}, x).tolist() == [[[2.0]], [[2.0]]]
+    assert run("ArgMax", {"top_k": 3, "out_max_val": True}, x).tolist() == [
+        [[2, 1, 3], [4, 4, 2]],
+        [[2, 1, 0], [7, 7, 7]],
+    ]
+    assert run("ArgMax", {"axis": 1}, x).tolist() == [[[1, 0]], [[1, 0]]]
+    assert run("ArgMax", {"axis": -2, "top_k": 2, "out_max_val": True}, x).tolist() == [
+        [[4, 4], [1, 2]],
+        [[7, 7], [7, 0]],
+    ]
+    assert run("ArgMax", {}, x[..., None]).shape == (2, 1, 1, 1)
 
 
 def test_logarithm_to_a_base() -> None:
@@ -190,6 +233,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Flatten", {}),
     ("Reshape", {"shape": {"dim": [0, -1, 2]}}),
     ("Softmax", {}),
+    ("MVN", {}),
+    ("Tile", {"axis": 2, "tiles": 3}),
+    ("Reduction", {"axis": 2, "operation": "SUMSQ"}),
     ("Interp", {"zoom_factor": 2}),
     ("Upsample", {"scale": 2}),
     ("Slice", {"slice_point": [1]}),
@@ -257,6 +303,13 @@ def blob_names_of(layer: CaffeLayer) -> list[str]:
         ("Power", {"power": float("nan")}),
         ("Clip", {"min": 0.0}),
         ("Log", {"base": 1.0}),
+        ("Tile", {}),
+        ("Tile", {"tiles": 0}),
+        ("Reduction", {"axis": 4}),
+        ("Reduction", {"operation": "MAX"}),
+        ("ArgMax", {"top_k": 101}),
+        ("ArgMax", {"axis": 1, "top_k": 5}),
+        ("ArgMax", {"top_k": 0}),
     ],
 )
 def test_impossible_parameters_name_the_layer(kind: str, params: dict[str, Any]) -> None:
