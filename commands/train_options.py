@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of options that were not given; the parser itself has none, so that a resumed run knows what the user said."""
 NETWORK = ("network", "config", "finetune")
-RECIPE = ("recipe", "epochs", "iterations", "lr", "batch_size", "lr_mode", "warmup")
+RECIPE = ("recipe", "epochs", "iterations", "lr", "batch_size", "lr_mode", "warmup", "without")
 PATHS = ("config", "finetune", "backbone_weights", "data_root", "annotations", "images", "eval_root")
 _NOT_KEPT = ("json", "debug", "resume", "out", "preview", "list_recipes")
 
@@ -76,6 +76,13 @@ def configure(parser: ArgumentParser) -> None:
     way("--batch-size", type=int, metavar="N", help="images per update, over all processes")
     way("--lr-mode", choices=("step", "cos"), help="drops at milestones, or half a cosine")
     way("--warmup", type=int, metavar="N", help="updates in which the rate rises")
+    way(
+        "--without",
+        action="append",
+        choices=("photometric", "expand", "crop", "flip"),
+        metavar="STAGE",
+        help="leave out a stage of the augmentation: photometric, expand, crop or flip (repeatable)",
+    )
     way("--list-recipes", action="store_true", help="show all recipes and stop")
     how = parser.add_argument_group("run").add_argument
     how("--out", metavar="DIR", help="folder of the run")

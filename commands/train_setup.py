@@ -167,6 +167,7 @@ def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
         warmup=options.warmup,
         epochs=options.epochs,
         iterations=options.iterations,
+        without=tuple(options.without or ()),
     )
 
 

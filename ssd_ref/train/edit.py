@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -20,6 +21,7 @@ def edited(
     warmup: int | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
+    without: Sequence[str] = (),
 ) -> Recipe:
     """The recipe with what is given instead of its own figures.
 
@@ -34,6 +36,7 @@ def edited(
         lr_mode: ``step`` or ``cos``.
         warmup: updates in which the rate rises from ``warmup_factor`` to 1.
         epochs, iterations: length of the training; one of the two.
+        without: stages of the augmentation that are left out: photometric, expand, crop, flip.
 
     Raises:
         UsageError: both lengths, or a number that makes no sense.
@@ -46,6 +49,9 @@ def edited(
             raise UsageError(f"the {name} must be positive", got=value)
     if warmup is not None and warmup < 0:
         raise UsageError("the warm-up cannot be negative", got=warmup)
+    if without:
+        stages = tuple(s for s in recipe.augment.stages if s not in without)
+        recipe = replace(recipe, augment=replace(recipe.augment, stages=stages))
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     if lr is not None:

@@ -1,20 +1,22 @@
-"""Trains in child processes that are killed at random moments, until one comes to the end; then says how it went.
+"""Trains in child processes that are killed at chosen moments, until one comes to the end; then says how it went.
 
 The children are forked from a process that has imported everything, so that a death costs milliseconds and not seconds.
-A life ends some milliseconds after a random number of changes in its folder, so that a slow machine sees the same deaths.
-Usage: DATA FOLDER SEED KILLS CHANGES (at most so many in a life); prints JSON: kills, newest state at each death, digests of the final weights and of the log.
+A moment is the start of a step, or a file of the run about to be opened for writing, renamed or removed. A life dies by kill -9
+at the n-th of them, so that no machine's speed matters; one that dies at a rename has torn its file before, as if it had died
+while it wrote.
+Usage: DATA FOLDER SEED KILLS MOMENTS (at most so many in a life); prints JSON: what was done at each death, the newest state at each, digests of the final weights and of the log.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import random
 import signal
 import sys
-import time
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,8 +37,36 @@ from ssdconv.ssd_ref.train.step import Terms
 PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+class Reaper:
+    """Kills its own process at the n-th moment; ``tell`` (a file descriptor) hears what that was."""
+
+    def __init__(self, folder: RunFolder, left: int, tell: int) -> None:
+        self.folder, self.left, self.tell = str(folder.path), left, tell
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        path = str(arguments[0]) if arguments else ""
+        if event not in ("open", "os.rename", "os.remove") or not path.startswith(self.folder):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        self.moment(f"{event.removeprefix('os.')} {path.removeprefix(self.folder + '/')}", path)
+
+    def moment(self, what: str, path: str = "") -> None:
+        self.left -= 1
+        if self.left == 0:
+            if what.startswith("rename"):
+                os.truncate(path, Path(path).stat().st_size // 2)
+            os.write(self.tell, what.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Quiet:
-    def step(self, epoch: int, done: int, total: int, terms: Terms) -> None: ...
+    reaper: Reaper | None = None
+
+    def step(self, epoch: int, done: int, total: int, terms: Terms) -> None:
+        if self.reaper is not None:
+            self.reaper.moment(f"step {done}")
 
     def epoch(self, values: dict[str, object]) -> None: ...
 
@@ -49,31 +79,42 @@ def score(model: SSD) -> Score:
         return Score(float(model(PIXELS)[1].double().std()))
 
 
-def train(data: Dataset, folder: RunFolder) -> int:
+def train(data: Dataset, folder: RunFolder, listener: Quiet) -> int:
     """One life: from the newest state, or from the start."""
     recipe = edited(recipe_of("gluon"), len(data), batch_size=8, lr=0.002, epochs=3, lr_mode="cos", warmup=4)
     config = small_ssd(data.classes, 64, 4)
     model = SSD(config)
     samples = TrainingSet(data, config, recipe, 1)
     settings = Settings(seed=1, workers=1, eval_every=1, keep=2, save_every=2, log_every=1)
-    training = Training(folder, model, samples, recipe, settings, Quiet(), evaluate=score)
+    training = Training(folder, model, samples, recipe, settings, listener, evaluate=score)
     begin(model, recipe, 1)
     resumed = training.resume()
     training.run()
     return resumed
 
 
-def life(data: Dataset, folder: RunFolder) -> int:
-    """Fork a life; its process id."""
+def life(data: Dataset, folder: RunFolder, moments: int) -> str | None:
+    """Live until the ``moments``-th moment; what was done then, None for a life that came to the end of the training."""
+    hear, tell = os.pipe()
     child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        train(data, folder)
-        code = 0
-    finally:
-        os._exit(code)
+    if not child:
+        code = 1
+        try:
+            listener = Quiet()
+            listener.reaper = Reaper(folder, moments, tell)
+            train(data, folder, listener)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(tell)
+    last = os.read(hear, 1000).decode()  # returns when the child has told, or is gone
+    _, status = os.waitpid(child, 0)
+    os.close(hear)
+    if os.WIFSIGNALED(status):
+        return last
+    if status:
+        raise SystemExit(f"a life ended with status {status}")
+    return None
 
 
 def digest(folder: RunFolder) -> dict[str, str | float]:
@@ -94,43 +135,15 @@ def main() -> None:
     most = int(sys.argv[5])
     config = small_ssd(data.classes, 64, 4)
     folder.create(Identity(config, recipe_of("gluon"), describe_data(data), 1, "faithful", False), {})
+    deaths: list[str] = []
     states: list[int] = []
-    deadline = time.monotonic() + 200
     while True:
-        changes = chance.randint(0, most) if len(states) < kills else 10**9
-        status = watch(life(data, folder), folder, changes, chance.uniform(0.0, 0.03), deadline)
-        if status is None:
-            states.append(max((int(p.stem[5:]) for p in folder.states.glob("step-*.state")), default=0))
-        elif status == 0:
+        death = life(data, folder, chance.randint(1, most) if len(deaths) < kills else 0)
+        if death is None:
             break
-        else:
-            raise SystemExit(f"a life ended with status {status}")
-    print(json.dumps({"kills": len(states), "states": states, **digest(folder)}))
-
-
-def watch(child: int, folder: RunFolder, changes: int, delay: float, deadline: float) -> int | None:
-    """The exit status of a life; None where it was killed, ``delay`` seconds after so many changes in its folder."""
-    seen = look(folder)
-    while changes and time.monotonic() < deadline:
-        done, code = os.waitpid(child, os.WNOHANG)
-        if done:
-            return code
-        now = look(folder)
-        changes -= now != seen
-        seen = now
-        time.sleep(0.001)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    return None if os.WIFSIGNALED(os.waitpid(child, 0)[1]) else 0
-
-
-def look(folder: RunFolder) -> list[tuple[str, int]]:
-    """Names and sizes of all files of a run."""
-    files = []
-    for path in sorted(folder.path.rglob("*")):
-        with contextlib.suppress(OSError):
-            files.append((str(path), path.stat().st_size))
-    return files
+        deaths.append(death)
+        states.append(max((int(p.stem[5:]) for p in folder.states.glob("step-*.state")), default=0))
+    print(json.dumps({"deaths": deaths, "states": states, **digest(folder)}))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.data.records import Dataset
+from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.ssd_ref.train.edit import edited
 from ssdconv.ssd_ref.train.recipes import recipe_of
+from ssdconv.ssd_ref.train.samples import Mode, TrainingSet, objects
 from ssdconv.ssd_ref.train.schedule import lr_at, total_steps
 
 
@@ -63,3 +67,15 @@ def test_a_warmup_keeps_its_updates_when_the_length_changes() -> None:
 def test_wishes_that_make_no_sense(wish: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         edited(recipe_of("caffe"), 640, **wish)
+
+
+@pytest.mark.parametrize("mode", ["faithful", "fast"])
+def test_stages_that_are_left_out(mode: Mode, shapes: Dataset) -> None:
+    """Without zooming out, crops and flips the boxes are the annotation's own."""
+    recipe = edited(recipe_of("chainer"), 100, without=("expand", "crop", "flip"))
+    assert recipe.augment.stages == ("photometric", "resize")
+    made = TrainingSet(shapes, small_ssd(shapes.classes, 64, 4), recipe, 0, mode)
+    for index in range(6):
+        boxes, _ = objects(shapes[index], 1, recipe)
+        size = np.tile([shapes[index].width, shapes[index].height], 2)
+        assert np.allclose(made.sample(index, 0).boxes, boxes / size, atol=1e-6)
