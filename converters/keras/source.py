@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssdconv.converters.assumed import settle
 from ssdconv.converters.keras.flavours import is_training
+from ssdconv.converters.keras.history import project_of
 from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.keras.rows import NORM, Kind, Row, probes_of, rows_of
 from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
@@ -54,9 +56,13 @@ def plan(table: TensorTable, request: Request) -> Plan:
         )
     layers: dict[str, list[str]] = table.meta["layers"] if table.meta["named"] else layers_in_order(table, request)
     suffix = suffix_of(layers)
-    config, warnings = config_of(table, layers, request, suffix)
-    if not table.meta["named"]:
-        warnings = (*warnings, "the file holds no layer names: layers were told by their class, order and shape")
+    usual = config_of(table, layers, request, suffix)
+    config, claims = settle(usual, request.settings, project_of(usual))
+    warnings = (
+        ()
+        if table.meta["named"]
+        else ("the file holds no layer names: layers were told by their class, order and shape",)
+    )
     entries = tuple(
         Entry(tensor_of(row, table, layers.get(row.layer + suffix, []), suffix), row.target, row.shape, row.ops)
         for row in rows_of(config)
@@ -67,7 +73,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         for name in table
         if name not in used and is_training(name)
     )
-    return Plan(config, TensorMapping(entries, drops), warnings, tuple(probes_of(config)))
+    return Plan(config, TensorMapping(entries, drops), warnings, tuple(probes_of(config)), claims)
 
 
 def suffix_of(layers: Mapping[str, list[str]]) -> str:
@@ -82,10 +88,8 @@ def suffix_of(layers: Mapping[str, list[str]]) -> str:
     return ""
 
 
-def config_of(
-    table: TensorTable, layers: Mapping[str, list[str]], request: Request, suffix: str
-) -> tuple[SSDConfig, tuple[str, ...]]:
-    """The network in the class count and width of the file, and what the user should know about the choice."""
+def config_of(table: TensorTable, layers: Mapping[str, list[str]], request: Request, suffix: str) -> SSDConfig:
+    """The network in the class count and width of the file, as the project's code of today builds it."""
     family = next((name for name, mark, _ in _MARKS if mark + suffix in layers), None)
     if request.network:
         config = network(request.network, "keras", request.num_classes)
@@ -110,14 +114,9 @@ def config_of(
             "no SSD has such layers", where=str(table.path), got=f"{width} channels in {first.layer}, {classes} classes"
         )
     name = config.name
-    warnings: tuple[str, ...] = ()
     if not request.network and str(family).startswith("ssd_keras"):
         name = f"{family}_{'coco' if classes == 81 else 'voc'}"
-        if classes not in (21, 81):
-            warnings = (f"{classes} classes: prior sizes taken from {name}; a network with COCO's needs --network",)
-    if name == "ssd7":
-        warnings = ("SSD7 files tell neither input size nor prior sizes: taken from its training notebook (480x300)",)
-    return NETWORKS[name](name, classes or None, width=width), warnings
+    return NETWORKS[name](name, classes or None, width=width)
 
 
 def _side(table: TensorTable, names: list[str]) -> int:
