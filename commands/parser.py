@@ -12,7 +12,7 @@ from ssdconv.errors import UsageError
 
 EXIT_CODES = (
     "exit codes: 0 ok · 1 parity or verification failed · 2 usage · 3 bad or unsafe input,\n"
-    "            or output not writable · 4 missing oracle, data or weights"
+    "            or output not writable · 4 missing oracle, data or weights · 5 not compared"
 )
 
 

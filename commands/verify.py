@@ -12,7 +12,7 @@ from ssdconv.commands import verify_dataset
 from ssdconv.commands.arguments import add_device, existing
 from ssdconv.commands.output import following, print_json
 from ssdconv.commands.verb import Group
-from ssdconv.errors import EXIT_OK, EXIT_PARITY, UsageError
+from ssdconv.errors import EXIT_NOT_COMPARED, EXIT_OK, EXIT_PARITY, UsageError
 
 if TYPE_CHECKING:
     from ssdconv.parity.diagnose.result import Diagnosis
@@ -77,7 +77,7 @@ def _layers(args: Namespace, weights: str) -> int:
     with following() as progress:
         report = verify(checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
         found = None
-        if args.diagnose and not report.passed:
+        if args.diagnose and report.outcome == "failed":
             from ssdconv.parity.diagnose.run import diagnose
 
             found = diagnose(
@@ -96,7 +96,7 @@ def _layers(args: Namespace, weights: str) -> int:
         told = ", ".join(f"{link.link} ({link.says})" for link in report.weak)
         print(f"strict: not vouched for by anybody else: {told}", file=sys.stderr)
         return EXIT_PARITY
-    return EXIT_OK if report.passed else EXIT_PARITY
+    return {"passed": EXIT_OK, "failed": EXIT_PARITY, "not compared": EXIT_NOT_COMPARED}[report.outcome]
 
 
 def _show(report: ParityReport, found: Diagnosis | None, written: Sequence[Path]) -> None:

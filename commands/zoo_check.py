@@ -96,8 +96,10 @@ def _parity(entry: Entry, path: Path) -> tuple[bool, str]:
         return True, f"not run: {error.what}" + (f" ({error.hint})" if error.hint else "")
     probes = [probe for fed in report.inputs for probe in fed.probes]
     agree = sum(map(bool, probes))
-    verdict = "agree" if report.passed else "agree, and the check FAILED"
-    return report.passed, f"{agree} of {len(probes)} probes {verdict} ({report.oracle})"
+    verdict = "agree, and the check FAILED" if report.outcome == "failed" else "agree"
+    if report.gaps:
+        verdict += f", not compared: {', '.join(gap.part for gap in report.gaps)}"
+    return report.outcome != "failed", f"{agree} of {len(probes)} probes {verdict} ({report.oracle})"
 
 
 def run_add(args: Namespace) -> int:

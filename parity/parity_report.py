@@ -10,7 +10,7 @@ import msgspec
 
 from ssdconv.errors import FormatError
 from ssdconv.parity.links import LinkResult, headline, weak_links
-from ssdconv.parity.results import InputResult, ProbeResult, TensorResult
+from ssdconv.parity.results import Gap, InputResult, Outcome, ProbeResult, TensorResult
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,32 @@ class ParityReport:
     links: tuple[LinkResult, ...] = ()
 
     def __bool__(self) -> bool:
+        return self.outcome == "passed"
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict: failed where anything differs, else not compared where a part was compared on no input."""
         same = all(self.inputs) and all(self.links) and (self.tensors is None or bool(self.tensors))
-        return bool(self.inputs) and same
+        if not (self.inputs and same):
+            return "failed"
+        return "not compared" if self.gaps else "passed"
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Parts that were compared on no input, each with its first reason."""
+        compared = {p.source for i in self.inputs for p in i.probes}
+        if any(i.detections is not None and "detections" not in {g.part for g in i.gaps} for i in self.inputs):
+            compared.add("detections")
+        found: dict[str, Gap] = {}
+        for gap in (gap for i in self.inputs for gap in i.gaps if gap.part not in compared):
+            found.setdefault(gap.part, gap)
+        return tuple(found.values())
 
     @property
     def headline(self) -> str:
         """What the verdict may say: no more than its links bear."""
+        if self.outcome == "not compared":
+            return "nothing differs; not all is compared"
         return headline(self.links) if self else "not the same network"
 
     @property
@@ -88,7 +108,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """The verdict."""
+        """Whether every part was compared and is the same."""
         return bool(self)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +123,8 @@ class ParityReport:
             "passed": self.passed,
             "headline": self.headline,
             "weak_links": [link.link for link in self.weak],
+            "outcome": self.outcome,
+            "gaps": msgspec.to_builtins(self.gaps),
             "first_divergent": self.first_divergent,
             "probes": self.probes,
             "worst_ratio": self.worst.ratio if self.worst is not None else None,

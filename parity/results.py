@@ -8,8 +8,34 @@ Nothing here imports torch, so that reports can be read and drawn anywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ssdconv.parity.tolerance import MAX_RATIO, Floor, Measurement
+from ssdconv.ssd_ref.evidence import Link
+
+Outcome = Literal["passed", "failed", "not compared"]
+"""What a check concluded; "not compared": nothing differs, but the oracle cannot tell about a part."""
+
+GapCode = Literal["oracle cannot", "oracle departs", "oracle crashed", "empty", "overflow"]
+"""Why a part was not compared: the oracle does not have it, has it otherwise than the source, or ended in it; neither side
+detects anything; boxes are infinite on both sides."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A part of the network that was not compared on one input: neither passed nor failed.
+
+    Attributes:
+        part: the source's name of the layer, or "detections".
+        link: which link of the evidence stays open.
+        code: kind of reason.
+        reason: why, in words.
+    """
+
+    part: str
+    link: Link
+    code: GapCode
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -112,6 +138,7 @@ class DetectionResult:
         one_sided: detections of one side only.
         problem: why no comparison was possible, "" where it was.
         oracle_best, reference_best: each side's best detections by score (a hundred at most), for pictures.
+        overflow: boxes of both sides are infinite, so nothing could be compared.
     """
 
     oracle: int = 0
@@ -125,6 +152,7 @@ class DetectionResult:
     problem: str = ""
     oracle_best: tuple[Found, ...] = ()
     reference_best: tuple[Found, ...] = ()
+    overflow: bool = False
 
     @property
     def boundary(self) -> int:
@@ -148,11 +176,13 @@ class InputResult:
         name: what was fed ("photo.jpg", "noise, seed 0", ...).
         probes: every declared probe once.
         detections: None where the network has no detection rule or the oracle no detections.
+        gaps: parts that were to be compared and could not be.
     """
 
     name: str
     probes: tuple[ProbeResult, ...]
     detections: DetectionResult | None = None
+    gaps: tuple[Gap, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.probes) and all(self.probes) and (self.detections is None or bool(self.detections))

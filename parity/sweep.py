@@ -33,7 +33,7 @@ from ssdconv.parity.verify import verify, versions
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import network
 
-Status = Literal["passed", "failed", "not run"]
+Status = Literal["passed", "failed", "not compared", "not run"]
 Progress = Callable[[str, int, int], None]
 
 
@@ -155,6 +155,12 @@ def _checked(config: SSDConfig, folder: Path, seed: int, progress: Progress | No
     return found
 
 
+def _why(report: ParityReport) -> str:
+    if report.outcome == "not compared":
+        return "; ".join(f"{gap.part}: {gap.reason}" for gap in report.gaps)
+    return "" if report.passed else f"first divergent: {report.first_divergent}"
+
+
 def figures(report: ParityReport) -> dict[str, Any]:
     """The figures of a parity report that a sweep keeps."""
     every = [probe for result in report.inputs for probe in result.probes]
@@ -162,8 +168,8 @@ def figures(report: ParityReport) -> dict[str, Any]:
     found = [result.detections for result in report.inputs if result.detections is not None]
     tensors = report.tensors
     return {
-        "status": "passed" if report.passed else "failed",
-        "why": "" if report.passed else f"first divergent: {report.first_divergent}",
+        "status": report.outcome,
+        "why": _why(report),
         "oracle": report.oracle,
         "probes": report.probes,
         "inputs": len(report.inputs),

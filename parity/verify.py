@@ -13,7 +13,8 @@ What is compared, and who computes it:
 
 What the verdict rests on is in its ``links`` (``parity.links``).
 
-An oracle that cannot run raises MissingError: not run is never passed.
+An oracle that cannot run raises MissingError: not run is never passed. A part that the oracle cannot tell about, or detections
+of which neither side has any, or whose boxes are infinite on both sides, are gaps: not compared, neither passed nor failed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ from ssdconv.parity.inputs import ProbeInput, make_inputs
 from ssdconv.parity.links import link_results
 from ssdconv.parity.oracles.base import OracleRun, require
 from ssdconv.parity.parity_report import ParityReport
-from ssdconv.parity.results import DetectionResult, Found, InputResult, TensorResult, TensorRow
+from ssdconv.parity.results import DetectionResult, Found, Gap, InputResult, TensorResult, TensorRow
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
@@ -144,7 +145,7 @@ def compared_links(tensors: TensorResult, results: Sequence[InputResult], config
     """What a run compared of each link, in words; links of which it compared nothing are left out."""
     every = [probe for result in results for probe in result.probes]
     layers = sum(not probe.reference.startswith("@") for probe in every)
-    boxes = [r.detections for r in results if r.detections is not None and not r.detections.problem]
+    boxes = [found for found in (r.detections for r in results) if _told(found)]
     count = sum(max(b.oracle, b.reference) for b in boxes)
     words: dict[Link, str] = {"tensors": f"{tensors.compared} tensors, bit for bit"}
     if layers:
@@ -159,6 +160,10 @@ def compared_links(tensors: TensorResult, results: Sequence[InputResult], config
     if heads:
         words["classes"] = f"{config.num_classes} channels in their order"
     return words
+
+
+def _told(found: DetectionResult | None) -> TypeGuard[DetectionResult]:
+    return found is not None and not found.problem and not found.overflow
 
 
 def differing_fields(config: SSDConfig, opened: Opened) -> dict[Link, list[str]]:
@@ -249,7 +254,19 @@ def _one_input(
         return derived(model, *output)
 
     results, heads64, heads32 = compare(run.outputs, model, own.pixels, prepared.probes, derive=derive, progress=told)
-    return InputResult(own.name, results, detections(model, run, heads64, heads32))
+    found = detections(model, run, heads64, heads32)
+    gap = _nothing_to_compare(found)
+    return InputResult(own.name, results, found, (gap,) if gap else ())
+
+
+def _nothing_to_compare(found: DetectionResult | None) -> Gap | None:
+    if found is None or not found:
+        return None
+    if found.overflow:
+        return Gap("detections", "detection rule", "overflow", "boxes of both sides are infinite")
+    if not found.oracle and not found.reference:
+        return Gap("detections", "detection rule", "empty", "neither side detects anything")
+    return None
 
 
 def derived(model: SSD, loc: torch.Tensor, conf: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -273,23 +290,31 @@ def detections(model: SSD, run: OracleRun, heads64: Heads, heads32: Heads) -> De
         return DetectionResult(problem="the checkpoint knows no priors, so it has no boxes")
     if "@conf" not in heads32:
         return DetectionResult(problem="the reference gave no heads")
+    infinite = not np.isfinite(run.detections[0].boxes).all()
     try:
         found = model.postprocess(heads32["@loc"], heads32["@conf"])[0].numpy()
     except SsdconvError as error:
+        if infinite and not torch.isfinite(boxes_of(model, heads32)).all():
+            return DetectionResult(len(run.detections[0]), overflow=True)
         return DetectionResult(len(run.detections[0]), problem=error.what)
-    boxes = []
-    for heads in (heads64, heads32):
-        loc = heads["@loc"][0].reshape(heads["@loc"].shape[1], -1, 4)
-        priors = Priors.of(config.priors, config.pixels.size, loc.dtype)
-        rule = config.detect
-        form, variances = priors.form(rule.code)[:, None], priors.variances[:, None]
-        box = decode(loc, form, variances, rule.code, rule.variance_encoded, rule.max_exponent)
-        box = box.clamp(0, 1) if rule.clip != "none" else box
-        boxes.append((box[:, 0] if rule.share_location else box).numpy())
+    if infinite and not np.isfinite(found["boxes"]).all():
+        return DetectionResult(len(run.detections[0]), len(found["boxes"]), overflow=True)
+    boxes = [boxes_of(model, heads).numpy() for heads in (heads64, heads32)]
     candidates = Candidates(heads64["@scores"][0].numpy(), boxes[0], heads32["@scores"][0].numpy(), boxes[1])
     ours = Rows(found["labels"], found["scores"], found["boxes"])
     matched = match_detections(run.detections[0], ours, candidates, config.detect)
     return replace(matched, oracle_best=best(run.detections[0]), reference_best=best(ours))
+
+
+def boxes_of(model: SSD, heads: Heads) -> torch.Tensor:
+    """Decoded boxes of the first image: (P, 4) xyxy, normalised; (P, C, 4) where every class has its own."""
+    config, rule = model.config, model.config.detect
+    loc = heads["@loc"][0].reshape(heads["@loc"].shape[1], -1, 4)
+    priors = Priors.of(config.priors, config.pixels.size, loc.dtype)
+    form, variances = priors.form(rule.code)[:, None], priors.variances[:, None]
+    box = decode(loc, form, variances, rule.code, rule.variance_encoded, rule.max_exponent)
+    box = box.clamp(0, 1) if rule.clip != "none" else box
+    return box[:, 0] if rule.share_location else box
 
 
 def best(rows: Rows, count: int = 100) -> tuple[Found, ...]:

@@ -29,7 +29,9 @@ def _section(title: str, lead: str, body: str) -> str:
 def _hero(report: ParityReport) -> str:
     agree = sum(bool(p) for i in report.inputs for p in i.probes)
     kind, words = ("failed", "not the same network")
-    if report.passed:
+    if report.outcome == "not compared":
+        kind, words = ("unsure", report.headline)
+    elif report.passed:
         kind, words = (
             ("unsure", "agrees; see who says so") if report.weak or not report.links else ("passed", report.headline)
         )
@@ -238,7 +240,7 @@ def html_page(
         images: the input's image by its name, (height, width, 3) BGR uint8, where boxes shall be drawn.
     """
     name = escape(report.network)
-    state = "passed" if report.passed else "failed"
+    state = report.outcome
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -20,7 +20,7 @@ def render(report: ParityReport, *, every_probe: bool = False) -> str:
 
 
 def _lines(report: ParityReport, every_probe: bool) -> Iterator[str]:
-    yield f"## Parity: {'passed' if report.passed else 'FAILED'}"
+    yield f"## Parity: {'FAILED' if report.outcome == 'failed' else report.outcome}"
     yield ""
     yield f"**{_cell(verdict(report))}**"
     yield ""

@@ -79,6 +79,9 @@ def verdict(report: ParityReport) -> str:
             f"{report.headline}: {report.probes} probes on {len(report.inputs)} inputs, 100 % within float32 rounding "
             f"(error at most {most:.2f} x the rounding floor, rms {rms:.2f} x)"
         )
+    if report.outcome == "not compared":
+        parts = ", ".join(gap.part for gap in report.gaps[:4]) + (" and others" if len(report.gaps) > 4 else "")
+        return f"nothing differs in {report.probes} probes, but the oracle cannot tell about {parts}: not compared"
     if report.first_divergent == "detections":
         return "not the same detections, though every layer agrees"
     if report.first_divergent is not None and all(i.first_divergent is None for i in report.inputs):
@@ -103,6 +106,7 @@ def facts(report: ParityReport) -> list[tuple[str, str]]:
     ]
     if all(i.detections is None for i in report.inputs):
         lines.append(("detections", "not compared: the source network ends before its detections"))
+    lines += [("not compared", f"{gap.part}: {gap.reason}") for gap in report.gaps]
     lines += [("note", note) for note in report.notes]
     return lines
 
@@ -121,6 +125,10 @@ def detection_line(found: DetectionResult) -> str:
     """Pairs, errors and one-sided rows."""
     if found.problem:
         return f"not comparable: {found.problem}"
+    if found.overflow:
+        return "not compared: boxes of both sides are infinite"
+    if not found.oracle and not found.reference:
+        return "not compared: neither side detects anything"
     text = f"{found.matched} of {max(found.oracle, found.reference)} equal"
     if found.matched:
         text += f" (score within {found.score_error:.1e}, boxes within {found.box_error:.1e})"

@@ -68,8 +68,8 @@ def _tables(rows: Sequence[SweepResult]) -> Iterable[str]:
             yield from (f"## {source}: {oracles}", "", HEAD)
             yield from (_row(r) for r in done)
             yield ""
-            yield from (f"- `{r.network}` failed: {r.why}" for r in done if r.status == "failed")
-            if any(r.status == "failed" for r in done):
+            yield from (f"- `{r.network}` {r.status}: {r.why}" for r in done if r.status != "passed")
+            if any(r.status != "passed" for r in done):
                 yield ""
 
 

@@ -37,7 +37,8 @@ def show(report: ParityReport, console: Console | None = None) -> None:
             console.print(Text(text, "bold red"))
             console.print(Text(f"  {row.reason}"))
     console.print()
-    console.print(Text(verdict(report), "bold green" if report.passed else "bold red"))
+    colours = {"passed": "bold green", "failed": "bold red", "not compared": "bold yellow"}
+    console.print(Text(verdict(report), colours[report.outcome]))
 
 
 def _links(report: ParityReport) -> Table:

@@ -17,7 +17,7 @@ from ssdconv.parity.report import json_report
 from ssdconv.parity.report.markdown import render
 from ssdconv.parity.report.summary import MOST_GROUPS, groups, verdict
 from ssdconv.parity.report.terminal import show
-from ssdconv.parity.results import Boundary, DetectionResult, InputResult, ProbeResult, TensorResult
+from ssdconv.parity.results import Boundary, DetectionResult, Gap, InputResult, ProbeResult, TensorResult
 from ssdconv.parity.tolerance import Floor, Measurement
 from ssdconv.ssd_ref.evidence import LINKS as NAMED
 from ssdconv.ssd_ref.evidence import Claim
@@ -151,3 +151,39 @@ def test_json_files(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(FormatError, match=r"report\.json"):
         json_report.load(path)
+
+
+NORM = Gap("norm4", "architecture", "oracle cannot", "OpenCV has no such layer")
+EMPTY = Gap("detections", "detection rule", "empty", "neither side detects anything")
+
+
+def with_gaps(*gaps: tuple[Gap, ...], found: DetectionResult | None = None) -> ParityReport:
+    """A passed report whose inputs have these gaps."""
+    inputs = report().inputs
+    return report(
+        inputs=tuple(replace(i, gaps=g, detections=found or i.detections) for i, g in zip(inputs, gaps, strict=True))
+    )
+
+
+def test_a_part_that_no_input_compares_is_not_compared_and_neither_passed_nor_failed() -> None:
+    found = with_gaps((NORM,), (NORM,))
+    assert found.outcome == "not compared" and not found and not found.passed and found.gaps == (NORM,)
+    text = printed(found)
+    assert "not compared" in text and "norm4: OpenCV has no such layer" in text and "same network" not in text
+    assert "## Parity: not compared" in render(found)
+    data = found.to_json()
+    assert data["passed"] is False and data["outcome"] == "not compared" and data["gaps"][0]["code"] == "oracle cannot"
+    assert ParityReport.from_json(json.dumps(data)) == found
+
+
+def test_a_difference_outweighs_what_was_not_compared() -> None:
+    inputs = tuple(replace(i, gaps=(NORM,)) for i in report(bad=WRONG).inputs)
+    assert report(inputs=inputs).outcome == "failed"
+
+
+def test_nothing_detected_on_one_input_is_made_up_for_by_the_other() -> None:
+    assert with_gaps((EMPTY,), ()).outcome == "passed" and with_gaps((EMPTY,), (EMPTY,)).gaps == (EMPTY,)
+    nothing = with_gaps((EMPTY,), (EMPTY,), found=DetectionResult())
+    assert nothing.outcome == "not compared" and "neither side detects anything" in printed(nothing)
+    infinite = with_gaps((EMPTY,), (EMPTY,), found=DetectionResult(3, 3, overflow=True))
+    assert "boxes of both sides are infinite" in printed(infinite)
