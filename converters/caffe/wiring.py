@@ -1,7 +1,7 @@
 """Which layer made the value that a layer reads: Caffe's blob names, resolved in file order.
 
-A blob name stands for a new value each time a layer writes it (in-place layers do). A value is known by the layer that
-made it, as its index in the layer list, and its name; index -1 is the net's input.
+A blob name stands for a new value each time a layer writes it (in-place layers do), also under another name of the same
+memory. A value is known by the layer that made it, as its index in the layer list, and its name; index -1 is the net's input.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.memory import Memory
 from ssdconv.ssd_ref.config import LayerSpec
 
 INPUT = -1
@@ -35,9 +36,10 @@ class Wiring:
         self.layers = tuple(layers)
         self.reads: list[tuple[Value, ...]] = []
         writers: dict[str, int] = {}
+        memory = Memory()
         for index, spec in enumerate(self.layers):
             self.reads.append(tuple(Value(writers.get(name, INPUT), name) for name in spec.bottoms))
-            writers.update(dict.fromkeys(spec.tops, index))
+            writers.update(dict.fromkeys((*spec.tops, *memory.run(spec)), index))
 
     def of_type(self, kind: str) -> list[int]:
         """Indices of the layers of a type."""
@@ -79,12 +81,13 @@ class Wiring:
             skip: layer types that read shapes only.
         """
         writers: dict[str, int] = {}
+        memory = Memory()
         for index in order:
             spec = self.layers[index]
             wrong = [v for v in self.reads[index] if writers.get(v.name, INPUT) != v.maker]
             if wrong and spec.type not in skip:
                 raise _overwritten(wrong[0], f"layer {spec.name!r}")
-            writers.update(dict.fromkeys(spec.tops, index))
+            writers.update(dict.fromkeys((*spec.tops, *memory.run(spec)), index))
         for value in ends:
             if writers.get(value.name, INPUT) != value.maker:
                 raise _overwritten(value, "network outputs")
@@ -99,10 +102,10 @@ def _overwritten(value: Value, where: str) -> FormatError:
 
 
 def without_splits(layers: Iterable[LayerSpec]) -> tuple[LayerSpec, ...]:
-    """The layers with Split layers taken out and their tops read under the name of what was split.
+    """The layers with Split layers taken out and their tops read under the name of what was split, which is the same memory.
 
-    Caffe adds Splits when it loads a net, and writes them into weight files. A Split stays where its bottom is
-    overwritten while one of its tops is still to be read.
+    Caffe adds Splits when it loads a net, and writes them into weight files. A Split stays where a layer overwrites one of
+    its tops in place, and where another layer gives its bottom's name away while a top is still to be read.
     """
     steps = tuple(layers)
     keep: set[int] = set()
@@ -114,24 +117,24 @@ def without_splits(layers: Iterable[LayerSpec]) -> tuple[LayerSpec, ...]:
 
 
 def _rename(steps: Sequence[LayerSpec], keep: set[int]) -> tuple[tuple[LayerSpec, ...], set[int]]:
-    writes: dict[str, int] = {}
-    alias: dict[str, tuple[str, int, int]] = {}  # top of a Split -> what it is, how often that was written, the Split
+    made: dict[str, int] = {}  # how often a blob was made anew, not counting work in place
+    alias: dict[str, tuple[str, int, int]] = {}  # top of a Split -> what it is, which one of that name, the Split
     result, conflicts = [], set()
     for index, spec in enumerate(steps):
         bottoms = []
-        for name in spec.bottoms:
+        for position, name in enumerate(spec.bottoms):
             if name in alias:
-                original, version, split = alias[name]
-                if writes.get(original, 0) != version:
+                original, number, split = alias[name]
+                if made.get(original, 0) != number or spec.tops[position : position + 1] == (name,):
                     conflicts.add(split)
                 name = original
             bottoms.append(name)
-        for top in spec.tops:
+        for position, top in enumerate(spec.tops):
             alias.pop(top, None)
-            writes[top] = writes.get(top, 0) + 1
+            made[top] = made.get(top, 0) + (spec.bottoms[position : position + 1] != (top,))
         if spec.type == "Split" and index not in keep and len(bottoms) == 1 and bottoms[0] not in spec.tops:
             for top in spec.tops:
-                alias[top] = (bottoms[0], writes.get(bottoms[0], 0), index)
+                alias[top] = (bottoms[0], made.get(bottoms[0], 0), index)
         else:
             result.append(replace(spec, bottoms=tuple(bottoms)))
     return tuple(result), conflicts

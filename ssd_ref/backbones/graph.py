@@ -1,7 +1,8 @@
 """A network that runs any Caffe layer graph, from prepared pixels to raw loc and conf.
 
 Every Caffe layer is one child module under its own name (``names.module_name``), so that a forward hook sees the
-value right after that layer, before any in-place layer of the original overwrites it. Nothing is written in place.
+value right after that layer, before any in-place layer of the original overwrites it. Nothing is written in place; where
+the original does, blobs that share the overwritten memory get the new values (``caffe_layers.memory``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.memory import Memory
 from ssdconv.ssd_ref.caffe_layers.names import learned_blobs, module_name
 from ssdconv.ssd_ref.caffe_layers.registry import LAYERS, CaffeLayer, build
 from ssdconv.ssd_ref.config import Graph, LayerSpec
@@ -60,7 +62,7 @@ class LayerGraph(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Prepared pixels (N, C, H, W) -> raw loc and conf, values of a prior next to each other."""
         values = {self.graph.input: pixels}
-        for _ in self._run(values, self.graph.layers, self._last_use):
+        for _ in self._run(values, self.graph.layers, self._last_use, Memory()):
             pass
         return self._heads(values)
 
@@ -69,20 +71,20 @@ class LayerGraph(nn.Module):
 
         The tail's softmax, sigmoid and regrouping layers are run; PriorBox, DetectionOutput and what reads them are not.
         """
-        values = {self.graph.input: pixels}
+        values, memory = {self.graph.input: pixels}, Memory()
         tail = _computed(self.graph.tail, self.graph.input, self.graph.layers)
         written = {self.graph.input}.union(*(spec.tops for spec in self.graph.layers))
         keep = written.intersection(name for spec in tail for name in spec.bottoms)
-        yield from self._run(values, self.graph.layers, _last_uses(self.graph.input, self.graph.layers, keep))
+        yield from self._run(values, self.graph.layers, _last_uses(self.graph.input, self.graph.layers, keep), memory)
         for spec in tail:
             module = build(spec).to(pixels.device, pixels.dtype)
-            yield spec, _step(module, spec, values)
+            yield spec, _step(module, spec, values, memory)
 
     def _run(
-        self, values: dict[str, Tensor], layers: Iterable[LayerSpec], last_use: list[tuple[str, ...]]
+        self, values: dict[str, Tensor], layers: Iterable[LayerSpec], last_use: list[tuple[str, ...]], memory: Memory
     ) -> Iterator[tuple[LayerSpec, Values]]:
         for spec, finished in zip(layers, last_use, strict=True):
-            outputs = _step(self._modules[module_name(spec.name)], spec, values)
+            outputs = _step(self._modules[module_name(spec.name)], spec, values, memory)
             for name in finished:
                 del values[name]
             yield spec, outputs
@@ -114,11 +116,14 @@ def _drop_shared(module: LayerGraph, state: dict[str, Any], prefix: str, _: Any)
         state.pop(prefix + alias, None)
 
 
-def _step(module: nn.Module | None, spec: LayerSpec, values: dict[str, Tensor]) -> Values:
+def _step(module: nn.Module | None, spec: LayerSpec, values: dict[str, Tensor], memory: Memory) -> Values:
     assert module is not None
     result = module(*(values[name] for name in spec.bottoms))
     outputs: Values = result if isinstance(result, tuple) else (result,)
     values.update(zip(spec.tops, outputs, strict=True))
+    for name, top in memory.run(spec).items():
+        if name in values:
+            values[name] = values[top].reshape(values[name].shape)
     return outputs
 
 
