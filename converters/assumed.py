@@ -263,6 +263,11 @@ def rebuilt(maps: Maps, project: Project, scales: Sequence[float], size: tuple[i
     return tuple(found)
 
 
+def flipped(ratios: Ratios) -> Ratios:
+    """Each ratio followed by its inverse."""
+    return tuple(tuple(value for ratio in each for value in (ratio, 1 / ratio)) for each in ratios)
+
+
 def moved(maps: Maps, others: Maps) -> float:
     """Largest distance in pixels between corners of priors of two layouts on the same grids."""
     worst = 0.0

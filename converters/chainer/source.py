@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssdconv.converters.assumed import Project, flipped, settle
 from ssdconv.converters.chainer.names import entries, probes
 from ssdconv.converters.chainer.reader import read_npz
 from ssdconv.converters.chainer.writer import write_npz
@@ -15,6 +16,7 @@ from ssdconv.converters.same_network import check_pixels, first_layer_as, prior_
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
 from ssdconv.ssd_ref.networks.chainer import MEAN, NETWORKS, chainer
 
 OUTSIDE = ("updater/", "trainer/", "extensions/", "stop_trigger/", "_snapshot")
@@ -35,19 +37,18 @@ def plan(table: TensorTable, request: Request) -> Plan:
         MappingError: the file holds neither network.
         UsageError: unknown network or preset.
     """
-    config = config_of(table, request)
+    config, claims = settle(config_of(table, request), request.settings, project_of(table))
     prefix = table.meta.get("prefix") or ""
     drops = [Drop(name, "training state, not part of the detector") for name in table if _outside(name, prefix)]
     mapping = TensorMapping(tuple(entries(config, prefix)), tuple(drops))
-    return Plan(config, mapping, warnings(table, config), tuple(probes(config)))
+    return Plan(config, mapping, (), tuple(probes(config)), claims)
 
 
 def config_of(table: TensorTable, request: Request) -> SSDConfig:
     """The network that the tensors' shapes make; see ``plan``."""
     prefix = table.meta.get("prefix") or ""
     heads = [n for n in table if n.startswith(f"{prefix}multibox/")]
-    large = (f"{prefix}multibox/loc/6/", f"{prefix}multibox/conf/6/", f"{prefix}extractor/conv12_")
-    name = request.network or ("ssd512_voc" if any(n.startswith(large) for n in table) else "ssd300_voc")
+    name = request.network or ("ssd512_voc" if _is_large(table) else "ssd300_voc")
     if not heads and not request.network:
         raise MappingError(
             "the file holds no SSD of ChainerCV",
@@ -68,13 +69,22 @@ def config_of(table: TensorTable, request: Request) -> SSDConfig:
     return chainer(name, classes, width=width, preset=request.options.get("preset", "evaluate"))
 
 
-def warnings(table: TensorTable, config: SSDConfig) -> tuple[str, ...]:
-    """What the file does not tell."""
-    if config.num_classes == 21:
-        return ()
-    return (
-        f"{config.num_classes} classes with VOC's prior sizes: ChainerCV has no others; a COCO network needs its own",
+def project_of(table: TensorTable) -> Project:
+    """What ChainerCV's classes SSD300 and SSD512 fix, for any class count."""
+    size = 512 if _is_large(table) else 300
+    return Project(
+        f"ChainerCV 0.13's class SSD{size}",
+        scales={word: tuple(side / size for side in SIZES[f"ssd{size}_{word}"]) for word in ("voc", "coco")},
+        scale="voc",
+        ratios=flipped(RATIOS[size]),
+        notes={"priors.scales": "ChainerCV has no others; a COCO network needs its own"},
     )
+
+
+def _is_large(table: TensorTable) -> bool:
+    prefix = table.meta.get("prefix") or ""
+    large = (f"{prefix}multibox/loc/6/", f"{prefix}multibox/conf/6/", f"{prefix}extractor/conv12_")
+    return any(name.startswith(large) for name in table)
 
 
 def _side(table: TensorTable, name: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from ssdconv.converters.assumed import Project, Ratios, Reading
+from ssdconv.converters.assumed import Project, Reading, flipped
 from ssdconv.ssd_ref.config import SSDConfig, Staged
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
 from ssdconv.ssd_ref.networks.keras import SSD7_SCALES
@@ -67,11 +67,6 @@ SSD7 = Project(
     means_note="models built before 2018-01-11 (a5155c3) compute x / 127.5 - 1, which is the same",
     notes={"priors.scales": "its builder's own default is 0.1,0.3,0.5,0.7,0.9"},
 )
-
-
-def flipped(ratios: Ratios) -> Ratios:
-    """Each ratio followed by its inverse."""
-    return tuple(tuple(value for ratio in each for value in (ratio, 1 / ratio)) for each in ratios)
 
 
 def _scales(size: int) -> dict[str, tuple[float, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssdconv.converters.assumed import Project, flipped, settle
 from ssdconv.converters.mapping import Drop, TensorMapping
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.pytorch.order import EXPLANATION, order_like
@@ -15,6 +16,8 @@ from ssdconv.converters.same_network import check_pixels, first_layer_as, prior_
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
 from ssdconv.ssd_ref.networks.pytorch import KINDS, MEANS, pytorch
 
 FIRST = {"torchvision": "backbone.features.0.weight", "ssd.pytorch": "vgg.0.weight", "vgg16_reducedfc": "0.weight"}
@@ -49,11 +52,11 @@ def plan(table: TensorTable, request: Request) -> Plan:
             hint="use it as it is; `ssdconv pt2torch` writes it for another project",
         )
     style, prefix = style_of(table)
-    name = request.network or network_of(table, style, prefix)
+    name = request.network or network_of(table, style, prefix, request.settings.get("priors.scales", ""))
     if name not in KINDS:
         raise UsageError(f"no network {name!r} of PyTorch projects", expected=f"one of {', '.join(KINDS)}")
     style = _agreed(style, name, table)
-    order, notes = _order(table, style, prefix, request)
+    order, told = _order(table, style, prefix, request)
     channels, width = _side(table, prefix, entries_name(style, "conf")), _side(table, prefix, FIRST_BIAS[style]) or 64
     if width > 64 or channels > 8_000:
         raise MappingError(
@@ -62,9 +65,27 @@ def plan(table: TensorTable, request: Request) -> Plan:
     config = pytorch(
         name, request.num_classes or (max(channels // 4, 1) if channels else None), width=width, order=order
     )
+    claims: tuple[Claim, ...] = ()
+    if style != "torchvision":
+        config, claims = settle(config, request.settings, project_of(name, style, told))
     drops = [Drop(n, DROPPED) for n in table if n.removeprefix(prefix) in PRIORS]
     mapping = TensorMapping(tuple(entries(config, style, prefix)), tuple(drops))
-    return Plan(config, mapping, notes, tuple(probes(config, style)))
+    return Plan(config, mapping, (), tuple(probes(config, style)), claims)
+
+
+def project_of(name: str, style: str, order_told: str) -> Project:
+    """What is known of a project's code, for one of its networks."""
+    title = {
+        "ssd.pytorch": "ssd.pytorch's code since 2017-03 (sizes of COCO since 2018-03-05)",
+        "simple-ssd": "simple-ssd's code (0b87e8f)",
+    }[style]
+    return Project(
+        title,
+        scales={word: tuple(side / 300 for side in SIZES[f"ssd300_{word}"]) for word in ("voc", "coco")},
+        scale=KINDS[name].sizes.rsplit("_", 1)[1],
+        ratios=flipped(RATIOS[300]),
+        order_told=order_told,
+    )
 
 
 def entries_name(style: str, role: str) -> str:
@@ -108,8 +129,8 @@ def style_of(table: TensorTable) -> tuple[str, str]:
     )
 
 
-def network_of(table: TensorTable, style: str, prefix: str) -> str:
-    """The network of a style with the file's class count.
+def network_of(table: TensorTable, style: str, prefix: str, scales: str = "") -> str:
+    """The network of a style with the file's class count; ``scales`` is what the user said about the prior sizes.
 
     Raises:
         UsageError: the class count tells no prior sizes.
@@ -120,12 +141,12 @@ def network_of(table: TensorTable, style: str, prefix: str) -> str:
     if style == "simple-ssd":
         return "simple_ssd_ssd300_voc"
     fits = [n for n, kind in KINDS.items() if kind.style == style and kind.num_classes == classes]
-    if fits:
-        return fits[0]
+    if fits or scales:
+        return (*fits, f"ssd_pytorch_ssd300_{'coco' if scales == 'coco' else 'voc'}")[0]
     raise UsageError(
         f"a network of {classes} classes may have VOC's or COCO's prior sizes, and the file does not tell which",
         where=str(table.path),
-        expected="--network ssd_pytorch_ssd300_voc (30, 60, 111 …) or ssd_pytorch_ssd300_coco (21, 45, 99 …)",
+        expected="--set priors.scales=voc (30, 60, 111 …) or --set priors.scales=coco (21, 45, 99 …)",
         hint="take the one whose configuration (data/config.py: voc or coco) the training used",
     )
 
@@ -138,19 +159,19 @@ def _agreed(style: str, name: str, table: TensorTable) -> str:
     return wanted
 
 
-def _order(table: TensorTable, style: str, prefix: str, request: Request) -> tuple[str, tuple[str, ...]]:
-    """Channel order of the first layer, and what to tell about it; see ``order``."""
-    if request.channel_order:
-        return request.channel_order, ()
+def _order(table: TensorTable, style: str, prefix: str, request: Request) -> tuple[str, str]:
+    """Channel order of the first layer, and who told it, "" where nobody did; see ``order``."""
+    told = request.channel_order or request.settings.get("pixels.order")
+    if told:
+        return told.upper(), "given by the user"
     like = request.options.get("like")
     if like and style != "torchvision":
         first = table[prefix + FIRST["ssd.pytorch"]].load()
-        order = order_like(first, Path(like))
-        return order, (f"channel order {order}: the first layer equals that of {Path(like).name}",)
+        return order_like(first, Path(like)), f"the first layer equals that of {Path(like).name}"
     if style == "torchvision":
-        return "RGB", ()
+        return "RGB", ""
     if style == "simple-ssd":
-        return "BGR", ("channel order BGR, which simple-ssd's code feeds: weights trained elsewhere may need RGB",)
+        return "BGR", ""
     raise UsageError(
         "the file does not tell which channel order its first layer reads", where=str(table.path), hint=EXPLANATION
     )

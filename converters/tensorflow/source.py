@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ssdconv.converters import aizoo
+from ssdconv.converters.assumed import Project, settle
 from ssdconv.converters.mapping import Drop, TensorMapping
 from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
@@ -16,7 +17,16 @@ from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
-from ssdconv.ssd_ref.networks.tensorflow import NETWORKS, hikapok
+from ssdconv.ssd_ref.networks.tensorflow import EXTRA_SCALES, NETWORKS, SCALES, hikapok, ratios
+
+PROJECT = Project(
+    "SSD.TensorFlow's code since 2018-08-11 (2d8b0cb)",
+    scales={"": SCALES},
+    ratios=ratios(),
+    extra=EXTRA_SCALES,
+    notes={"priors.scales": f"second squares {', '.join(map(str, EXTRA_SCALES))}; the branch AbsoluteCoord has others"},
+)
+"""Before 2018-08-11 a cell had no square of the map's own scale; its heads' shapes tell, and such a file is refused."""
 
 
 def read(path: Path) -> TensorTable:
@@ -42,13 +52,13 @@ def plan(table: TensorTable, request: Request) -> Plan:
             expected=f"one tensor whose name ends in {FIRST!r}",
             got=f"scopes {copies[:3]}" if copies else f"{len(table)} tensors, first {next(iter(table), None)!r}",
         )
-    config = config_of(table, prefix, request)
+    config, claims = settle(config_of(table, prefix, request), request.settings, PROJECT)
     pairs = tuple(entries(config, prefix))
     known = {entry.source for entry in pairs}
     graph = table.meta["flavour"] == "graph"
     reasons = {name: outside(name, prefix, graph=graph) for name in table if name not in known}
     drops = tuple(Drop(name, reason) for name, reason in reasons.items() if reason)
-    return Plan(config, TensorMapping(pairs, drops), (), tuple(probes(config)))
+    return Plan(config, TensorMapping(pairs, drops), (), tuple(probes(config)), claims)
 
 
 def config_of(table: TensorTable, prefix: str, request: Request) -> SSDConfig:

@@ -40,12 +40,17 @@ def same_extras(size: int = 300, width: int = 64) -> Extras:
     return Extras(tuple(tuple(replace(c, padding="same") if c.padding == 1 else c for c in s) for s in stages))
 
 
+def ratios() -> tuple[tuple[float, ...], ...]:
+    """Width / height of a cell's boxes behind the squares, per map."""
+    inverse = {2: 0.5, 3: 0.3333}
+    return tuple(tuple(r for ratio in each for r in (ratio, inverse[int(ratio)])) for each in RATIOS[300])
+
+
 def prior_maps(size: int = 300) -> tuple[PriorMap, ...]:
     """The priors, in the reference's order within a cell."""
     maps = []
-    for grid, step, scale, extra, ratios in zip(GRIDS[300], STEPS[300], SCALES, EXTRA_SCALES, RATIOS[300], strict=True):
-        expanded = [r for ratio in ratios for r in (ratio, {2: 0.5, 3: 0.3333}[int(ratio)])]
-        shaped = [(size * scale * math.sqrt(r), size * scale / math.sqrt(r)) for r in expanded]
+    for grid, step, scale, extra, shapes in zip(GRIDS[300], STEPS[300], SCALES, EXTRA_SCALES, ratios(), strict=True):
+        shaped = [(size * scale * math.sqrt(r), size * scale / math.sqrt(r)) for r in shapes]
         squares = [(size * scale, size * scale), (size * extra, size * extra)]
         maps.append(PriorMap((grid, grid), (step, step), (*squares, *shaped)))
     return tuple(maps)

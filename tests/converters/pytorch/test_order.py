@@ -48,7 +48,9 @@ def test_equal_weights_in_a_known_order_decide(files: dict[str, Path], tmp_path:
     report = convert(files[order], tmp_path / "o.pth", options={"like": files[known]})
     assert report.config.pixels.order == order
     assert report.config.pixels.mean == {"RGB": (123, 117, 104), "BGR": (104, 117, 123)}[order]
-    assert any(f"channel order {order}" in w for w in report.warnings)
+    assert any(
+        c.basis == "user" and f"channel order {order}: the first layer equals" in c.text for c in report.evidence
+    )
 
 
 def test_a_converted_checkpoint_is_a_known_file_too(files: dict[str, Path], tmp_path: Path) -> None:
@@ -79,7 +81,8 @@ def test_simple_ssd_tells_its_assumption(
 ) -> None:
     torch.save(make("simple_ssd_ssd300_voc")[1], tmp_path / "x.pth")
     report = convert(tmp_path / "x.pth", tmp_path / "o.pth")
-    assert report.config.pixels.order == "BGR" and any("simple-ssd's code feeds" in w for w in report.warnings)
+    assert report.config.pixels.order == "BGR"
+    assert any(c.key == "pixels.order" and c.basis == "assumed" and "simple-ssd" in c.text for c in report.evidence)
     assert convert(tmp_path / "x.pth", tmp_path / "o.pth", channel_order="RGB").config.pixels.order == "RGB"
 
 
