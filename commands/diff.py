@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "diff"
 GROUP: Group = "prove"
-HELP = "compare two weight files of any formats tensor by tensor, and say how each tensor differs"
+HELP = "compare two weight files of any formats: every tensor, and every field of what is done with them"
 EXAMPLES: tuple[str, ...] = (
     "ssdconv diff mine.pth out.pth",
     "ssdconv diff out.pth x.caffemodel --prototxt deploy.prototxt --json",
@@ -64,7 +64,11 @@ def _show(report: DiffReport, *, every: bool) -> None:
         out.print(table)
         if len(report.rows) > len(shown):
             out.print(Text(f"… and {len(report.rows) - len(shown)} more (--all shows them)", "dim"))
+    for found in report.fields:
+        console.print(Text(f"{found.link}: {found.field} is {found.mine} in A, {found.theirs} in B", "red"))
     for note in report.notes:
         out.print(Text(f"note: {note}", "dim"))
     text = f"{report.network}: {report.equal} of {report.tensors} tensors are bit-identical"
+    if report.fields:
+        text += f", but the configs differ in {len(report.fields)} field{'s' * (len(report.fields) > 1)}"
     out.print(Text(text, "bold green" if report else "bold red"))

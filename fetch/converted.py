@@ -19,8 +19,10 @@ from ssdconv.fetch.store import wanted
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.networks.registry import builders
 
-CONVERSION = 1
+CONVERSION = 2
 """Raised when conversions of the same version of ssdconv change."""
+NAMED = {"voc": 21, "coco": 81}
+"""A record's word for its classes -> its conf channels, where they are that data set's in its order."""
 
 
 def known(entry: Entry) -> tuple[str, ...] | None:
@@ -75,6 +77,7 @@ def make(entry: Entry, files: Sequence[Path], sha256: Sequence[str]) -> Path:
 
 
 def _convert(entry: Entry, files: Sequence[Path], path: Path) -> None:
+    from ssdconv.converters.claims import KNOWN
     from ssdconv.converters.convert import convert
 
     r = entry.record
@@ -85,6 +88,7 @@ def _convert(entry: Entry, files: Sequence[Path], path: Path) -> None:
         network=r.network if r.network in builders(r.source) else None,
         prototxt=files[1] if len(files) > 1 else None,
         channel_order=r.channel_order,
+        classes=KNOWN[r.dataset] if NAMED.get(r.dataset) == r.num_classes else (),
         digests=False,
     )
     expected, got = (r.num_classes, *r.input), (report.config.num_classes, *report.config.pixels.size)

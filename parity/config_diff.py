@@ -49,21 +49,19 @@ def config_differences(mine: SSDConfig, theirs: SSDConfig, *, layers: bool = Tru
     a, b = (msgspec.to_builtins(c, enc_hook=str) for c in (mine, theirs))
     found: list[FieldDifference] = []
 
-    def add(link: Link, prefix: str, left: Any, right: Any) -> None:
-        found.extend(
-            FieldDifference(link, f"{prefix}{field}", _short(x), _short(y)) for field, x, y in _walk("", left, right)
-        )
+    def add(link: Link, left: Any, right: Any) -> None:
+        found.extend(FieldDifference(link, field, _short(x), _short(y)) for field, x, y in _walk("", left, right))
 
     if layers and mine.staged is not None and theirs.staged is not None:
-        add("architecture", "", _staged(a["staged"]), _staged(b["staged"]))
+        add("architecture", _staged(a["staged"]), _staged(b["staged"]))
     elif layers and mine.graph is not None and theirs.graph is not None:
-        add("architecture", "", _graph(a["graph"]), _graph(b["graph"]))
-    add("pixels", "pixels", {"": a["pixels"]}, {"": b["pixels"]})
-    add("priors", "", _priors(a), _priors(b))
-    add("detection rule", "detect", {"": a["detect"]}, {"": b["detect"]})
-    add("classes", "", {"num_classes": mine.num_classes}, {"num_classes": theirs.num_classes})
+        add("architecture", _graph(a["graph"]), _graph(b["graph"]))
+    add("pixels", {"pixels": a["pixels"]}, {"pixels": b["pixels"]})
+    add("priors", _priors(a), _priors(b))
+    add("detection rule", {"detect": a["detect"]}, {"detect": b["detect"]})
+    add("classes", {"num_classes": mine.num_classes}, {"num_classes": theirs.num_classes})
     if mine.class_names and theirs.class_names:
-        add("classes", "", {"class_names": a["class_names"]}, {"class_names": b["class_names"]})
+        add("classes", {"class_names": a["class_names"]}, {"class_names": b["class_names"]})
     return tuple(sorted(found, key=lambda d: LINKS.index(d.link)))
 
 
@@ -74,8 +72,8 @@ def _walk(at: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
     """(place, value, value) wherever two plain values differ; lists of numbers are one value."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in dict.fromkeys([*a, *b]):
-            dot = "." if at and key and not str(key).startswith("[") else ""
-            yield from _walk(f"{at}{dot}{key}" if key or at else "", a.get(key, _NOTHING), b.get(key, _NOTHING))
+            dot = "." if at and not str(key).startswith("[") else ""
+            yield from _walk(f"{at}{dot}{key}", a.get(key, _NOTHING), b.get(key, _NOTHING))
     elif not _same(a, b):
         yield at, a, b
 

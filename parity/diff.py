@@ -1,4 +1,4 @@
-"""Two weight files of any formats, tensor by tensor, in the reference's names and layouts."""
+"""Two weight files of any formats, tensor by tensor, in the reference's names and layouts, and their configs, field by field."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from ssdconv.errors import MappingError
+from ssdconv.parity.config_diff import FieldDifference, config_differences
 from ssdconv.parity.diagnose.evidence import share
-from ssdconv.parity.diagnose.files import pair
+from ssdconv.parity.diagnose.files import Weights, pair
 from ssdconv.parity.diagnose.net import Net, tensor_specs
 from ssdconv.parity.diagnose.tensors import Difference, Truths, differences
 
@@ -46,6 +47,7 @@ class DiffReport:
         a, b: the files.
         network: that both hold.
         tensors: in both together.
+        fields: what their configs say otherwise, field by field.
         equal: of them with equal bits.
         rows: the others, in order of execution.
         notes: what a reader should know.
@@ -58,9 +60,10 @@ class DiffReport:
     equal: int
     rows: tuple[DiffRow, ...] = ()
     notes: tuple[str, ...] = ()
+    fields: tuple[FieldDifference, ...] = ()
 
     def __bool__(self) -> bool:
-        return not self.rows
+        return not self.rows and not self.fields
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -97,8 +100,22 @@ def diff(a: Path, b: Path, *, prototxt: Path | None = None) -> DiffReport:
     order = {n: i for i, n in enumerate([*truth, *mine])}
     rows = tuple(sorted(found.values(), key=lambda row: order[row.name]))
     names = set(truth) | set(mine)
-    notes = (*left.notes, *right.notes)
-    return DiffReport(str(a), str(b), right.net.config.name, len(names), len(names) - len(rows), rows, notes)
+    fields, untold = _fields(left, right)
+    notes = (*left.notes, *right.notes, *untold)
+    return DiffReport(str(a), str(b), right.net.config.name, len(names), len(names) - len(rows), rows, notes, fields)
+
+
+def _fields(left: Weights, right: Weights) -> tuple[tuple[FieldDifference, ...], tuple[str, ...]]:
+    """Fields in which the configs differ, and what could not be compared: pixels that a source file does not tell are nobody's."""
+    mine, theirs = left.net.config, right.net.config
+    found = config_differences(mine, theirs)
+    notes: tuple[str, ...] = ()
+    if not (left.pixels_told and right.pixels_told) and any(d.link == "pixels" for d in found):
+        found = tuple(d for d in found if d.link != "pixels")
+        notes = ("pixels are not compared: the source file does not tell them",)
+    if (mine.staged is None) != (theirs.staged is None):
+        notes = (*notes, "layers are not compared one by one: one file tells a layer graph, the other is a named network")
+    return found, notes
 
 
 def _row(found: Difference) -> DiffRow:

@@ -18,7 +18,7 @@ from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
-from ssdconv.ssd_ref.networks.pytorch import KINDS, MEANS, pytorch
+from ssdconv.ssd_ref.networks.pytorch import COCO201, KINDS, MEANS, pytorch
 
 FIRST = {"torchvision": "backbone.features.0.weight", "ssd.pytorch": "vgg.0.weight", "vgg16_reducedfc": "0.weight"}
 """Style -> name of its first convolution."""
@@ -70,7 +70,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         config, claims = settle(config, request.settings, project_of(name, style, told))
     drops = [Drop(n, DROPPED) for n in table if n.removeprefix(prefix) in PRIORS]
     mapping = TensorMapping(tuple(entries(config, style, prefix)), tuple(drops))
-    return Plan(config, mapping, (), tuple(probes(config, style)), claims)
+    return Plan(config, mapping, (), tuple(probes(config, style)), (*claims, *_evidence(config)))
 
 
 def project_of(name: str, style: str, order_told: str) -> Project:
@@ -86,6 +86,13 @@ def project_of(name: str, style: str, order_told: str) -> Project:
         ratios=flipped(RATIOS[300]),
         order_told=order_told,
     )
+
+
+def _evidence(config: SSDConfig) -> tuple[Claim, ...]:
+    if (config.name, config.num_classes) != COCO201:
+        return ()
+    text = "COCO's 80 names in channels 1 to 80, as ssd.pytorch's label map numbers them; 120 channels are unused"
+    return (Claim("classes", "rebuilt", text, "classes"),)
 
 
 def entries_name(style: str, role: str) -> str:

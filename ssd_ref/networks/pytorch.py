@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.classes import names_for
+from ssdconv.ssd_ref.classes import BACKGROUND, COCO, names_for
 from ssdconv.ssd_ref.config import DetectRule, L2NormSpec, Pixels, PriorMap, SSDConfig
 from ssdconv.ssd_ref.networks.caffe import SIZES, prior_maps, vgg_staged
 
@@ -72,6 +72,8 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """Network name -> its kind. ssd.pytorch's own COCO configuration says 201 classes; files from Caffe have 81."""
+COCO201 = ("ssd_pytorch_ssd300_coco201", 201)
+"""Name and channels of the network that ssd.pytorch's own COCO configuration makes: no other has so many."""
 
 
 def pytorch(name: str, num_classes: int | None = None, *, width: int = 64, order: str | None = None) -> SSDConfig:
@@ -103,9 +105,15 @@ def pytorch(name: str, num_classes: int | None = None, *, width: int = 64, order
         pixels=pixels,
         priors=_priors(kind),
         detect=kind.detect,
-        class_names=names_for(count),
+        class_names=coco201_names() if (name, count) == COCO201 else names_for(count),
         staged=vgg_staged(300, width, kind.l2norm),
     )
+
+
+def coco201_names() -> tuple[str, ...]:
+    """Names of ssd.pytorch's 201 channels for COCO: its label map (data/coco_labels.txt) numbers the 80 categories in ascending id from 1
+    on; the 120 channels behind them were never trained for anything."""
+    return (BACKGROUND, *COCO, *(f"unused {channel}" for channel in range(len(COCO) + 1, 201)))
 
 
 def _priors(kind: Kind) -> tuple[PriorMap, ...]:
