@@ -65,7 +65,7 @@ def _show(report: DiffReport, *, every: bool) -> None:
         if len(report.rows) > len(shown):
             out.print(Text(f"… and {len(report.rows) - len(shown)} more (--all shows them)", "dim"))
     for found in report.fields:
-        console.print(Text(f"{found.link}: {found.field} is {found.mine} in A, {found.theirs} in B", "red"))
+        out.print(Text(f"{found.link}: {found.field} is {found.mine} in A, {found.theirs} in B", "red"))
     for note in report.notes:
         out.print(Text(f"note: {note}", "dim"))
     text = f"{report.network}: {report.equal} of {report.tensors} tensors are bit-identical"

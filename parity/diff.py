@@ -114,7 +114,10 @@ def _fields(left: Weights, right: Weights) -> tuple[tuple[FieldDifference, ...],
         found = tuple(d for d in found if d.link != "pixels")
         notes = ("pixels are not compared: the source file does not tell them",)
     if (mine.staged is None) != (theirs.staged is None):
-        notes = (*notes, "layers are not compared one by one: one file tells a layer graph, the other is a named network")
+        notes = (
+            *notes,
+            "layers are not compared one by one: one file tells a layer graph, the other is a named network",
+        )
     return found, notes
 
 

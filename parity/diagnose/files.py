@@ -12,6 +12,7 @@ import numpy as np
 from ssdconv.converters.convert import Opened, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import located
+from ssdconv.converters.remembered import recalled, wishes
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.diagnose.net import Array, Net, writable
 from ssdconv.parity.verify import column_of
@@ -45,13 +46,16 @@ class Weights:
     notes: tuple[str, ...] = ()
 
 
-def load(path: Path, like: SSDConfig | None = None, prototxt: Path | None = None) -> Weights:
+def load(
+    path: Path, like: SSDConfig | None = None, prototxt: Path | None = None, asked: Request | None = None
+) -> Weights:
     """Open a weight file of any format.
 
     Args:
         path: our checkpoint, a file of a source, or a .pth or .safetensors with tensors alone.
         like: the network that it should be, for files that do not tell.
         prototxt: network definition of a Caffe file.
+        asked: how a source file is to be planned; wins over ``prototxt``.
 
     Raises:
         MissingError, FormatError, UnsafeFileError: the file is missing, damaged or refused.
@@ -63,7 +67,7 @@ def load(path: Path, like: SSDConfig | None = None, prototxt: Path | None = None
     if path.suffix in CHECKPOINTS:
         held = own(path)
         return _foreign(path, like) if held is None else Weights(path, Net.of(held), True)
-    return _of_source(path, like, prototxt)
+    return _of_source(path, like, asked or Request(prototxt=prototxt))
 
 
 def own(path: Path) -> Checkpoint | None:
@@ -83,16 +87,24 @@ def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[Weights, Weigh
     Raises:
         as ``load``.
     """
-    right = load(b, None, prototxt)
-    left = load(a, right.net.config, prototxt)
-    if not set(left.net.tensors) & set(right.net.tensors):  # a layer graph and a named network: the name is the guide
-        with suppress(SsdconvError):
-            right = load(b, left.net.config, prototxt)
-    return left, right
+    held = next(
+        (c for p in (b, a) if Path(p).suffix in CHECKPOINTS and Path(p).is_file() and (c := own(Path(p)))), None
+    )
+    memory = held.provenance if held is not None else {}
+    with recalled(memory, prototxt, Path(a)) as (definition, _):
+        asked = wishes(memory, definition)  # a source file beside a checkpoint is planned as the checkpoint was
+        right = load(b, None, definition, asked)
+        left = load(a, right.net.config, definition, asked)
+        if not set(left.net.tensors) & set(
+            right.net.tensors
+        ):  # a layer graph and a named network: the name is the guide
+            with suppress(SsdconvError):
+                right = load(b, left.net.config, definition, asked)
+        return left, right
 
 
-def _of_source(path: Path, like: SSDConfig | None, prototxt: Path | None) -> Weights:
-    opened = open_source(path, None, Request(prototxt=prototxt))
+def _of_source(path: Path, like: SSDConfig | None, request: Request) -> Weights:
+    opened = open_source(path, None, request)
     with opened.table:
         config = opened.plan.config
         if like is not None and set(reference_shapes(like)) != {e.target for e in opened.plan.mapping}:

@@ -157,8 +157,7 @@ def padding(config: SSDConfig) -> SSDConfig:
 
 
 LIES: dict[str, dict[str, tuple[Link, str, Lie]]] = {
-    source: COMMON
-    | (CAFFE_LAYERS if source == "caffe" else LAYERS | {"padding": ("architecture", "padding", padding)})
+    source: COMMON | (CAFFE_LAYERS if source == "caffe" else LAYERS | {"padding": ("architecture", "padding", padding)})
     for source in NETWORKS
 }
 UNSEEN: dict[str, frozenset[str]] = {
@@ -214,9 +213,9 @@ def case_of(source: str, request: pytest.FixtureRequest, factory: pytest.TempPat
     prototxt = next((path for path in written if path.suffix == ".prototxt"), None)
     order = config.pixels.order if source == "pytorch" else None
     convert(
-        registry.located(written[0]), folder / "x.pth", prototxt=prototxt, channel_order=order, classes="voc", digests=False
+        registry.located(written[0]), folder / "converted.pth", prototxt=prototxt, channel_order=order, classes="voc", digests=False
     )  # fmt: skip
-    _CASES[source] = Case(source, registry.located(written[0]), prototxt, read(folder / "x.pth"))
+    _CASES[source] = Case(source, registry.located(written[0]), prototxt, read(folder / "converted.pth"))
     return _CASES[source]
 
 
@@ -247,7 +246,11 @@ MARKS = {source: [pytest.mark.oracle] if source in ENVIRONMENT else [] for sourc
 
 @pytest.mark.parametrize("source", [pytest.param(s, marks=MARKS[s]) for s in NETWORKS])
 def test_the_honest_checkpoint_passes(
-    source: str, remembered: Any, request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    source: str,
+    remembered: Any,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     report = case_of(source, request, tmp_path_factory).verify(tmp_path)
     assert report, (report.first_divergent, [link.differs for link in report.links])
