@@ -17,6 +17,7 @@ from ssdconv.ssd_ref.evidence import (
     Link,
     code_of,
 )
+from ssdconv.ssd_ref.networks.caffe import NETWORKS
 
 LINK_OF: dict[str, tuple[Link, Basis]] = {
     PIXELS_ASSUMED: ("pixels", "assumed"),
@@ -88,4 +89,5 @@ def _texts(nets: Iterable[CaffeNet]) -> Iterator[str]:
             for param, key in (("annotated_data_param", "label_map_file"), ("data_param", "source")):
                 if layer.params.get(param, {}).get(key):
                     yield str(layer.params[param][key])
-    yield from (net.name for net in nets if net.name)
+    # A net that was written here is called like the network that its priors and layers fit: that names no data set.
+    yield from (net.name for net in nets if net.name and net.name not in NETWORKS)
