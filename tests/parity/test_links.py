@@ -140,7 +140,7 @@ BODY = (
         "priors",
         "PriorBox",
         "pool1 data",
-        "prior_box_param { min_size: 8 max_size: 16 step: 4 variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }",
+        "prior_box_param { min_size: 8 max_size: 16 step: 4 clip: false variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }",
     )
     + layer(
         "found",
