@@ -123,6 +123,8 @@ def convert(
                 "settings": dict(wish.settings),
                 **remember(wish, opened.plan.config),
             }
+            if opened.plan.stored:
+                provenance["stored_shapes"] = {name: list(shape) for name, shape in opened.plan.stored.items()}
             for output in outputs:
                 save(output, opened.plan.config, sources, provenance, digest=digest)
             rows = tuple(describe(e, table, digests=digests) for e in opened.plan.mapping)

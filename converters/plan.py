@@ -27,6 +27,7 @@ class Request:
         settings: what the file does not say and the user does, by key (``--set heads.padding=valid``). A source takes the
             keys that it knows; ``Plan.check_settings`` refuses the others.
         classes: names of the object classes, with or without the background; empty where the user gives none.
+        stored: for the way back: shapes in which the source file kept tensors (``Plan.stored``).
     """
 
     network: str | None = None
@@ -36,6 +37,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    stored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Plan:
         warnings: what the user should know (defaults that the file did not tell, unused layers).
         probes: (name in the source, path of the reference module) of every value that parity can compare.
         evidence: who says what about the network; settings that may be given are the claims' keys.
+        stored: shapes in which the file keeps source tensors where these are not the network's, for the way back.
     """
 
     config: SSDConfig
@@ -55,6 +58,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     probes: tuple[tuple[str, str], ...] = ()
     evidence: tuple[Claim, ...] = ()
+    stored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def check_settings(self, settings: Mapping[str, str]) -> None:
         """Refuse settings that no claim of this network knows.

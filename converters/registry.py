@@ -48,9 +48,16 @@ class Source:
 
 
 def _caffe(head: bytes, path: Path) -> bool:
-    return path.suffix == ".caffemodel" or (
-        head[:1] in (b"\x0a", b"\x12", b"\xa2") and not _gluon(head, path) and not _graphdef(head, path)
-    )
+    from ssdconv.converters.caffe.sniff import HDF5_MAGIC, is_state
+
+    if path.suffix in (".caffemodel", ".solverstate") or path.name.endswith((".caffemodel.h5", ".solverstate.h5")):
+        return True
+    if head[:8] == HDF5_MAGIC:
+        from ssdconv.converters.caffe.hdf5 import kind_of
+
+        return kind_of(path) != ""
+    message = head[:1] in (b"\x0a", b"\x12", b"\xa2") and not _gluon(head, path) and not _graphdef(head, path)
+    return message or is_state(head)
 
 
 def _gluon(head: bytes, path: Path) -> bool:
@@ -91,7 +98,7 @@ SOURCES: dict[str, Source] = {
     for s in (
         Source(
             "caffe",
-            "Caffe SSD (.caffemodel)",
+            "Caffe SSD (.caffemodel, .caffemodel.h5)",
             "caffe2pt",
             "pt2caffe",
             (".caffemodel",),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source as source_named
+from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import SSDConfig
 
 
@@ -48,5 +50,16 @@ def reverse(src: str | Path, dst: str | Path, source: str, request: Request | No
     checkpoint = read(src)
     build(checkpoint, where=str(src))
     tensors = {name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()}
-    outputs = source_named(source).module.write(checkpoint.config, tensors, Path(dst), request or Request())
+    stored = {} if source != checkpoint.config.source else _stored(checkpoint.provenance, str(src))
+    wish = replace(request or Request(), stored=stored)
+    outputs = source_named(source).module.write(checkpoint.config, tensors, Path(dst), wish)
     return ReverseReport(checkpoint.config, source, tuple(outputs), len(tensors))
+
+
+def _stored(provenance: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """The shapes in which the source file kept tensors."""
+    held = provenance.get("stored_shapes", {})
+    try:
+        return {str(name): tuple(int(side) for side in shape) for name, shape in held.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise FormatError("the shapes that the checkpoint remembers of its source are damaged", where=where) from None

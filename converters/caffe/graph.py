@@ -115,7 +115,7 @@ def _channels_read(source: str, chosen: Selected, weights: CaffeNet) -> int:
 
 def _differences(parts: Parts, other: Selected) -> list[str]:
     """A warning where the weight file's own net has layers of the same names with other parameters."""
-    theirs = {spec.name: spec for spec in other.wiring.layers}
+    theirs = {spec.name: spec for spec in other.wiring.layers if spec.type}  # weights may be stored without types
     names = [
         spec.name
         for spec in (parts.wiring.layers[i] for i in parts.order)

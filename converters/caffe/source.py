@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 from ssdconv.converters.caffe.emit import deploy_net, emit
@@ -14,12 +15,14 @@ from ssdconv.converters.caffe.probes import probe_map
 from ssdconv.converters.caffe.prototxt import read_prototxt, write_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.recognise import as_named
+from ssdconv.converters.caffe.sniff import HDF5_MAGIC, state_of_training
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
+from ssdconv.converters.opened import open_regular
 from ssdconv.converters.ops import Reshape
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorTable
-from ssdconv.errors import MappingError, UsageError
+from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PRIORS_UNTOLD, RULE_ASSUMED, Link, Notice, code_of
@@ -27,8 +30,21 @@ from ssdconv.ssd_ref.networks.registry import network
 
 
 def read(path: Path) -> TensorTable:
-    """Open a .caffemodel; no Caffe needed. See ``reader.read_caffemodel``."""
-    return read_caffemodel(path)
+    """Open a .caffemodel or .caffemodel.h5; no Caffe needed. See ``reader.read_caffemodel`` and ``hdf5.read_hdf5``.
+
+    Raises:
+        FormatError: also for the state of a training run (.solverstate, .solverstate.h5).
+    """
+    with open_regular(Path(path)) as stream:
+        head = stream.read(8)
+    if head != HDF5_MAGIC:
+        return read_caffemodel(path)
+    from ssdconv.converters.caffe.hdf5 import kind_of, read_hdf5
+
+    kind = kind_of(path)
+    if kind == "state":
+        raise state_of_training(str(path))
+    return read_hdf5(path) if kind == "weights" else read_caffemodel(path)
 
 
 def plan(table: TensorTable, request: Request) -> Plan:
@@ -43,15 +59,28 @@ def plan(table: TensorTable, request: Request) -> Plan:
     unknown = tuple(f"unknown {field} ignored" for field in net.unknown)
     if request.network:
         config = network(request.network, "caffe", request.num_classes or _classes(own))
-        return Plan(config, mapping(config, table), unknown, probe_map(config))
-    found = graph_config(net, name=own.name or table.path.stem, weights=own)
+        return Plan(config, mapping(config, table), unknown, probe_map(config), stored=_stored(config, table))
+    if net is own and table.format != "caffemodel":
+        raise FormatError(
+            "HDF5 weights of Caffe hold no network definition",
+            where=str(table.path),
+            hint="give the deploy or train definition with --prototxt, or the network's name with --network",
+        )
+    found = graph_config(net, name=own.name or table.path.stem.removesuffix(".caffemodel"), weights=own)
     assert found.graph is not None
     named = as_named(found)
     config, warnings = named or found, _told(found, named)
     told_by = "the file's own net" if net is own else request.prototxt.name if request.prototxt else ""
     rebuilt: tuple[Link, ...] = ("priors", "detection rule") if named is not None and not found.priors else ()
     evidence = claims(net, own, told_by, config, warnings, rebuilt)
-    return Plan(config, mapping(config, table), warnings + unknown, probe_map(config), evidence)
+    ways, stored = mapping(config, table), _stored(config, table)
+    return Plan(config, ways, warnings + unknown, probe_map(config), evidence, stored)
+
+
+def _stored(config: SSDConfig, table: TensorTable) -> dict[str, tuple[int, ...]]:
+    """Blobs that the file keeps in another shape than the network's, (1, 1, 1, N) for (N,)."""
+    shapes = {b.name: tuple(table[b.name].shape) for b in blobs_of(config) if b.name in table}
+    return {b.name: shapes[b.name] for b in blobs_of(config) if shapes.get(b.name, b.shape) != b.shape}
 
 
 def _told(found: SSDConfig, named: SSDConfig | None) -> tuple[str, ...]:
@@ -80,14 +109,14 @@ def mapping(config: SSDConfig, table: TensorTable) -> TensorMapping:
     """Blob "<layer>/<index>" to reference tensor, for every blob of the network; the others are dropped by name.
 
     Blobs that share one parameter (``param { name }``) are stored once per layer: the first fills it, the others are
-    dropped by that rule.
+    dropped by that rule. HDF5 weights hold the first alone.
 
     Raises:
         MappingError: the file stores more blobs for a layer than the network's layer has.
     """
     blobs = blobs_of(config)
     layers = {b.layer for b in blobs}
-    drops = [Drop(b.name, f"shares its values with {b.same_as!r}") for b in blobs if b.same_as]
+    drops = [Drop(b.name, f"shares its values with {b.same_as!r}") for b in blobs if b.same_as and b.name in table]
     known = {b.name for b in blobs}
     for name in table:
         layer = name.rsplit("/", 1)[0]
@@ -154,16 +183,29 @@ def net_of(config: SSDConfig) -> CaffeNet:
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
-    """Write ``dst`` (.caffemodel) and the deploy prototxt beside it; tensors come back bit for bit."""
+    """Write ``dst`` (.caffemodel) and the deploy prototxt beside it.
+
+    Tensors come back bit for bit, in the shapes that the file they came from had.
+    """
     if dst.suffix != ".caffemodel":
         raise UsageError("a Caffe weight file ends in .caffemodel", where=str(dst))
     net = net_of(config)
     blobs = blobs_of(config)
-    shapes: dict[str, list[tuple[int, ...]]] = {}
+    held: dict[str, list[tuple[int, ...]]] = {}
+    arrays: dict[str, Array] = {}
+    legacy = set()
     for blob in blobs:
-        shapes.setdefault(blob.layer, []).append(blob.shape)
-    layers = tuple(replace(layer, blobs=tuple(shapes.get(layer.name, ()))) for layer in net.layers)
+        shape = request.stored.get(blob.name, blob.shape)
+        if prod(shape) != prod(blob.shape):
+            raise MappingError(
+                f"blob {blob.name!r} was stored in a shape that does not fit", expected=blob.shape, got=shape
+            )
+        if shape != blob.shape:
+            legacy.add(blob.name)
+        held.setdefault(blob.layer, []).append(shape)
+        arrays[blob.name] = tensors[blob.tensor].reshape(shape)
+    layers = tuple(replace(layer, blobs=tuple(held.get(layer.name, ()))) for layer in net.layers)
     prototxt = request.prototxt or dst.with_suffix(".prototxt")
-    write_caffemodel(replace(net, layers=layers), {b.name: tensors[b.tensor].reshape(b.shape) for b in blobs}, dst)
+    write_caffemodel(replace(net, layers=layers), arrays, dst, legacy=legacy)
     write_prototxt(net, prototxt)
     return [dst, prototxt]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
 from ssdconv.converters.caffe.prototxt import layer_message, net_message
-from ssdconv.converters.caffe.wire import LEN, encode_varint
+from ssdconv.converters.caffe.wire import LEN, VARINT, encode_varint
 from ssdconv.errors import MappingError, OutputError
 from ssdconv.ssd_ref.files import atomic_path
 
@@ -20,7 +20,9 @@ _LAYER, _BLOBS = 100, 7
 _DATA, _SHAPE, _DOUBLE_DATA = 5, 7, 8
 
 
-def write_caffemodel(net: CaffeNet, blobs: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+def write_caffemodel(
+    net: CaffeNet, blobs: Mapping[str, npt.NDArray[Any]], path: Path, *, legacy: Collection[str] = ()
+) -> None:
     """Write ``net`` with its weights.
 
     Args:
@@ -28,6 +30,8 @@ def write_caffemodel(net: CaffeNet, blobs: Mapping[str, npt.NDArray[Any]], path:
         blobs: ``<layer>/<index>`` -> array, float32 (stored as ``data``) or float64 (``double_data``), bit for bit; indices
             from 0 without gaps. Each is asked for once, so the mapping may load them on demand.
         path: the file to make or replace, whole or not at all.
+        legacy: blobs of four axes whose shape is written as ``num``, ``channels``, ``height`` and ``width``: only so does Caffe take
+            (1, 1, 1, N) for (N,).
 
     Raises:
         MappingError: blobs that belong to no layer, have gaps, the wrong shape or another dtype.
@@ -40,7 +44,8 @@ def write_caffemodel(net: CaffeNet, blobs: Mapping[str, npt.NDArray[Any]], path:
         for index, layer in enumerate(net.layers):
             names = owners.get(index, [])
             arrays = [_checked(layer, i, name, blobs[name]) for i, name in enumerate(names)]
-            _write_layer(stream, layer_message(layer).SerializeToString(), arrays)
+            heads = [_blob_head(a, name in legacy and a.ndim == 4) for name, a in zip(names, arrays, strict=True)]
+            _write_layer(stream, layer_message(layer).SerializeToString(), heads, arrays)
             if stream.tell() > MAX_MESSAGE:
                 raise OutputError("the model is larger than protobuf can read", where=str(path), expected="< 2 GiB")
 
@@ -81,8 +86,7 @@ def _checked(layer: CaffeLayer, index: int, name: str, array: npt.NDArray[Any]) 
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
-def _write_layer(stream: BinaryIO, parameters: bytes, arrays: list[npt.NDArray[Any]]) -> None:
-    heads = [_blob_head(array) for array in arrays]
+def _write_layer(stream: BinaryIO, parameters: bytes, heads: list[bytes], arrays: list[npt.NDArray[Any]]) -> None:
     sizes = [len(head) + array.nbytes for head, array in zip(heads, arrays, strict=True)]
     prefixes = [_tag(_BLOBS) + encode_varint(size) for size in sizes]
     stream.write(_tag(_LAYER) + encode_varint(len(parameters) + sum(sizes) + sum(map(len, prefixes))) + parameters)
@@ -91,11 +95,14 @@ def _write_layer(stream: BinaryIO, parameters: bytes, arrays: list[npt.NDArray[A
         stream.writelines(_pieces(array))
 
 
-def _blob_head(array: npt.NDArray[Any]) -> bytes:
+def _blob_head(array: npt.NDArray[Any], legacy: bool) -> bytes:
     """A BlobProto up to its numbers: the shape, then tag and length of the packed data."""
+    data = _tag(_DATA if array.itemsize == 4 else _DOUBLE_DATA) + encode_varint(array.nbytes)
+    if legacy:
+        sides = (encode_varint(i << 3 | VARINT) + encode_varint(side) for i, side in enumerate(array.shape, 1))
+        return b"".join(sides) + data
     dims = b"".join(map(encode_varint, array.shape))
     shape = _tag(1) + encode_varint(len(dims)) + dims if dims else b""
-    data = _tag(_DATA if array.itemsize == 4 else _DOUBLE_DATA) + encode_varint(array.nbytes)
     return _tag(_SHAPE) + encode_varint(len(shape)) + shape + data
 
 

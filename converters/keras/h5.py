@@ -107,7 +107,7 @@ def _check(dataset: Any, where: str) -> None:
         raise FormatError(
             "the dataset is compressed or filtered",
             where=where,
-            hint="Keras writes no such files; unpack it with `h5repack -f NONE` if you trust it",
+            hint="Keras and Caffe write no such files; unpack it with `h5repack -f NONE` if you trust it",
         )
     if layout == h5py.h5d.CHUNKED:
         chunk = size_of(plist.get_chunk()) * dataset.get_type().get_size()
