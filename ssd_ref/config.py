@@ -176,11 +176,11 @@ class Staged:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer of a layer graph, in Caffe's terms.
+    """One layer of a layer graph, in Caffe's terms; what Caffe has no word for, in Keras' (``keras_layers``).
 
     Attributes:
         name: unique layer name.
-        type: Caffe V2 layer type ("Convolution", "Pooling", ...).
+        type: Caffe V2 layer type ("Convolution", "Pooling", ...), or Keras class ("Conv2D", "MaxPooling2D", ...).
         bottoms: names of the blobs read.
         tops: names of the blobs written; equal to a bottom for in-place layers.
         params: the layer's own parameter message with defaults left out, as plain JSON
@@ -199,6 +199,21 @@ class LayerSpec:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The source's own text of a network, which the way back writes again, byte for byte.
+
+    Attributes:
+        text: the description as the file has it (Keras' ``model_config``).
+        stored: reference tensor -> name of the file's tensor that fills it.
+        facts: what else the file says about itself, as text (``keras_version``, ``backend``).
+    """
+
+    text: str
+    stored: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Graph:
     """Any SSD-family layer graph from input blob to raw loc and conf.
 
@@ -212,6 +227,7 @@ class Graph:
         added: names of layers in ``layers`` that are no layers of the source: they regroup its blobs into ``conf``.
         dropped: names of the source's layers that detection does not need.
         warnings: what the source did not tell, and what was assumed instead.
+        origin: the source's own description; None where the layers themselves are enough to write it again.
     """
 
     input: str
@@ -223,6 +239,7 @@ class Graph:
     added: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -233,19 +250,27 @@ class PriorMap:
         grid: rows and columns of the map.
         step: distance of cell centres in pixels of ``image``, (y, x).
         cells: (width, height) in pixels of ``image`` of each prior of a cell, in the reference's anchor order.
-        offset: centre within a cell, in steps.
-        clip: ``corners`` clips xyxy to the image (Caffe ``clip``), ``centers`` clamps cx, cy, w, h (ssd.pytorch).
+        offset: centre within a cell, in steps: one number, or (y, x).
+        clip: ``corners`` clips xyxy to the image (Caffe ``clip``), ``centers`` clamps cx, cy, w, h (ssd.pytorch),
+            ``pixels`` works in pixels (ssd_keras): what reaches the image's far side goes to the last pixel's number
+            (width - 1, height - 1), what is below 0 to 0.
         image: (height, width) of the image that step and cells refer to, None for the input (Caffe ``img_h``, ``img_w``).
-        source: which feature (source index) the heads of this map read, for documentation.
+        arithmetic: ``single`` is Caffe's (centres in float32), ``double`` is NumPy's: all in float64, one rounding at the end.
     """
 
     grid: tuple[int, int]
     step: tuple[float, float]
     cells: tuple[tuple[float, float], ...]
-    offset: float = 0.5
-    clip: Literal["none", "corners", "centers"] = "none"
+    offset: float | tuple[float, float] = 0.5
+    clip: Literal["none", "corners", "centers", "pixels"] = "none"
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     image: tuple[int, int] | None = None
+    arithmetic: Literal["single", "double"] = "single"
+
+    @property
+    def offsets(self) -> tuple[float, float]:
+        """``offset`` as (y, x)."""
+        return self.offset if isinstance(self.offset, tuple) else (self.offset, self.offset)
 
     @property
     def count(self) -> int:
@@ -274,6 +299,7 @@ class DetectRule:
         nms_eta: Caffe's adaptive NMS factor (1 = off).
         nms_scope: ``class``: NMS within each class. ``image``: a prior counts with its best class only (the lower of equal
             ones), and boxes of all classes drop each other.
+        background_competes: with ``nms_scope`` "image", a prior whose best class of all is the background counts for nothing.
         nms_margin: added to the sides of both boxes in the areas of NMS's union, as a fraction of the image.
         max_exponent: cap of ``variance * dw`` and ``variance * dh`` before exp (torchvision), None for none.
     """
@@ -297,6 +323,7 @@ class DetectRule:
     max_exponent: float | None = None
     nms_scope: Literal["class", "image"] = "class"
     nms_margin: float = 0.0
+    background_competes: bool = False
 
 
 @dataclass(frozen=True)

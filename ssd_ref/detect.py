@@ -72,7 +72,7 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> tupl
     if rule.background is not None:
         passed[..., rule.background] = False
     if rule.nms_scope == "image":
-        passed &= _best_class(scores, rule.background)
+        passed &= _best_class(scores, None if rule.background_competes else rule.background)
     # From here on a candidate is its place in the (image, prior, class) array, and its score.
     place = passed.view(-1).nonzero().view(-1)
     score = scores.view(-1)[place]

@@ -1,7 +1,7 @@
 """Prior boxes of all maps, in centre form and in corner form.
 
 The arithmetic is that of Caffe's PriorBox layer: centres in float32, corners in double precision, one rounding to
-float32 at the end (equal to the original Caffe to the last bit). Caffe's decoder takes widths and centres from these
+float32 at the end (equal to the original Caffe to the last bit); ``PriorMap.arithmetic`` "double" is float64 throughout. Caffe's decoder takes widths and centres from these
 float32 corners again, so the centre form is derived from the corners, except where the source clamps the centre form
 itself (``PriorMap.clip`` "centers").
 
@@ -89,7 +89,9 @@ def prior_boxes(
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     parts = []
     for entry in _checked(maps, image_size):
-        if entry.clip == "centers":
+        if _double(entry):
+            parts.append(torch.from_numpy(_centers_of(_double_corners(entry, image_size)).astype(np.float32)).to(exact))
+        elif entry.clip == "centers":
             parts.append(torch.from_numpy(_clamped_centers(entry, image_size)).to(exact))
         else:
             parts.append(to_centers(torch.from_numpy(_corners(entry, image_size)).to(exact)))
@@ -108,7 +110,9 @@ def prior_corners(
     """
     parts = []
     for entry in _checked(maps, image_size):
-        if entry.clip == "centers":
+        if _double(entry):
+            parts.append(torch.from_numpy(_double_corners(entry, image_size).astype(np.float32)))
+        elif entry.clip == "centers":
             parts.append(to_corners(torch.from_numpy(_clamped_centers(entry, image_size))))
         else:
             parts.append(torch.from_numpy(_corners(entry, image_size)))
@@ -127,7 +131,9 @@ def prior_variances(
 
 def _grid(entry: PriorMap) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """cx (1, cols, 1), cy (rows, 1, 1), width and height (cells,) in pixels: float32 values held in float64."""
-    rows, cols = (np.arange(n, dtype=np.float32) + np.float32(entry.offset) for n in entry.grid)
+    rows, cols = (
+        np.arange(n, dtype=np.float32) + np.float32(o) for n, o in zip(entry.grid, entry.offsets, strict=True)
+    )
     step_y, step_x = (np.float32(step) for step in entry.step)
     sizes = np.asarray(entry.cells, np.float32).astype(np.float64)
     cx = (cols * step_x).astype(np.float64)[None, :, None]
@@ -146,6 +152,37 @@ def _corners(entry: PriorMap, image_size: tuple[int, int]) -> _F32:
     if entry.clip == "corners":
         np.clip(out, 0, 1, out=out)
     return out.reshape(-1, 4)
+
+
+def _double(entry: PriorMap) -> bool:
+    return entry.arithmetic == "double" or entry.clip == "pixels"
+
+
+def _double_corners(entry: PriorMap, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """(P, 4) corners in float64, in the order of NumPy code: centres by ``linspace``, corners and clipping in pixels."""
+    out = np.empty((*entry.grid, len(entry.cells), 4))
+    half = np.asarray(entry.cells, np.float64) / 2.0
+    for axis in (1, 0):
+        count, step, offset = entry.grid[axis], entry.step[axis], entry.offsets[axis]
+        line = np.linspace(offset * step, (offset + count - 1) * step, count)
+        centre = line[None, :, None] if axis else line[:, None, None]
+        out[..., 1 - axis] = centre - half[:, 1 - axis]
+        out[..., 3 - axis] = centre + half[:, 1 - axis]
+    sides = np.asarray((entry.image or image_size)[::-1], np.float64)
+    if entry.clip == "pixels":
+        last = np.tile(sides, 2)
+        out = np.where(out >= last, last - 1, np.maximum(out, 0.0))
+    out /= np.tile(sides, 2)
+    if entry.clip == "corners":
+        np.clip(out, 0, 1, out=out)
+    elif entry.clip == "centers":
+        out = to_corners(torch.from_numpy(np.clip(_centers_of(out), 0, 1))).numpy()
+    return out.reshape(-1, 4)
+
+
+def _centers_of(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    low, high = corners[..., :2], corners[..., 2:]
+    return np.concatenate([(low + high) / 2.0, high - low], axis=-1)
 
 
 def _clamped_centers(entry: PriorMap, image_size: tuple[int, int]) -> _F32:

@@ -25,7 +25,7 @@ def prior_box(priors: PriorMap) -> dict[str, Any]:
         for mine, theirs in zip(cells, priors.cells, strict=True)
         for a, b in zip(mine, theirs, strict=True)
     )
-    if wrong:
+    if wrong or len(set(priors.offsets)) > 1 or priors.clip == "pixels":
         raise MappingError(
             "these priors are not what Caffe's PriorBox layer makes (it casts sizes to integers)",
             expected=[tuple(round(v, 3) for v in c) for c in priors.cells],
@@ -35,7 +35,7 @@ def prior_box(priors: PriorMap) -> dict[str, Any]:
     if high:
         params["max_size"] = [float(high[0])]
     params |= {"aspect_ratio": ratios, "flip": True, "clip": priors.clip == "corners"}
-    params |= {"variance": list(priors.variances), "offset": priors.offset}
+    params |= {"variance": list(priors.variances), "offset": priors.offsets[0]}
     if priors.step[0] == priors.step[1]:
         params["step"] = float(priors.step[0])
     else:

@@ -77,7 +77,7 @@ def anchors(config: SSDConfig) -> list[Array]:
     arrays, side = [], 128
     for entry in config.priors:
         values = np.empty((side, side, len(entry.cells), 4))
-        centres = (np.arange(side) + entry.offset)[:, None] * np.asarray(entry.step)
+        centres = (np.arange(side)[:, None] + np.asarray(entry.offsets)) * np.asarray(entry.step)
         values[..., 0] = centres[None, :, None, 1]
         values[..., 1] = centres[:, None, None, 0]
         values[..., 2:] = np.asarray(entry.cells)

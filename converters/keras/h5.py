@@ -146,17 +146,18 @@ def load(dataset: Any, where: str) -> Array:
     return out
 
 
-def text(identifier: Any, name: str, where: str, heaps: Callable[[], None]) -> str | None:
-    """A short text attribute of a group; None where there is none.
+def text(identifier: Any, name: str, where: str, heaps: Callable[[], None], limit: int = MAX_TEXT) -> str | None:
+    """A text attribute of a group; None where there is none.
 
     Args:
         identifier: h5py's low-level identifier of the group.
         name: of the attribute.
         where: the place for messages.
         heaps: called before a text is read that lies in a global heap; see ``check_heaps``.
+        limit: bytes that it may have.
 
     Raises:
-        FormatError: it is no short text.
+        FormatError: it is longer.
     """
     with naming(f"{where}, attribute {name!r}"):
         if not h5py.h5a.exists(identifier, name.encode()):
@@ -165,7 +166,7 @@ def text(identifier: Any, name: str, where: str, heaps: Callable[[], None]) -> s
         kind = attribute.get_type()
         if attribute.shape != () or kind.get_class() != h5py.h5t.STRING:
             return None
-        if attribute.get_storage_size() > MAX_TEXT:
+        if attribute.get_storage_size() > limit:
             raise FormatError("an attribute is too long", where=where, got=f"{attribute.get_storage_size()} bytes")
         if kind.is_variable_str():
             heaps()

@@ -25,7 +25,8 @@ def read_keras(path: Path) -> TensorTable:
 
     Returns:
         Tensors by their path in the HDF5 file. ``meta`` holds ``flavour``, ``layers`` (layer name -> tensor names),
-        ``named`` (False where the names are only those of numbered groups), and ``backend``, what wrote the file.
+        ``named`` (False where the names are only those of numbered groups), ``backend``, what wrote the file, ``version``,
+        Keras' own, and ``model``, the text of the whole model (None in files of weights alone).
 
     Raises:
         MissingError: no such file.
@@ -100,12 +101,16 @@ def _table(path: Path, opened: Any, file: OpenedFile, data: Any, config: bytes |
                     partial(_load, found, file, place),
                     place,
                 )
+        told = config.decode(errors="replace") if config is not None else None
         root = groups.get("model_weights", opened.id)
         layers, named = layers_of(list(tensors), groups, config, where, heaps)
         meta = {
             "flavour": flavour_of(list(tensors)),
             "layers": layers,
             "named": named,
+            "model": told or h5.text(opened.id, "model_config", where, heaps, MAX_CONFIG),
+            "version": h5.text(root, "keras_version", where, heaps)
+            or h5.text(opened.id, "keras_version", where, heaps),
             "backend": h5.text(root, "backend", where, heaps) or h5.text(opened.id, "backend", where, heaps),
             "unchanged": file.unchanged,
         }

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ssdconv.converters.assumed import settle
 from ssdconv.converters.keras.flavours import is_training
 from ssdconv.converters.keras.history import project_of
+from ssdconv.converters.keras.layers import Weight
+from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.keras.rows import NORM, Kind, Row, probes_of, rows_of
 from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
+from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
 from ssdconv.converters.keras.writer import write_numbered, write_weights
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.ops import apply_all, inverse
@@ -19,7 +23,8 @@ from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Origin, SSDConfig
+from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.keras import NETWORKS
 from ssdconv.ssd_ref.networks.registry import network
 
@@ -31,6 +36,9 @@ _MARKS = (
     ("ssd7", "classes4", "conv1"),
 )
 """Network, a layer that only it (and what stands above) has, and its first layer."""
+
+PRUNING = ("mask", "threshold", "pruning_step")
+"""What tfmot's wrapper keeps beside a pruned layer's weights."""
 
 _OLD_NAMES = {"running_mean": "moving_mean", "running_std": "moving_variance", "W": "kernel", "b": "bias"}
 """Keras 1's names of weights; its ``running_std`` holds variances."""
@@ -54,6 +62,9 @@ def plan(table: TensorTable, request: Request) -> Plan:
             where=str(table.path),
             hint="load it in Keras on TensorFlow, which turns the kernels, save it again, and convert that",
         )
+    if describes_itself(table):
+        model = parse(table.meta["model"], str(table.path))
+        return whole_plan(table, network_of(model, request.settings, str(table.path)), request)
     layers: dict[str, list[str]] = table.meta["layers"] if table.meta["named"] else layers_in_order(table, request)
     suffix = suffix_of(layers)
     usual = config_of(table, layers, request, suffix)
@@ -74,6 +85,85 @@ def plan(table: TensorTable, request: Request) -> Plan:
         if name not in used and is_training(name)
     )
     return Plan(config, TensorMapping(entries, drops), warnings, tuple(probes_of(config)), claims)
+
+
+def describes_itself(table: TensorTable) -> bool:
+    """Whether the file holds a whole model with its priors, so that nothing of it comes from a table."""
+    return f'{ANCHORS}"' in (table.meta.get("model") or "")
+
+
+def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
+    """The plan of a whole model: each weight by its layer's name and its own word.
+
+    Raises:
+        UsageError: a network is asked for, but the file describes its own.
+    """
+    if request.network:
+        raise UsageError(
+            f"--network {request.network}: the file describes its own network",
+            where=str(table.path),
+            expected="no --network: a table of ours must not overrule the file",
+            got=whole.config.name,
+            hint="what the file does not say is set by --set KEY=VALUE; `ssdconv inspect` lists the keys",
+        )
+    entries = tuple(
+        Entry(stored_as(weight, table), weight.target, weight.shape, weight.ops) for weight in whole.made.weights
+    )
+    used = {entry.source for entry in entries}
+    graph = whole.config.graph
+    assert graph is not None
+    known = {part for weight in whole.made.weights for part in weight.owner}
+    drops = tuple(Drop(name, _why_dropped(name, table, known)) for name in table if name not in used)
+    origin = Origin(
+        table.meta["model"],
+        {entry.target: entry.source for entry in entries},
+        {key: table.meta[key] for key in ("version", "backend", "flavour") if table.meta.get(key)},
+    )
+    config = replace(whole.config, graph=replace(graph, origin=origin))
+    tensors = Claim("tensors", "stated", f"{len(entries)} weights by the names of their layers")
+    return Plan(config, TensorMapping(entries, drops), (), whole.probes, (tensors, *whole.evidence))
+
+
+def _why_dropped(name: str, table: TensorTable, known: set[str]) -> str:
+    last = name.rsplit("/", 1)[-1].split(":")[0]
+    if is_training(name):
+        return "training state, not part of the detector"
+    layer = next((la for la, names in table.meta["layers"].items() if name in names), "")
+    if layer not in known:
+        return "its layer is not part of the detector"
+    if last in PRUNING:
+        return "state of pruning, not part of the detector"
+    raise MappingError(f"layer {layer!r} stores a weight that it should not have", where=str(table.path), got=name)
+
+
+def stored_as(weight: Weight, table: TensorTable) -> str:
+    """The file's tensor that is this weight: by its word, its number in a v3 file, or its rank; a name that is not there where none is.
+
+    Raises:
+        MappingError: several could be it.
+    """
+    names = list(table.meta["layers"].get(weight.owner[0], ()))
+    for inner in weight.owner[1:]:
+        names = [name for name in names if inner in name.split("/")[:-1]]
+    names = [name for name in names if name.rsplit("/", 1)[-1].split(":")[0] not in PRUNING]
+    if names and all(name.rsplit("/", 1)[-1].isdigit() for name in names):
+        return names[weight.index] if weight.index < len(names) else f"{'/'.join(weight.owner)}/{weight.kind}"
+    words = (weight.kind, *(old for old, kind in _OLD_NAMES.items() if kind == weight.kind))
+    fitting = [n for n in names if _last_word(n).endswith(tuple(f"/{w}" for w in words))]
+    fitting = fitting or [n for n in names if _last_word(n).endswith(tuple(f"_{w}" for w in words))]
+    if not fitting:
+        fitting = [n for n in names if len(table[n].shape) == len(weight.shape)]
+    if len(fitting) > 1:
+        raise MappingError(
+            f"layer {'/'.join(weight.owner)!r} has several tensors that could be its {weight.kind}",
+            where=str(table.path),
+            got=", ".join(fitting[:4]),
+        )
+    return fitting[0] if fitting else f"{'/'.join(weight.owner)}/{weight.kind}"
+
+
+def _last_word(name: str) -> str:
+    return "/" + name.rsplit("/", 1)[-1].split(":")[0]
 
 
 def suffix_of(layers: Mapping[str, list[str]]) -> str:

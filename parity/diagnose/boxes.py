@@ -152,7 +152,7 @@ def steps(net: Net, truth: SSDConfig | None) -> Changes:
     if even != net.config.priors:
         yield "steps given instead of image over grid", _table(even)
     for value in (0.5, 0.0):
-        if any(m.offset != value for m in net.config.priors):
+        if any(m.offsets != (value, value) for m in net.config.priors):
             yield f"centres not at {value:g} of a cell", _priors(lambda m, v=value: replace(m, offset=v))  # type: ignore[misc]
 
 

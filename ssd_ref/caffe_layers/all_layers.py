@@ -8,4 +8,5 @@ import ssdconv.ssd_ref.caffe_layers.normalization
 import ssdconv.ssd_ref.caffe_layers.pooling
 import ssdconv.ssd_ref.caffe_layers.reduce
 import ssdconv.ssd_ref.caffe_layers.resample
-import ssdconv.ssd_ref.caffe_layers.reshape  # noqa: F401
+import ssdconv.ssd_ref.caffe_layers.reshape
+import ssdconv.ssd_ref.keras_layers.layers  # noqa: F401

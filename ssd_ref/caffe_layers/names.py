@@ -12,6 +12,7 @@ from typing import Any
 from ssdconv.ssd_ref.config import LayerSpec
 
 CONVOLUTIONS = ("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "Deconvolution")
+KERAS_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 DEPTHWISE = ("DepthwiseConvolution", "ConvolutionDepthwise")
 
 
@@ -33,6 +34,7 @@ def blob_names(spec: LayerSpec) -> tuple[str, ...]:
 
     Convolutions and InnerProduct: weight, bias. BatchNorm: mean, variance, factor, as stored (statistics are sums to be
     divided by factor). Scale: weight, bias; the form with two bottoms learns at most a bias. Normalize, PReLU: weight.
+    Keras' layers have theirs in Keras' order.
     """
     params: Mapping[str, Any] = spec.params
     if spec.type in CONVOLUTIONS or spec.type == "InnerProduct":
@@ -44,7 +46,16 @@ def blob_names(spec: LayerSpec) -> tuple[str, ...]:
         return (*learned, "bias") if params.get("bias_term", False) else learned
     if spec.type == "Bias":
         return ("bias",) if len(spec.bottoms) == 1 else ()
-    return ("weight",) if spec.type in ("PReLU", "Normalize") else ()
+    if spec.type in KERAS_CONVOLUTIONS:
+        kernels = ("depthwise", "pointwise") if spec.type == "SeparableConv2D" else ("weight",)
+        return (*kernels, "bias") if params.get("use_bias", True) else kernels
+    if spec.type == "BatchNormalization":
+        learned = (
+            *(("weight",) if params.get("scale", True) else ()),
+            *(("bias",) if params.get("center", True) else ()),
+        )
+        return (*learned, "running_mean", "running_var")
+    return ("weight",) if spec.type in ("PReLU", "Normalize", "L2Normalization") else ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ssdconv.ssd_ref.train.recipe import Recipe
 def training_mode(model: nn.Module, recipe: Recipe) -> nn.Module:
     """Put a network into training mode: ``model.train()``, with the running statistics by the recipe's rule.
 
-    Batch normalisations of a Caffe layer graph always run on their stored statistics.
+    Batch normalisations of a layer graph always run on their stored statistics.
     """
     model.train()
     for module in model.modules():
@@ -22,6 +22,6 @@ def training_mode(model: nn.Module, recipe: Recipe) -> nn.Module:
                 module.biased = recipe.norm.variance == "biased"
             if recipe.norm.frozen:
                 module.eval()
-        elif isinstance(module, CaffeLayer) and isinstance(module, LAYERS["BatchNorm"]):
+        elif isinstance(module, CaffeLayer) and isinstance(module, (LAYERS["BatchNorm"], LAYERS["BatchNormalization"])):
             module.eval()
     return model

@@ -1,0 +1,218 @@
+"""A Keras functional model's own text (``model_config`` of .h5, ``config.json`` of .keras) as calls of layers, in order of execution.
+
+Keras 2 writes a layer's inputs as ``[[["conv1", 0, 0, {}]]]``, Keras 3 as objects that hold a ``keras_history``; both are read. Models
+within models are opened up (their layers are called ``outer/inner``), wrappers that do not compute are seen through. Nothing is ever
+executed: a Lambda's byte code stays text.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssdconv.errors import FormatError
+
+MODELS = ("Model", "Functional", "Sequential")
+WRAPPERS = ("PruneLowMagnitude",)
+"""Wrappers around one layer that compute nothing once training is over (tfmot's pruning keeps its masks beside the weights)."""
+MAX_LAYERS, MAX_DEPTH = 20_000, 8
+
+Ref = tuple[str, int, int]
+"""Layer, number of its call, number of the output."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one layer.
+
+    Attributes:
+        name: of the value that it makes; the layer's name, with ``@1`` and so on for further calls of the same layer.
+        kind: Keras' class, without a package before ``>``.
+        config: the layer's own parameters.
+        inputs: names of the values read.
+        owner: the layer that holds the weights, outer models first.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    owner: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        """The place for messages."""
+        return f"layer {self.name!r} ({self.kind})"
+
+    def fail(self, what: str, *, expected: object = None, got: object = None, hint: str | None = None) -> FormatError:
+        """An error that names the layer, for the caller to raise."""
+        return FormatError(what, where=self.where, expected=expected, got=got, hint=hint)
+
+
+@dataclass(frozen=True)
+class KerasModel:
+    """A whole model: its calls in order of execution, and the values that it gives."""
+
+    name: str
+    calls: tuple[Call, ...]
+    outputs: tuple[str, ...]
+    by_name: Mapping[str, Call] = field(default_factory=dict, compare=False)
+
+    def maker(self, value: str) -> Call:
+        """The call that makes a value."""
+        return self.by_name[value]
+
+
+def parse(text: str | bytes, where: str) -> KerasModel:
+    """Read a model's text.
+
+    Raises:
+        FormatError: not the text of a functional model, layers that form a circle, or more of them than any network has.
+    """
+    try:
+        root = json.loads(text)
+    except (ValueError, RecursionError):
+        raise FormatError("the model's description is not JSON", where=where) from None
+    kind = _kind(root) if isinstance(root, dict) else ""
+    if kind not in MODELS or not isinstance(root.get("config"), dict | list):
+        raise FormatError(
+            "the model's description is of no functional model",
+            where=where,
+            expected=f"class {' or '.join(MODELS)}",
+            got=kind or type(root).__name__,
+        )
+    builder = _Builder(where)
+    try:
+        outputs = builder.expand(root, "", (), None, 0)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise FormatError(f"the model's description is damaged: {type(error).__name__} {error}", where=where) from None
+    config = root["config"]
+    name = str(config.get("name", "")) if isinstance(config, dict) else ""
+    return KerasModel(name, tuple(builder.calls), tuple(outputs), {call.name: call for call in builder.calls})
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("class_name", "")).rsplit(">", 1)[-1]
+
+
+class _Builder:
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.calls: list[Call] = []
+
+    def expand(
+        self, model: Mapping[str, Any], prefix: str, owner: tuple[str, ...], given: Sequence[str] | None, depth: int
+    ) -> list[str]:
+        """Add a model's calls; returns the names of its outputs. ``given``: values for its inputs, None for the whole model."""
+        if depth > MAX_DEPTH:
+            raise FormatError("models are nested too deeply", where=f"{self.where}, model {prefix!r}")
+        config = model["config"]
+        layers, nodes, inputs, outputs = _tables(config, _kind(model))
+        if len(self.calls) + len(layers) > MAX_LAYERS:
+            raise FormatError("more layers than any network has", where=self.where, expected=f"<= {MAX_LAYERS}")
+        values: dict[Ref, str] = {}
+        for layer, number in self._ordered(layers, nodes, outputs):
+            entry = layers[layer]
+            kind, own = _kind(entry), dict(entry.get("config") or {})
+            value = f"{prefix}{layer}" + (f"@{number}" if number else "")
+            reads = tuple(values[ref] for ref in nodes[layer][number])
+            if kind == "InputLayer" and given is not None:
+                values[(layer, number, 0)] = given[inputs.index(layer)]
+                continue
+            if kind in WRAPPERS and isinstance(own.get("layer"), dict):
+                kind, own = _kind(own["layer"]), dict(own["layer"].get("config") or {})
+            if kind in MODELS:
+                made = self.expand({"class_name": kind, "config": own}, value + "/", (*owner, layer), reads, depth + 1)
+                values.update({(layer, number, k): name for k, name in enumerate(made)})
+                continue
+            self.calls.append(Call(value, kind, own, reads, (*owner, layer)))
+            values[(layer, number, 0)] = value
+        missing = [ref for ref in outputs if ref not in values]
+        if missing:
+            raise FormatError(f"no layer gives the output {missing[0][0]!r}", where=self.where)
+        return [values[ref] for ref in outputs]
+
+    def _ordered(
+        self, layers: Mapping[str, Any], nodes: Mapping[str, list[list[Ref]]], outputs: Sequence[Ref]
+    ) -> Iterator[tuple[str, int]]:
+        """(layer, call) of all that the outputs need, inputs first, else in the order of the file."""
+        wanted: set[tuple[str, int]] = set()
+        todo = [(layer, number) for layer, number, _ in outputs]
+        while todo:
+            layer, number = todo.pop()
+            if (layer, number) in wanted:
+                continue
+            if layer not in nodes or not 0 <= number < len(nodes[layer]):
+                raise FormatError(f"call {number} of layer {layer!r} is read, but there is none", where=self.where)
+            wanted.add((layer, number))
+            todo += [ref[:2] for ref in nodes[layer][number]]
+        place = {name: index for index, name in enumerate(layers)}
+        waiting = {call: {ref[:2] for ref in nodes[call[0]][call[1]]} for call in wanted}
+        readers: dict[tuple[str, int], list[tuple[str, int]]] = {}
+        for call, reads in waiting.items():
+            for read in reads:
+                readers.setdefault(read, []).append(call)
+        ready = [(place[c[0]], c[1], c[0]) for c, reads in waiting.items() if not reads]
+        heapq.heapify(ready)
+        done = 0
+        while ready:
+            _, number, layer = heapq.heappop(ready)
+            done += 1
+            yield layer, number
+            for reader in readers.get((layer, number), ()):
+                waiting[reader].discard((layer, number))
+                if not waiting[reader]:
+                    heapq.heappush(ready, (place[reader[0]], reader[1], reader[0]))
+        if done != len(wanted):
+            raise FormatError("the model's layers form a circle", where=self.where)
+
+
+def _tables(
+    config: Any, kind: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[list[Ref]]], list[str], list[Ref]]:
+    """Layers by name, inputs of each call of each, names of the input layers, and the outputs."""
+    listed = config if isinstance(config, list) else config["layers"]
+    layers: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, list[list[Ref]]] = {}
+    for entry in listed:
+        name = str(entry["name"] if "name" in entry else entry["config"]["name"])
+        if name in layers:
+            raise FormatError("two layers have this name", where=f"layer {name!r}")
+        layers[name] = entry
+        nodes[name] = [_refs(node) for node in entry.get("inbound_nodes") or ()] or [[]]
+    if kind == "Sequential":
+        names = list(layers)
+        if _kind(layers[names[0]]) != "InputLayer":
+            layers = {"": {"class_name": "InputLayer", "config": {}}, **layers}
+            names = ["", *names]
+        nodes = {name: [[(names[k - 1], 0, 0)] if k else []] for k, name in enumerate(names)}
+        return layers, nodes, [names[0]], [(names[-1], 0, 0)]
+    return layers, nodes, [ref[0] for ref in _ends(config["input_layers"])], _ends(config["output_layers"])
+
+
+def _ends(value: Any) -> list[Ref]:
+    if isinstance(value, dict):
+        return [ref for part in value.values() for ref in _ends(part)]
+    if value and isinstance(value[0], str):
+        return [_ref(value)]
+    return [ref for part in value for ref in _ends(part)]
+
+
+def _refs(node: Any) -> list[Ref]:
+    """The values that one call reads."""
+    if isinstance(node, dict):
+        if "keras_history" in node:
+            return [_ref(node["keras_history"])]
+        return [ref for part in node.values() for ref in _refs(part)]
+    if isinstance(node, list | tuple):
+        if len(node) >= 3 and isinstance(node[0], str) and isinstance(node[1], int) and isinstance(node[2], int):
+            return [_ref(node), *(_refs(node[3]) if len(node) > 3 else [])]
+        return [ref for part in node for ref in _refs(part)]
+    return []
+
+
+def _ref(value: Any) -> Ref:
+    return str(value[0]), int(value[1]), int(value[2])
