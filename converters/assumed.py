@@ -242,7 +242,7 @@ def _centres(book: _Book, maps: Maps, size: tuple[int, int]) -> Maps:
     elif given is not None:
         steps = numbers("priors.steps", given, counts=(len(maps),), words=("even",))
         maps = tuple(replace(m, step=(step, step)) for m, step in zip(maps, steps, strict=True))
-    offset = plain((maps[0].offset,))
+    offset = plain(maps[0].offsets[:1])
     given = book.take("priors", "priors.offset", offset, f"first centre {offset} of a cell from the edge")
     if given is not None:
         (value,) = numbers("priors.offset", given, counts=(1,), low=-8.0)
@@ -281,7 +281,7 @@ def moved(maps: Maps, others: Maps) -> float:
 
 
 def _centre(entry: PriorMap, axis: int, index: int) -> float:
-    return (index + entry.offset) * entry.step[axis]
+    return (index + entry.offsets[axis]) * entry.step[axis]
 
 
 def quotients(size: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:

@@ -56,7 +56,9 @@ class Anchors:
         """The prior map with these steps and offsets, (y, x)."""
         order = (0, 2, 1, 3) if self.coords == "minmax" else (0, 1, 2, 3)
         a, b, c, d = (self.variances[k] for k in order)
-        return PriorMap(self.grid, step, self.cells, offset, "pixels" if self.clip else "none", (a, b, c, d), "double")
+        return PriorMap(
+            self.grid, step, self.cells, offset, "pixels" if self.clip else "none", (a, b, c, d), arithmetic="double"
+        )
 
 
 def read(call: Call, shape: tuple[int, ...]) -> Anchors:

@@ -334,8 +334,8 @@ def _absorb(pixels: Pixels, step: Step, stage: int, swapped: Literal["RGB", "BGR
     return pixels, -1
 
 
-def _turned(values: tuple[float, float, float]) -> tuple[float, float, float]:
-    return values[2], values[1], values[0]
+def _turned(values: tuple[float, ...]) -> tuple[float, ...]:
+    return values[::-1]
 
 
 def _lambda(call: Call, steps: Sequence[Step], made: Made) -> None:
