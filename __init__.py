@@ -5,6 +5,7 @@ The public names are loaded on first use, so that ``import ssdconv`` does not im
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "load"]
+
+# OpenCV takes its limits when it is loaded: a small file may not claim billions of pixels (ssd_ref.gate.MAX_PIXELS).
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
 
 _HOMES = {
     "convert": "ssdconv.converters.convert",

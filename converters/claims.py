@@ -14,6 +14,7 @@ from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.classes import BACKGROUND, COCO, VOC
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim, Link, of_link
+from ssdconv.ssd_ref.gate import read_text
 
 KNOWN = {"voc": VOC, "coco": COCO}
 REBUILT: tuple[Link, ...] = ("architecture", "pixels", "priors", "detection rule")
@@ -93,7 +94,7 @@ def class_names(text: str) -> tuple[str, ...]:
     if text in KNOWN:
         return KNOWN[text]
     try:
-        given = Path(text).read_text(encoding="utf-8").splitlines() if Path(text).is_file() else text.split(",")
+        given = read_text(text, "list", "file of class names").splitlines() if Path(text).exists() else text.split(",")
     except (OSError, ValueError):
         raise UsageError("not a file of class names", where=text, expected="text with a name per line") from None
     names = tuple(name.strip() for name in given if name.strip())

@@ -25,6 +25,7 @@ from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.archive import TensorSource
 from ssdconv.ssd_ref.evidence import to_plain
 from ssdconv.ssd_ref.files import CHECKPOINTS
+from ssdconv.ssd_ref.gate import reading
 
 SUFFIXES = {"pth": (".pth",), "safetensors": (".safetensors",), "both": (".pth", ".safetensors")}
 
@@ -50,10 +51,12 @@ def open_source(path: Path, source: str | None = None, request: Request | None =
     kind = source_named(source) if source else recognise(path)
     from ssdconv.ssd_ref.model import reference_shapes
 
-    table = kind.module.read(path)
+    with reading(path):
+        table = kind.module.read(path)
     try:
         wish = request or Request()
-        plan = completed(kind.module.plan(table, wish), wish, kind.title)
+        with reading(path):
+            plan = completed(kind.module.plan(table, wish), wish, kind.title)
         plan.check_settings(wish.settings)
         plan.mapping.check(table, reference_shapes(plan.config), where=str(path))
     except BaseException:

@@ -20,6 +20,7 @@ from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.config import Backbone, SSDConfig
 from ssdconv.ssd_ref.evidence import Claim, from_plain, to_plain
 from ssdconv.ssd_ref.evidence import lines as claim_lines
+from ssdconv.ssd_ref.gate import reading
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ def inspect(path: str | Path) -> FileSummary:
         UnsafeFileError: the file could run code when loaded; the message lists what it would call.
     """
     path = Path(path)
+    with reading(path):
+        return _inspect(path)
+
+
+def _inspect(path: Path) -> FileSummary:
     head = head_of(path)
     if path.suffix == ".prototxt":
         return _prototxt(path)
@@ -194,11 +200,12 @@ def _about(path: Path, text: str | None, tensors: tuple[TensorSummary, ...], for
     try:
         about = json.loads(text)
         provenance = dict(about["provenance"])
+        dict(provenance.get("training", {}))
         if "backbone" in about:
             held, why = msgspec.convert(about["backbone"], Backbone), "a backbone alone, for training to start from"
             return FileSummary(path, size, format, "ssdconv", tensors, (), "", why, None, provenance, (), held)
         config = SSDConfig.from_json(json.dumps(about["config"]))
-    except (ValueError, KeyError, TypeError, FormatError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
     claims = from_plain(provenance.get("evidence", ()))
     return FileSummary(path, size, format, "ssdconv", tensors, (), config.name, "", config, provenance, evidence=claims)

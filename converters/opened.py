@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ssdconv.errors import FormatError, MissingError, SsdconvError
+from ssdconv.errors import FormatError, SsdconvError
+from ssdconv.ssd_ref.gate import open_input
 
 
 class OpenedFile:
@@ -77,29 +77,17 @@ class OpenedFile:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """``open(path, "rb")`` for regular, non-empty files only; a pipe or device is refused without waiting on it.
+    """The weight file opened for reading, by the gate (``ssd_ref.gate``).
 
     Raises:
         MissingError: there is no such file.
         FormatError: not a regular file, unreadable, or empty.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise MissingError("there is no such file", where=str(path)) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FormatError(f"the file cannot be opened: {reason}", where=str(path)) from None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise FormatError("not a regular file", where=str(path))
-        if status.st_size == 0:
-            raise FormatError("the file is empty (0 bytes)", where=str(path), hint="download or copy it again")
-    except BaseException:
-        os.close(handle)
-        raise
-    return os.fdopen(handle, "rb")
+    stream = open_input(path, "weights")
+    if os.fstat(stream.fileno()).st_size == 0:
+        stream.close()
+        raise FormatError("the file is empty (0 bytes)", where=str(path), hint="download or copy it again")
+    return stream
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.errors import FormatError, UsageError
+from ssdconv.ssd_ref.gate import open_input
 
 if TYPE_CHECKING:  # numpy comes with it, and `ssdconv --help` reads this table
     from ssdconv.converters.plan import SourceModule
@@ -186,10 +187,8 @@ def head_of(path: Path) -> bytes:
         FormatError: a folder, an empty file, or unreadable.
     """
     try:
-        with path.open("rb") as stream:
+        with open_input(path, "weights") as stream:
             head = stream.read(512)
-    except FileNotFoundError:
-        raise MissingError("no such file", where=str(path)) from None
     except OSError as error:
         raise FormatError(f"cannot read: {error.strerror}", where=str(path)) from None
     if not head:

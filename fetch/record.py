@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ssdconv.errors import FormatError, MissingError
+from ssdconv.errors import FormatError
 from ssdconv.fetch.digest import ALGORITHMS, Expected
+from ssdconv.ssd_ref.gate import read_input
 
 VERSION = 1
 """Version of the file's layout."""
@@ -186,10 +187,8 @@ def read(path: Path) -> tuple[Record, ...]:
         FormatError: it does not fit the schema, or two records share a name.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Zoo).records
-    except FileNotFoundError:
-        raise MissingError("no such zoo file", where=str(path)) from None
-    except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
+        found = msgspec.json.decode(read_input(path, "document", "zoo file"), type=Zoo).records
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"not a zoo file: {error}", where=str(path)) from None
     seen: set[str] = set()
     for record in found:

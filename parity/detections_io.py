@@ -30,6 +30,7 @@ from ssdconv.parity.metrics.files_coco import read_coco_results
 from ssdconv.parity.metrics.files_voc import read_voc_detections
 from ssdconv.ssd_ref.data.problems import Problems, report
 from ssdconv.ssd_ref.data.records import Dataset
+from ssdconv.ssd_ref.gate import read_input
 
 FORMAT, VERSION = "ssdconv-detections", 1
 
@@ -52,7 +53,7 @@ class _Line(msgspec.Struct):
 
 def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
     """(header, (line number, line) of every complete line, bytes that are complete)."""
-    data = path.read_bytes()
+    data = read_input(path, "detections", "detection stream")
     whole = data.rfind(b"\n") + 1
     lines = data[:whole].split(b"\n")[:-1]
     if not lines:
@@ -73,7 +74,7 @@ def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
     for number, line in enumerate(lines[1:], 2):
         try:
             found.append((number, decoder.decode(line)))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ColumnCountError(f"damaged line: {error}", where=f"{path}: line {number}") from None
     return header, found, whole
 

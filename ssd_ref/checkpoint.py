@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdconv.errors import FormatError, MissingError, SsdconvError, UnsafeFileError
+from ssdconv.errors import FormatError, SsdconvError, UnsafeFileError
 from ssdconv.ssd_ref.archive import TensorSource, write_pth, write_safetensors
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import open_input, reading
 from ssdconv.ssd_ref.hub_files import CONFIG, WEIGHTS, agreed, described
 from ssdconv.ssd_ref.model import SSD
 
@@ -122,7 +123,8 @@ def read(path: str | Path) -> Checkpoint:
         UnsafeFileError: a pickle that wants to build more than tensors and plain data.
         FormatError: not one of our checkpoints, or damaged.
     """
-    about, state = read_described(Path(path))
+    with reading(path):
+        about, state = read_described(Path(path))
     if "config" not in about and "backbone" in about:
         raise FormatError(
             "this file holds a backbone alone, not a detector", where=str(path), hint="it is for training to start from"
@@ -140,10 +142,8 @@ def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir():
         path = path / WEIGHTS
     try:
-        with path.open("rb") as stream:
+        with open_input(path, "weights") as stream:
             head = stream.read(16)
-    except FileNotFoundError:
-        raise MissingError("no such file", where=str(path)) from None
     except OSError as error:
         raise FormatError(f"cannot read: {error.strerror}", where=str(path)) from None
     is_safetensors = path.suffix == ".safetensors" or head[8:9] == b"{"

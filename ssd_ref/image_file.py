@@ -8,6 +8,7 @@ PIL (ssd_keras) do not. Files without the tag, VOC's and COCO's, are the same ei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.errors import FormatError, MissingError
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.gate import MAX_PIXELS, open_input, read_input
 
 _NO_SIZE = frozenset({0xC4, 0xC8, 0xCC})  # DHT, JPG, DAC share SOF's range but hold no size
 _ORIENTATION = 0x0112
@@ -51,12 +53,8 @@ def read_image(path: str | Path, *, stored: bool = False) -> npt.NDArray[np.uint
         MissingError: there is no such file.
         FormatError: it is not an image, is cut short, or cannot be read.
     """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise MissingError("no such image file", where=str(path), hint="check the path") from None
-    except OSError as error:
-        raise FormatError(f"the image file cannot be read: {error.strerror}", where=str(path)) from None
+    data = read_input(path, "image", "image file")
+    _check_pixels(data, path)
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if stored else 0)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -80,17 +78,37 @@ def image_head(path: Path) -> ImageHead:
         MissingError: there is no such file.
         FormatError: the file is no image, or ends before its size.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(24)
-            if head[:2] == b"\xff\xd8":
-                return _jpeg(file, path)
-            if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24 and not _png_has_exif(file):
-                return ImageHead(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
-    except FileNotFoundError:
-        raise MissingError("no such image file", where=str(path), hint="check the path") from None
+    with open_input(path, "image", "image file") as file:
+        head = file.read(24)
+        if head[:2] == b"\xff\xd8":
+            return _jpeg(file, path)
+        if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24 and not _png_has_exif(file):
+            return ImageHead(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
     height, width = read_image(path).shape[:2]
     return ImageHead(width, height)
+
+
+def _check_pixels(data: bytes, path: str | Path) -> None:
+    """Refuse an image that would unpack to more than ``MAX_PIXELS``: by its head where that is simple, else by OpenCV's limit."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    elif data[:2] == b"\xff\xd8":
+        try:
+            found = _jpeg(BytesIO(data), Path(path))
+        except FormatError:
+            return
+        width, height = found.width, found.height
+    elif data[:2] == b"BM" and len(data) >= 26:
+        width, height = (abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22))
+    else:
+        return
+    if width * height > MAX_PIXELS:
+        raise FormatError(
+            "the image claims too many pixels",
+            where=str(path),
+            expected=f"at most {MAX_PIXELS:,}",
+            got=f"{width} x {height}",
+        )
 
 
 def _jpeg(file: BinaryIO, path: Path) -> ImageHead:

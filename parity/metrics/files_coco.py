@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ssdconv.errors import MissingError
 from ssdconv.parity.metrics.detections import (
     ColumnCountError,
     Detections,
@@ -16,6 +15,7 @@ from ssdconv.parity.metrics.detections import (
     check_detections,
 )
 from ssdconv.ssd_ref.data.problems import Problems, report
+from ssdconv.ssd_ref.gate import read_input
 
 
 class _Result(msgspec.Struct):
@@ -38,10 +38,8 @@ def read_coco_results(
     """
     path = Path(file)
     try:
-        results = msgspec.json.decode(path.read_bytes(), type=list[_Result])
-    except FileNotFoundError:
-        raise MissingError("no such detection file", where=str(path)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        results = msgspec.json.decode(read_input(path, "detections", "detection file"), type=list[_Result])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ColumnCountError(
             f"not a COCO results file: {error}",
             where=str(path),

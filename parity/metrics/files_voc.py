@@ -19,6 +19,7 @@ from ssdconv.parity.metrics.detections import (
     check_detections,
 )
 from ssdconv.ssd_ref.data.problems import Problems, report
+from ssdconv.ssd_ref.gate import read_input
 
 
 def class_files(folder: Path, classes: Sequence[str]) -> dict[str, Path]:
@@ -53,7 +54,7 @@ def class_files(folder: Path, classes: Sequence[str]) -> dict[str, Path]:
 def _columns(path: Path, keep_going: Problems | None) -> tuple[list[str], np.ndarray, list[int]]:
     """(image ids, (n, 5) numbers, line numbers) of one file."""
     try:
-        lines = path.read_text("ascii").splitlines()
+        lines = read_input(path, "detections", "detection file").decode("ascii").splitlines()
     except UnicodeDecodeError as error:
         raise ColumnCountError("not a text file", where=str(path), got=f"byte {error.start}") from None
     parts = [line.split() for line in lines]

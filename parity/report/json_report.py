@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.parity.parity_report import ParityReport
+from ssdconv.ssd_ref.gate import read_input
 
 
 def dumps(report: ParityReport) -> str:
@@ -35,7 +36,7 @@ def load(path: Path) -> ParityReport:
         FormatError: not a parity report.
     """
     try:
-        return ParityReport.from_json(Path(path).read_bytes())
+        return ParityReport.from_json(read_input(path, "document", "report"))
     except FileNotFoundError:
         raise MissingError("no such file", where=str(path)) from None
     except FormatError as error:

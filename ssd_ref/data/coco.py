@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ssdconv.errors import MissingError, UsageError
+from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.data.problems import (
     AnnotationError,
     InvertedObjectError,
@@ -25,6 +25,7 @@ from ssdconv.ssd_ref.data.problems import (
     report,
 )
 from ssdconv.ssd_ref.data.records import Record
+from ssdconv.ssd_ref.gate import MAX_CLASSES, read_input
 
 
 class _Image(msgspec.Struct):
@@ -149,15 +150,19 @@ def _read(
     path: Path, keep_going: Problems | None
 ) -> tuple[dict[int, _Image], dict[int, list[_Object]], list[_Category]]:
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_File)
-    except FileNotFoundError:
-        raise MissingError("no such annotation file", where=str(path)) from None
+        content = msgspec.json.decode(read_input(path, "coco", "annotation file"), type=_File)
+    except RecursionError:
+        raise AnnotationError("nested too deeply", where=str(path)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(
             f"not a COCO detection file: {error}",
             where=str(path),
             expected="images, categories and annotations with integer ids and bbox [x, y, width, height]",
         ) from None
+    if len(content.categories) > MAX_CLASSES:
+        raise AnnotationError(
+            "too many categories", where=str(path), expected=f"at most {MAX_CLASSES:,}", got=len(content.categories)
+        )
     images = {i.id: i for i in content.images}
     if not images:
         raise AnnotationError("the file lists no image", where=str(path))

@@ -9,6 +9,7 @@ from ssdconv.errors import SsdconvError
 from ssdconv.ssd_ref.data.problems import AnnotationError, EmptySetError, Problems, WrongRootError, report
 from ssdconv.ssd_ref.data.voc import Entry, VocDataset
 from ssdconv.ssd_ref.data.voc_xml import object_names
+from ssdconv.ssd_ref.gate import read_text
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -46,7 +47,7 @@ def open_voc_part(
     if listing is None:
         ids = sorted(p.stem for p in xml_folder.glob("*.xml"))
     else:
-        ids = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        ids = [line.split()[0] for line in read_text(listing, "list", "list of images").splitlines() if line.strip()]
     if not ids:
         raise EmptySetError("the data set has no image", where=str(listing or xml_folder))
     seen: set[str] = set()

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from ssdconv.errors import FormatError, MissingError
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.gate import load_yaml, read_text
 
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
-_LIMIT = 1 << 20
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,12 +53,9 @@ def read_description(path: Path) -> Description:
         MissingError: no such file.
         FormatError: neither YAML, TOML nor JSON, an unknown key, or a value of another type; the message names it.
     """
-    if not path.is_file():
-        raise MissingError("no such data set description", where=str(path), hint="give a .yaml file or a folder")
-    if path.stat().st_size > _LIMIT:
-        raise FormatError("too large for a description of a data set", where=str(path), expected="at most 1 MB")
+    text = read_text(path, "description", "data set description")
     try:
-        content = _parse(path)
+        content = _parse(path, text)
         return msgspec.convert(content, type=Description)
     except RecursionError:
         raise FormatError("nested too deeply", where=str(path)) from None
@@ -70,14 +67,13 @@ def read_description(path: Path) -> Description:
         ) from None
 
 
-def _parse(path: Path) -> Any:
+def _parse(path: Path, text: str) -> Any:
     import yaml  # here, because most commands read no description
 
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":
             return tomllib.loads(text)
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        return json.loads(text) if path.suffix == ".json" else load_yaml(text, path)
     except (ValueError, yaml.YAMLError) as error:
         raise FormatError(
             f"not {'TOML' if path.suffix == '.toml' else path.suffix[1:].upper()}: {error}", where=str(path)

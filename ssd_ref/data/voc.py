@@ -14,6 +14,7 @@ from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.data.problems import AnnotationError, Problems, WrongRootError, report
 from ssdconv.ssd_ref.data.records import Record
 from ssdconv.ssd_ref.data.voc_xml import read_annotation
+from ssdconv.ssd_ref.gate import read_text
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -142,7 +143,7 @@ def open_voc(
             raise MissingError(
                 "no such image set", where=str(listing), expected=f"one of {', '.join(have) or 'none here'}", got=split
             )
-        ids = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        ids = [line.split()[0] for line in read_text(listing, "list", "list of images").splitlines() if line.strip()]
         if not ids:
             raise AnnotationError("the image set is empty", where=str(listing))
         entries += [Entry(i, folder / "Annotations" / f"{i}.xml", folder / "JPEGImages" / f"{i}.jpg") for i in ids]

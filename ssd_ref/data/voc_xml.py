@@ -22,6 +22,7 @@ from ssdconv.ssd_ref.data.problems import (
     report,
 )
 from ssdconv.ssd_ref.data.records import Record
+from ssdconv.ssd_ref.gate import read_input
 
 _WANTED = {
     "annotation/size/width": "width",
@@ -71,7 +72,7 @@ def _fields(data: bytes, where: str) -> tuple[dict[str, str], list[dict[str, str
     parser.EntityDeclHandler = refuse
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the others for encodings that Python does not have
         raise AnnotationError(f"not well-formed XML: {error}", where=where) from None
     return image, objects
 
@@ -100,9 +101,9 @@ def _box(fields: Mapping[str, str], where: str) -> tuple[float, ...]:
 def object_names(xml: Path) -> list[str]:
     """Class names of an annotation's objects, in the file's order. Errors as in ``read_annotation``."""
     try:
-        return [fields.get("name", "") for fields in _fields(xml.read_bytes(), str(xml))[1]]
-    except FileNotFoundError:
-        raise MissingError("no such annotation", where=str(xml)) from None
+        return [fields.get("name", "") for fields in _fields(read_input(xml, "annotation"), str(xml))[1]]
+    except ValueError as error:
+        raise AnnotationError(f"not well-formed XML: {error}", where=str(xml)) from None
 
 
 def read_annotation(
@@ -122,8 +123,8 @@ def read_annotation(
         AnnotationError and its subclasses: not XML, without size or objects, unknown class, inverted box.
     """
     try:
-        data = xml.read_bytes()
-    except FileNotFoundError:
+        data = read_input(xml, "annotation")
+    except MissingError:
         raise MissingError(
             "no annotation for an image of the image set", where=str(xml), hint="is the archive fully extracted?"
         ) from None

@@ -9,6 +9,7 @@ from typing import Any
 
 from ssdconv.errors import MissingError
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import read_text
 
 
 class MetricsLog:
@@ -39,7 +40,7 @@ class MetricsLog:
         """Drop lines after ``step``, which a resumed run writes anew, and a line that was cut short."""
         if not self.path.is_file():
             return
-        kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+        kept = [line for line in read_text(self.path, "list", "log of a run").splitlines() if _step(line) <= step]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 

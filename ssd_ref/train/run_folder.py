@@ -27,6 +27,7 @@ from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import read_text
 from ssdconv.ssd_ref.train.recipe import Recipe
 
 _PACKAGES = ("torch", "numpy", "opencv-python-headless")
@@ -129,19 +130,22 @@ class RunFolder:
         if not self.begun:
             raise MissingError("no run stands here", where=str(self.path), hint="leave --resume away to begin one")
         try:
-            about = json.loads((self.path / "run.json").read_text())
-            config = SSDConfig.from_json((self.path / "config.json").read_text())
-            recipe = Recipe.from_json((self.path / "recipe.json").read_text())
+            about = json.loads(self._text("run.json"))
+            config = SSDConfig.from_json(self._text("config.json"))
+            recipe = Recipe.from_json(self._text("recipe.json"))
             return Identity(config, recipe, about["data"], about["seed"], about["augment"], about["amp"]), about
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"the description of the run is damaged: {error}", where=str(self.path)) from None
 
     def note_resumption(self, command: list[str], step: int) -> None:
         """Add a line about a resumption to ``run.json``."""
-        about = json.loads((self.path / "run.json").read_text())
+        about = json.loads(self._text("run.json"))
         entry = {"command": command, "step": step, "at": time.strftime("%Y-%m-%d %H:%M:%S %z"), "versions": versions()}
         about.setdefault("resumed", []).append(entry)
         self._write("run.json", about)
+
+    def _text(self, name: str) -> str:
+        return read_text(self.path / name, "document", "description of a run")
 
     def _write(self, name: str, data: Any) -> None:
         with atomic_path(self.path / name) as temporary:

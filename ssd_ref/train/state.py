@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.optim import Optimizer
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import read_input
 
 HEAD = b"ssdconv-state 1 "
 PATTERN = "step-*.state"
@@ -82,7 +82,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: not a state file, cut short or changed.
     """
-    data = path.read_bytes()
+    data = read_input(path, "state", "state of a run")
     line, _, body = data.partition(b"\n")
     if not line.startswith(HEAD):
         raise FormatError("this is no state of a training run", where=str(path))
@@ -90,8 +90,8 @@ def read_state(path: Path) -> dict[str, Any]:
         raise FormatError("this state is damaged or was cut short", where=str(path), got=f"{len(data)} bytes")
     try:
         loaded = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise FormatError(f"not a readable state: {str(error).splitlines()[0]}", where=str(path)) from None
+    except Exception as error:  # noqa: BLE001 - torch's reader lets whatever its input provokes through
+        raise FormatError(f"not a readable state: {type(error).__name__}", where=str(path)) from None
     if not isinstance(loaded, dict) or not {"model", "optimizer", "progress", "random"} <= loaded.keys():
         raise FormatError("this state lacks something", where=str(path))
     return loaded

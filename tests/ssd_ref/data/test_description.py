@@ -48,7 +48,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    for suffix, kind in ((".yaml", "YAML"), (".toml", "TOML"), (".json", "JSON")):
+    for suffix in (".yaml", ".toml", ".json"):
         (tmp_path / f"a{suffix}").write_bytes(b"\xff\xfe\x00x")
-        with pytest.raises(FormatError, match=f"not {kind}"):
+        with pytest.raises(FormatError, match="no text in UTF-8"):
             read_description(tmp_path / f"a{suffix}")
