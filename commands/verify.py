@@ -25,6 +25,7 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv verify out.pth --source x.caffemodel",
     "ssdconv verify out.pth --source x.caffemodel --prototxt deploy.prototxt --image a.jpg b.jpg --json",
     "ssdconv verify out.pth --source x.caffemodel --diagnose --report report",
+    "ssdconv verify out.pth --source ssd300_mAP_77.43_v2.pth --oracle original",
     "ssdconv verify out.pth --source x.caffemodel --strict",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --weights out.pth --report report",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --detections results/",
@@ -46,6 +47,13 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="exit 1 unless every link is vouched for by somebody else than this converter, or given by you: nothing assumed, "
         "nothing rebuilt here",
+    )
+    layers.add_argument(
+        "--oracle",
+        choices=("source", "original"),
+        default="source",
+        help="who runs the source file: the source framework (default), or the project's own code, added with "
+        "`ssdconv oracle add-original`",
     )
     layers.add_argument("--diagnose", action="store_true", help="where a layer differs, find out why (about a minute)")
     verify_dataset.configure(parser.add_argument_group("accuracy over a data set, against the published tables"))
@@ -75,7 +83,10 @@ def _layers(args: Namespace, weights: str) -> int:
     from ssdconv.parity.verify import verify
 
     with following() as progress:
-        report = verify(checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, progress=progress)
+        chosen = "original" if args.oracle == "original" else "opencv"
+        report = verify(
+            checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, oracle=chosen, progress=progress
+        )
         found = None
         if args.diagnose and report.outcome == "failed":
             from ssdconv.parity.diagnose.run import diagnose

@@ -16,6 +16,8 @@ WORDS: Mapping[Link, str] = {"tensors": "weights", "architecture": "layers"}
 """How the headline calls a link, where not by its name."""
 SETTLED_ELSEWHERE: frozenset[Basis] = frozenset({"assumed", "user"})
 """Bases that an oracle's run does not improve: it was given the same."""
+USER: frozenset[Basis] = frozenset({"user"})
+"""The same for a project's original code: it is given the file and the user's word, and assumes the rest on its own."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,17 @@ def link_results(
 
     Args:
         settled: what the plan of the source file settled.
-        ran: what the oracle runs.
+        ran: what the oracle runs, and which of the plan's assumptions it had to be told.
         compared: what this run compared; an oracle has no say in a link that was not.
         differs: fields in which the checkpoint's config is not the source file's.
     """
     rows = []
     for link in LINKS:
         claims = of_link(settled, link)
-        run = next((c for c in ran if c.link == link and compared.get(link)), None)
+        run = next((c for c in ran if c.link == link and c.basis not in SETTLED_ELSEWHERE and compared.get(link)), None)
         if run is not None:
-            claims = of_link((run, *(c for c in claims if c.basis in SETTLED_ELSEWHERE)), link)
+            told = USER if run.basis == "original code" else SETTLED_ELSEWHERE
+            claims = of_link((run, *(c for c in claims if c.basis in told or c in ran)), link)
         weakest = claims[0] if claims else None
         every = of_link((*(() if run is None else (run,)), *settled), link)
         basis, text = (weakest.basis, _said(claims)) if weakest is not None else (None, "")

@@ -76,7 +76,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
 def project_of(name: str, style: str, order_told: str) -> Project:
     """What is known of a project's code, for one of its networks."""
     title = {
-        "ssd.pytorch": "ssd.pytorch's code since 2017-03 (sizes of COCO since 2018-03-05)",
+        "ssd.pytorch": "ssd.pytorch's code",
         "simple-ssd": "simple-ssd's code (0b87e8f)",
     }[style]
     return Project(

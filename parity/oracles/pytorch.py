@@ -19,8 +19,9 @@ from torch import nn
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.pytorch.source import style_of
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import MissingError
+from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.oracles import originals
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import Prepared, Worker, as_opened, check_choice, layers_under, plan_probes, runs
 from ssdconv.parity.oracles.plain_ssd import RULES, SIZES, PlainSSD, detections, priors
@@ -28,7 +29,7 @@ from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.pytorch import KINDS
 
-ORACLES = ("torch", "torchvision")
+ORACLES = ("torch", "torchvision", "original")
 WORKER = Worker("torchvision", "torch_vision", "torchvision 0.28.0", "0.28.0")
 adopt = as_opened
 INPUT = "input"
@@ -150,7 +151,7 @@ def ask_torchvision(
 
 
 def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch") -> Prepared:
-    """Set up the oracle of an opened .pth file: torchvision for its own names, plain modules for the others.
+    """Set up the oracle of an opened .pth file: torchvision for its own names, plain modules or the original code for the others.
 
     Raises:
         UsageError: no such oracle for these networks.
@@ -159,6 +160,14 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch")
     table, config = opened.table, opened.plan.config
     style, prefix = style_of(table)
     weights = Weights(table.path, tuple(table.meta["wrappers"]), prefix)
+    if oracle == "original":
+        style = KINDS[config.name].style
+        if style == "torchvision":
+            raise UsageError(
+                "torchvision is its own oracle, in `ssdconv oracle install torchvision`", got="--oracle original"
+            )
+        pth = {"pth": str(weights.path.resolve()), "wrappers": list(weights.wrappers), "prefix": prefix}
+        return originals.prepared(style, opened, {**pth, "classes": config.num_classes})
     probes = plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf")
     if style == "torchvision":
         evidence = runs("original code", "torchvision's own ssd300_vgg16")
