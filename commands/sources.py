@@ -91,6 +91,11 @@ def add_wishes(parser: ArgumentParser, fields: Iterable[str]) -> None:
         help="names of the object classes: a file with a name per line, the names, or voc or coco (default: by number, "
         "unless SRC names them)",
     )  # fmt: skip
+    parser.add_argument(
+        "--spec", metavar="FILE",
+        help="YAML or JSON with what SRC does not say: input size, pixels, priors, detection rule, class names "
+        "(docs/spec.md; `ssdconv inspect SRC --spec-template` writes one to fill in)",
+    )  # fmt: skip
     for field in fields:
         parser.add_argument(f"--{field.replace('_', '-')}", **OPTIONS[field])
 
@@ -128,6 +133,8 @@ def run_forward(name: str | None, args: Namespace) -> int:
 
     if args.classes:
         wishes["classes"] = args.classes
+    if args.spec:
+        wishes["spec"] = args.spec
 
     with working(f"converting {src.name}"):
         report = convert(

@@ -20,6 +20,8 @@ from ssdconv.converters.registry import Source, head_of, located, recognise
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.remembered import remember
 from ssdconv.converters.report import ConversionReport, describe
+from ssdconv.converters.spec import Spec, read_spec
+from ssdconv.converters.specified import specified
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.archive import TensorSource
@@ -56,7 +58,7 @@ def open_source(path: Path, source: str | None = None, request: Request | None =
     try:
         wish = request or Request()
         with reading(path):
-            plan = completed(kind.module.plan(table, wish), wish, kind.title)
+            plan = specified(completed(kind.module.plan(table, wish), wish, kind.title), wish.spec)
         plan.check_settings(wish.settings)
         plan.mapping.check(table, reference_shapes(plan.config), where=str(path))
     except BaseException:
@@ -78,6 +80,7 @@ def convert(
     options: Mapping[str, Any] | None = None,
     settings: Mapping[str, str] | None = None,
     classes: str | Sequence[str] = (),
+    spec: str | Path | Spec | None = None,
     digests: bool = True,
 ) -> ConversionReport:
     """Convert a source file into a checkpoint that ``ssdconv.load`` reads.
@@ -94,6 +97,7 @@ def convert(
         options: further wishes of one source.
         settings: what the file does not say, by key (``heads.padding``: ``valid``); ``inspect`` lists the keys.
         classes: names of the object classes: "voc", "coco", a file with a name per line, or the names.
+        spec: what the file does not say about the network: a YAML or JSON file (docs/spec.md).
         digests: give each row of the report its SHA-256 and statistics (a second pass over the tensors).
 
     Raises:
@@ -107,7 +111,8 @@ def convert(
     outputs = output_paths(path, Path(dst) if dst else None, format)
     names = class_names(classes) if isinstance(classes, str) else tuple(classes)
     given = Path(prototxt) if prototxt else None
-    wish = Request(network, num_classes, given, channel_order, options or {}, settings or {}, names)
+    stated = read_spec(Path(spec)) if isinstance(spec, str | Path) else spec
+    wish = Request(network, num_classes, given, channel_order, options or {}, settings or {}, names, spec=stated)
     with ThreadPoolExecutor(1, "sha256") as pool:
         head_of(path)
         digest = pool.submit(sha256_file, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ssdconv.converters.mapping import TensorMapping
+from ssdconv.converters.spec import Spec
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
@@ -28,6 +29,7 @@ class Request:
             keys that it knows; ``Plan.check_settings`` refuses the others.
         classes: names of the object classes, with or without the background; empty where the user gives none.
         stored: for the way back: shapes in which the source file kept tensors (``Plan.stored``).
+        spec: what the user states about the network; a source itself needs its input size only, ``specified`` does the rest.
     """
 
     network: str | None = None
@@ -38,6 +40,7 @@ class Request:
     settings: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     stored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    spec: Spec | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdconv.converters.plan import Request
+from ssdconv.converters.spec import spec_of
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import SSDConfig
 
@@ -40,6 +41,7 @@ def remember(request: Request, config: SSDConfig) -> dict[str, Any]:
         "channel_order": order,
         "options": options,
         "classes": list(request.classes),
+        "spec": request.spec.to_plain() if request.spec is not None else None,
     }
     kept: dict[str, Any] = {"request": {k: v for k, v in wishes.items() if v}}
     if request.prototxt is not None:
@@ -108,6 +110,7 @@ def wishes(provenance: Mapping[str, Any], prototxt: Path | None = None) -> Reque
         dict(held.get("options") or {}),
         {str(k): str(v) for k, v in settings.items()},
         tuple(map(str, held.get("classes") or ())),
+        spec=spec_of(held["spec"], "the spec that the checkpoint remembers") if held.get("spec") else None,
     )
 
 

@@ -301,6 +301,7 @@ class DetectRule:
             ones), and boxes of all classes drop each other.
         background_competes: with ``nms_scope`` "image", a prior whose best class of all is the background counts for nothing.
         nms_margin: added to the sides of both boxes in the areas of NMS's union, as a fraction of the image.
+        nms_epsilon: added to NMS's union, as a fraction of the image's area (1e-5 in pytorch-ssd and its kin).
         max_exponent: cap of ``variance * dw`` and ``variance * dh`` before exp (torchvision), None for none.
     """
 
@@ -324,6 +325,7 @@ class DetectRule:
     nms_scope: Literal["class", "image"] = "class"
     nms_margin: float = 0.0
     background_competes: bool = False
+    nms_epsilon: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def check(config: SSDConfig) -> None:
     detect = config.detect
     if detect.background is not None:
         _within(where, "detect.background", detect.background, -1, config.num_classes)
-    for field in ("score_threshold", "nms_threshold", "nms_eta", "min_size", "nms_margin"):
+    for field in ("score_threshold", "nms_threshold", "nms_eta", "min_size", "nms_margin", "nms_epsilon"):
         _finite(where, f"detect.{field}", getattr(detect, field))
     for field in ("top_k", "max_per_class", "keep_top_k"):
         _within(where, f"detect.{field}", getattr(detect, field), -1, 1 << 31)

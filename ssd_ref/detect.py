@@ -182,8 +182,10 @@ def _nms(boxes: Tensor, group: Tensor, rank: Tensor, counts: Tensor, rule: Detec
     padded[group, rank] = boxes
     valid = torch.arange(longest, device=group.device) < counts[:, None]
     try:
-        if rule.nms_margin > 0:
-            keep = margin_nms_mask(padded, valid, rule.nms_threshold, rule.nms_margin)
+        if rule.nms_margin > 0 or rule.nms_epsilon > 0:
+            keep = margin_nms_mask(
+                padded, valid, rule.nms_threshold, rule.nms_margin, rule.nms_epsilon, rule.nms_inclusive
+            )
         elif rule.nms_eta < 1:
             keep = adaptive_nms_mask(padded, valid, rule.nms_threshold, rule.nms_eta)
         else:

@@ -68,6 +68,8 @@ PIXELS_RESIZE = "pixels.resize"
 """Code of a notice that images are resized otherwise than the source did."""
 PRIORS_UNTOLD = "priors.untold"
 """Code of a notice that the source does not tell its priors."""
+INPUT_GIVEN = "input.given"
+"""Code of a notice that the user gave the input size, which the source does not tell."""
 RULE_ASSUMED = "rule.assumed"
 """Code of a notice that thresholds, or the background class, are assumed since the source has no detection layer."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ssdconv.errors import MissingError
+from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.backbones import build_backbone
 from ssdconv.ssd_ref.config import SSDConfig, Staged
 from ssdconv.ssd_ref.heads import ExtraStages, MultiBoxHeads
@@ -91,9 +91,27 @@ class SSD(nn.Module):
             raise MissingError(
                 "the file that this network came from does not tell its priors, so boxes cannot be decoded",
                 where=self.config.name,
-                hint="convert with --network NAME of a network that knows them",
+                hint="convert with --spec FILE, which gives them (`ssdconv inspect SRC --spec-template` writes one to fill in), "
+                "or with --network NAME of a network that knows them",
             )
         return detect(loc, conf, self.config.priors, self.config.pixels.size, self.config.detect)
+
+
+def head_shapes(config: SSDConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of loc and conf for one image, (1, P, 4 or C * 4) and (1, P, C), from the layers alone; computes nothing.
+
+    Raises:
+        FormatError: the layers do not fit this input size.
+    """
+    height, width = config.pixels.size
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            loc, conf = SSD(config).eval()(torch.empty(1, config.pixels.channels, height, width))
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise FormatError(
+            f"the layers do not fit an input of {width}x{height}: {str(error).splitlines()[0]}", where=config.name
+        ) from None
+    return tuple(loc.shape), tuple(conf.shape)
 
 
 def reference_shapes(config: SSDConfig) -> dict[str, tuple[int, ...]]:

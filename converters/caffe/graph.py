@@ -20,11 +20,16 @@ from ssdconv.errors import FormatError, SsdconvError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import LayerSpec, SSDConfig
-from ssdconv.ssd_ref.evidence import PRIORS_UNTOLD, Notice
+from ssdconv.ssd_ref.evidence import INPUT_GIVEN, PRIORS_UNTOLD, Notice
 
 
 def graph_config(
-    net: CaffeNet, *, name: str, weights: CaffeNet | None = None, input_size: tuple[int, int] | None = None
+    net: CaffeNet,
+    *,
+    name: str,
+    weights: CaffeNet | None = None,
+    input_size: tuple[int, int] | None = None,
+    untold_size: tuple[int, int] | None = None,
 ) -> SSDConfig:
     """The config of a Caffe net.
 
@@ -33,6 +38,7 @@ def graph_config(
         name: for the config.
         weights: the net inside the weight file; asked where ``net`` does not tell pixels, input size or priors.
         input_size: (height, width) in pixels to use instead of the net's own.
+        untold_size: the same where the net tells none.
 
     Returns:
         The config; ``graph.warnings`` says what was assumed, ``graph.dropped`` which layers detection does not need.
@@ -45,7 +51,15 @@ def graph_config(
     source = _input_blob(chosen)
     data = chosen.data + (other.data if other else ())
     shape = chosen.inputs.get(source) or (other.inputs.get(source) if other else None) or ()
-    size = input_size or find_input_size(shape, data, f"input {source!r}")
+    told = find_input_size(shape, data, f"input {source!r}")
+    size = input_size or told or untold_size
+    if size is None:
+        raise FormatError(
+            "the net does not tell its input size",
+            where=f"input {source!r}",
+            hint="give the deploy prototxt, which names it in input_shape or input_dim, or --spec FILE with "
+            "`input: {height: 300, width: 300}`",
+        )
     channels = shape[1] if shape else channels_told(data) or _channels_read(source, chosen, weights or net)
     parts = Parts(chosen.wiring, source, (1, channels, *size))
     parts.locate()
@@ -53,6 +67,8 @@ def graph_config(
     classes = parts.check(priors)
     prepared, unsure = pixels(size, data, channels)
     warnings = [*chosen.warnings, *parts.found.told.warnings, *unsure]
+    if told is None and untold_size is not None:
+        warnings.append(Notice(INPUT_GIVEN, f"the net does not tell its input size: {size[1]}x{size[0]} as given"))
     rule = parts.found.told.rule
     if not priors:
         lent = _from_weights(weights, parts, size) if other else None

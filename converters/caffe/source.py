@@ -66,7 +66,14 @@ def plan(table: TensorTable, request: Request) -> Plan:
             where=str(table.path),
             hint="give the deploy or train definition with --prototxt, or the network's name with --network",
         )
-    found = graph_config(net, name=own.name or table.path.stem.removesuffix(".caffemodel"), weights=own)
+    spec = request.spec
+    found = graph_config(
+        net,
+        name=own.name or table.path.stem.removesuffix(".caffemodel"),
+        weights=own,
+        input_size=spec.size if spec is not None and spec.overrides("input") else None,
+        untold_size=spec.size if spec is not None else None,
+    )
     assert found.graph is not None
     named = as_named(found)
     config, warnings = named or found, _told(found, named)

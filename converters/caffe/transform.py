@@ -13,11 +13,11 @@ from ssdconv.ssd_ref.config import Pixels
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PIXELS_RESIZE, Notice
 
 
-def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[int, int]:
-    """(height, width) in pixels: from the input blob's shape, else from ``resize_param`` or ``crop_size``.
+def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[int, int] | None:
+    """(height, width) in pixels: from the input blob's shape, else from ``resize_param`` or ``crop_size``, None where none tells.
 
     Raises:
-        FormatError: neither a colour nor a grey image, a size out of range, or no size anywhere.
+        FormatError: neither a colour nor a grey image, or a size out of range.
     """
     if shape:
         if len(shape) != 4 or shape[1] not in (1, 3) or not all(0 < side <= INT_MAX for side in shape):
@@ -33,11 +33,7 @@ def input_size(shape: Shape, data: Iterable[CaffeLayer], where: str) -> tuple[in
             height, width = p.integer("crop_h", crop), p.integer("crop_w", crop)
         if height and width:
             return height, width
-    raise FormatError(
-        "the net does not tell its input size",
-        where=where,
-        hint="give the deploy prototxt, which names it in input_shape or input_dim",
-    )
+    return None
 
 
 def channels_told(data: Iterable[CaffeLayer]) -> int:
