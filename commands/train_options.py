@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of options that were not given; the parser itself has none, so that a resumed run knows what the user said."""
 NETWORK = ("network", "config", "finetune")
-RECIPE = ("recipe", "epochs", "iterations", "lr", "batch_size", "lr_mode", "warmup", "without")
+RECIPE = ("recipe", "quirks", "epochs", "iterations", "lr", "batch_size", "lr_mode", "warmup", "without")
 PATHS = ("config", "finetune", "backbone_weights", "data_root", "annotations", "images", "eval_root")
 _NOT_KEPT = ("json", "debug", "resume", "out", "preview", "list_recipes")
 
@@ -69,7 +69,16 @@ def configure(parser: ArgumentParser) -> None:
     held("--convention", metavar="NAME", help="VOC scoring: devkit (default), chainercv, gluoncv, ssd.pytorch, caffe")
     held("--no-eval", action="store_true", default=None, help="train without evaluation; there is no best.pth then")
     way = parser.add_argument_group("recipe (default: the network's source's own)").add_argument
-    way("--recipe", metavar="NAME", help="whose recipe; --list-recipes shows them")
+    way(
+        "--recipe",
+        metavar="NAME",
+        help="whose recipe; --list-recipes shows them; `file`: the loss that the weight file tells",
+    )
+    way(
+        "--quirks",
+        choices=("source", "sane"),
+        help="what a source's loss does by accident (underflow, 0/0, errors) is done too, or not (default: source)",
+    )
     way("--epochs", type=int, metavar="N", help="length; milestones keep their share")
     way("--iterations", type=int, metavar="N", help="length in updates instead")
     way("--lr", type=float, metavar="RATE", help="base learning rate; not scaled with the batch")

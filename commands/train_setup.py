@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdconv.commands.arguments import existing
 from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.loss_rule import sane
 
 if TYPE_CHECKING:
     from ssdconv.ssd_ref.data.images import Progress
@@ -155,9 +156,13 @@ def network_of(options: Namespace, classes: Sequence[str]) -> Network:
 def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
     """The recipe with the run's own figures."""
     from ssdconv.ssd_ref.train.edit import edited
-    from ssdconv.ssd_ref.train.recipes import default_recipe, recipe_of
+    from ssdconv.ssd_ref.train.recipes import FILE, default_recipe, of_file, recipe_of
 
-    recipe = recipe_of(options.recipe) if options.recipe else default_recipe(config)
+    recipe = recipe_of(options.recipe) if options.recipe and options.recipe != FILE else default_recipe(config)
+    if options.recipe == FILE:
+        recipe = of_file(recipe, config)
+    if options.quirks == "sane":
+        recipe = replace(recipe, loss=sane(recipe.loss))
     return edited(
         recipe,
         images,

@@ -16,22 +16,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ssdconv.ssd_ref.boxes import encode
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm
+from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors, prior_corners
-from ssdconv.ssd_ref.train.loss import Loss, multibox_loss
+from ssdconv.ssd_ref.train.anchors import Anchors
+from ssdconv.ssd_ref.train.loss import Loss, encoded, multibox_loss, own_form
 from ssdconv.ssd_ref.train.matching import match
 from ssdconv.ssd_ref.train.norms import training_mode
 from ssdconv.ssd_ref.train.optimizer import make_optimizer
 from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.rules import LossRule
 from ssdconv.ssd_ref.train.schedule import set_factor
 from ssdconv.ssd_ref.train.targets import Targets
 
 Array = npt.NDArray[Any]
-LossFunction = Callable[[Tensor, Tensor, Priors, Targets, LossRule], Loss]
+LossFunction = Callable[..., Loss]
+"""``multibox_loss`` or what stands in for it: (loc, conf, priors, targets, rule, anchors=anchors)."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,15 @@ def reference_trace(
     training_mode(model, recipe)
     priors = Priors.of(config.priors, config.pixels.size, dtype)
     targets, pixels = batch.targets(), torch.from_numpy(batch.pixels).to(dtype)
-    labels, offsets = _encoded(priors, targets, recipe.loss)
+    anchors = Anchors.of(config.priors, config.pixels.size, recipe.loss.matching.numerics)
+    labels, offsets = _encoded(priors, anchors, targets, recipe.loss)
     trace = Trace(labels, offsets, np.empty(0))
     rate = float(np.float32(plan.lr)) if config.source == "gluon" else plan.lr
     optimizer = make_optimizer(model, recipe, rate)
     losses, factor = [], 1.0
     for step in range(max(plan.keep)):
         loc, conf = model(pixels)
-        loss = loss_function(loc, conf, priors, targets, recipe.loss)
+        loss = loss_function(loc, conf, priors, targets, recipe.loss, anchors=anchors)
         optimizer.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         losses.append((loss.loc.item(), loss.conf.item()))
@@ -199,14 +201,14 @@ def learned(model: nn.Module) -> dict[str, Array]:
     return {n: _array(v) for n, v in model.state_dict().items() if n not in fixed and v.is_floating_point()}
 
 
-def _encoded(priors: Priors, targets: Targets, rule: LossRule) -> tuple[Array, Array]:
-    matches = match(priors.corners, targets, rule.matching)
-    index = matches.object.clamp_min(0)
+def _encoded(priors: Priors, anchors: Anchors, targets: Targets, rule: LossRule) -> tuple[Array, Array]:
+    matches = match(anchors, targets, rule.matching)
     positive = matches.positive
-    labels = torch.where(positive, targets.labels.gather(1, index), 0)
-    boxes = targets.boxes.to(priors.corners.dtype).gather(1, index[..., None].expand(*index.shape, 4))
-    offsets = encode(boxes, priors.form("center_size"), priors.variances, "center_size")
-    return labels.numpy(), torch.where(positive[..., None], offsets, 0).numpy()
+    labels = torch.where(positive, targets.labels.gather(1, matches.object.clamp_min(0)), 0)
+    offsets = torch.zeros(*positive.shape, 4, dtype=priors.corners.dtype)
+    own = own_form(anchors, priors, rule)
+    offsets[positive] = encoded(matches, targets, rule, own, priors.variances).to(offsets.dtype)
+    return labels.numpy(), offsets.numpy()
 
 
 def _array(value: Tensor | None) -> Array:

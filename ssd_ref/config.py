@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.loss_rule import LossRule
 
 Resize = Literal[
     "opencv_linear",
@@ -339,6 +340,7 @@ class SSDConfig:
         class_names: names of the conf channels; empty when the source does not tell.
         pixels, priors, detect: see there; ``priors`` is empty when a file does not tell them.
         staged, graph: the layers; exactly one of the two is set.
+        loss: what the file says that it was trained with; None where it does not say.
     """
 
     name: str
@@ -350,6 +352,7 @@ class SSDConfig:
     class_names: tuple[str, ...] = ()
     staged: Staged | None = None
     graph: Graph | None = None
+    loss: LossRule | None = None
 
     def __post_init__(self) -> None:
         if (self.staged is None) == (self.graph is None):

@@ -25,7 +25,7 @@ VARIANTS = {
 }
 """Recipe -> the one that it is a variant of."""
 
-DIVISORS = {"positives": "positives", "selected": "selected / 4 (conf), positives (loc)"}
+DIVISORS = {"same": "positives", "selected": "selected / 4 (conf), positives (loc)"}
 COLOUR = ("brightness", "contrast", "saturation", "hue")
 
 
@@ -83,11 +83,46 @@ def matching(recipe: Recipe) -> str:
         "per_object_least": "each object's best prior, the smallest overlap keeps it",
         "none": "nothing forced",
     }[rule.forced]
-    return f"{forced}{', and its ties' if rule.ties else ''}; then IoU ≥ {number(rule.threshold)}"
+    ties = "" if rule.ties == "none" else ", and its ties"
+    return f"{forced}{ties}{'' if rule.threshold is None else f'; then IoU ≥ {number(rule.threshold)}'}"
+
+
+def numerics(recipe: Recipe) -> str:
+    rule = recipe.loss.matching.numerics
+    areas = f", objects' areas {rule.object_areas}" if rule.object_areas else ""
+    return f"{rule.dtype}, {rule.units}{areas}{', by way of centres' if rule.form == 'centers' else ''}"
+
+
+def prior_numbers(recipe: Recipe) -> str:
+    rule = recipe.loss.matching.numerics
+    order = {"reference": "", "inverses_last": "; 2, 3, ½, ⅓", "middle_first": "; larger square first; 2, 3, ½, ⅓"}
+    return f"{rule.priors}{order[rule.cell_order]}"
 
 
 def negatives(recipe: Recipe) -> str:
-    return f"{number(recipe.loss.neg_pos_ratio)} per positive, of each {recipe.loss.mining}"
+    rule = recipe.loss.mining
+    hardness = {
+        "loss": "class loss",
+        "batch_shifted": "log sum exp less the batch's largest output",
+        "background": "background's probability",
+    }
+    equal = {
+        "first": "",
+        "torch": "; of equal ones as torch's unstable sort",
+        "numpy": "; of equal ones as numpy's unstable sort",
+        "all": "; all of equal ones",
+        "none": "; none of equal ones",
+    }
+    counted = "" if rule.counted == "positives" else "; neutral priors count as positives"
+    return f"{number(rule.ratio)} per positive, of each {rule.scope}; by {hardness[rule.hardness]}{equal[rule.equal]}{counted}"
+
+
+def accidents(recipe: Recipe) -> str:
+    rule = recipe.loss
+    told = ["no positives: not a number"] if rule.without_positives == "nan" else ["no positives: 0"]
+    told += ["an image without objects: an error"] if rule.without_objects == "error" else []
+    told += [f"class loss at most {rule.largest:.2f}"] if rule.largest else []
+    return "; ".join(told)
 
 
 def colour(recipe: Recipe) -> str:
@@ -165,8 +200,11 @@ ROWS: dict[str, Callable[[Recipe], str]] = {
     "weight decay": lambda r: number(r.optimizer.weight_decay),
     "multipliers": multipliers,
     "matching": matching,
+    "overlaps in": numerics,
+    "priors by": prior_numbers,
     "hard negatives": negatives,
     "loss divided by": lambda r: DIVISORS[r.loss.conf_normalizer],
+    "edges of the loss": accidents,
     "difficult objects": lambda r: "drop, but one" if r.difficult == "drop_keep_one" else r.difficult,
     "subtracted from VOC's corners": lambda r: str(r.origin),
     "order of augmentation": lambda r: ", ".join(r.augment.stages),

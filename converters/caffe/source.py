@@ -10,6 +10,7 @@ from pathlib import Path
 from ssdconv.converters.caffe.emit import deploy_net, emit
 from ssdconv.converters.caffe.evidence import claims
 from ssdconv.converters.caffe.graph import graph_config, graph_net
+from ssdconv.converters.caffe.loss_rule import loss_of
 from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.probes import probe_map
 from ssdconv.converters.caffe.prototxt import read_prototxt, write_prototxt
@@ -59,7 +60,8 @@ def plan(table: TensorTable, request: Request) -> Plan:
     unknown = tuple(f"unknown {field} ignored" for field in net.unknown)
     if request.network:
         config = network(request.network, "caffe", request.num_classes or _classes(own))
-        return Plan(config, mapping(config, table), unknown, probe_map(config), stored=_stored(config, table))
+        config, more = _with_loss(config, net, own)
+        return Plan(config, mapping(config, table), unknown + more, probe_map(config), stored=_stored(config, table))
     if net is own and table.format != "caffemodel":
         raise FormatError(
             "HDF5 weights of Caffe hold no network definition",
@@ -81,7 +83,17 @@ def plan(table: TensorTable, request: Request) -> Plan:
     rebuilt: tuple[Link, ...] = ("priors", "detection rule") if named is not None and not found.priors else ()
     evidence = claims(net, own, told_by, config, warnings, rebuilt)
     ways, stored = mapping(config, table), _stored(config, table)
-    return Plan(config, ways, warnings + unknown, probe_map(config), evidence, stored)
+    config, more = _with_loss(config, net, own)
+    return Plan(config, ways, warnings + unknown + more, probe_map(config), evidence, stored)
+
+
+def _with_loss(config: SSDConfig, net: CaffeNet, own: CaffeNet) -> tuple[SSDConfig, tuple[str, ...]]:
+    """The config with what the given net, else the file's own, says that it was trained with; a loss that cannot be read
+    hinders no conversion."""
+    try:
+        return replace(config, loss=loss_of(net) or loss_of(own)), ()
+    except FormatError as error:
+        return config, (Notice("loss unread", f"the net's loss is not kept: {error}"),)
 
 
 def _stored(config: SSDConfig, table: TensorTable) -> dict[str, tuple[int, ...]]:

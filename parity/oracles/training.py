@@ -71,7 +71,7 @@ def framework_trace(
             "keep": list(plan.keep),
             "momentum": recipe.optimizer.momentum,
             "decay": recipe.optimizer.weight_decay,
-            "ratio": recipe.loss.neg_pos_ratio,
+            "ratio": recipe.loss.mining.ratio,
             "double": offsets is not None,
         }
         run = _chainer if config.source == "chainer" else _gluon

@@ -37,9 +37,15 @@ def keep_batch(path: Path, batch: Batch, names: Sequence[str]) -> Path:
 def diverged(what: str, step: int, terms: Terms, names: Sequence[str], kept: Path) -> DivergedError:
     """The error that names the images of the batch."""
     shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+    hint = f"the batch is in {kept}; a smaller --lr or a --warmup often helps, and the last good state can be resumed"
+    if terms.positives == 0:
+        hint = (
+            f"no prior of the batch overlaps an object enough, and this recipe's source divides by their number: "
+            f"--quirks sane gives such a batch a loss of 0; it is in {kept}"
+        )
     return DivergedError(
         what,
         where=f"step {step}",
         got=f"loc {terms.loc:g}, conf {terms.conf:g} on images {shown}",
-        hint=f"the batch is in {kept}; a smaller --lr or a --warmup often helps, and the last good state can be resumed",
+        hint=hint,
     )

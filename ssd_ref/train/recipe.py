@@ -7,13 +7,13 @@ is made from it. The instances are in ``ssd_ref.train.recipes``, one file per so
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
-from ssdconv.ssd_ref.train.rules import LossRule, NormRule
 
 Role = Literal["weight", "bias", "gamma", "beta", "scale"]
 """What a parameter is: kernel, bias, BatchNorm's gamma and beta, L2Norm's scale."""
@@ -120,6 +120,21 @@ class InitSpec:
 
 
 @dataclass(frozen=True)
+class NormRule:
+    """How batch normalisation keeps its running statistics while training.
+
+    Attributes:
+        share: of the batch's statistics in the running ones at each step: torch's ``momentum``, 1 - MXNet's and Keras'.
+        variance: ``unbiased`` (times n / (n - 1): torch, Caffe, TensorFlow's fused kernel) or ``biased`` (MXNet).
+        frozen: it runs on its stored statistics, which stay.
+    """
+
+    share: float = 0.1
+    variance: Literal["unbiased", "biased"] = "unbiased"
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One source's way to train.
 
@@ -161,6 +176,21 @@ class Recipe:
             FormatError: not JSON, or not a recipe.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            told = msgspec.json.decode(text)
+            if isinstance(told, dict) and isinstance(told.get("loss"), dict):
+                told["loss"] = _newer(told["loss"])
+            return msgspec.convert(told, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
             raise FormatError(f"not a training recipe: {error}") from None
+
+
+def _newer(loss: dict[str, Any]) -> dict[str, Any]:
+    """A loss as recipes of older runs have it, where mining was part of it: the same loss today."""
+    if "neg_pos_ratio" not in loss:
+        return loss
+    mining = {"ratio": loss.pop("neg_pos_ratio"), "overlap": loss.pop("neg_overlap"), "scope": loss.pop("mining")}
+    matching = dict(loss.get("matching", {}))
+    if isinstance(matching.get("ties"), bool):
+        matching["ties"] = "overlapping" if matching["ties"] else "none"
+    normalizer = "selected" if loss.get("conf_normalizer") == "selected" else "same"
+    return {**loss, "matching": matching, "mining": mining, "conf_normalizer": normalizer}

@@ -29,13 +29,13 @@ class Sample:
     Attributes:
         image: (height, width, 3) of the network's size, BGR, 0..255, uint8 or float32 as the recipe works (``fast``: uint8);
             float32 of recipes that do not clip may leave the range.
-        boxes: (g, 4) float32 xyxy, fractions of the image.
+        boxes: (g, 4) float64 xyxy, fractions of the image.
         labels: (g,) int64 conf channels.
         keep: (g,) bool; False for boxes without area, which nothing can be matched to.
     """
 
     image: npt.NDArray[Any]
-    boxes: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     keep: npt.NDArray[np.bool_]
 
@@ -104,7 +104,7 @@ class TrainingSet:
         plan = draw(spec, (width, height), boxes, rng)
         render = render_fast if self.mode == "fast" else render_faithful
         pixels = render(image, plan, spec, self.config.pixels.size, self._fill)
-        found = plan.boxes.astype(np.float32)
+        found = np.asarray(plan.boxes, np.float64)
         keep = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
         return Sample(pixels, found, self.channels[labels[plan.index]], keep)
 

@@ -1,4 +1,4 @@
-"""One training step: forward, loss, backward, update. Loss and matching are always in float32."""
+"""One training step: forward, loss, backward, update. The loss is always in float32, matching in its source's precision."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors
+from ssdconv.ssd_ref.train.anchors import Anchors
 from ssdconv.ssd_ref.train.distributed import Place
 from ssdconv.ssd_ref.train.loader import Batch, network_input
 from ssdconv.ssd_ref.train.loss import multibox_loss
@@ -59,6 +60,8 @@ class Step:
         self.device = where.device
         dtype = torch.float64 if where.dtype == torch.float64 else torch.float32
         self.priors = Priors.of(model.config.priors, model.config.pixels.size, dtype, self.device)
+        numerics = recipe.loss.matching.numerics
+        self.anchors = Anchors.of(model.config.priors, model.config.pixels.size, numerics, self.device)
         self.net: nn.Module = model
         if self.place.world > 1:
             ids: Any = [self.device] if self.device.type == "cuda" else None
@@ -71,11 +74,13 @@ class Step:
             pixels = network_input(pixels, self.model.config.pixels)
         dtype = self.priors.corners.dtype
         pixels = pixels.to(dtype, memory_format=torch.channels_last)
-        targets = batch.targets.to(self.device, dtype)
+        targets = batch.targets.to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             loc, conf = self.net(pixels)
-        loss = multibox_loss(loc.to(dtype), conf.to(dtype), self.priors, targets, self.recipe.loss, self.place)
+        loss = multibox_loss(
+            loc.to(dtype), conf.to(dtype), self.priors, targets, self.recipe.loss, self.place, self.anchors
+        )
         (loss.total * self.place.world).backward()  # type: ignore[no-untyped-call]  # the processes' gradients are averaged
         shares = self.place.total(torch.stack([loss.loc.detach(), loss.conf.detach()]))
         numbers: list[float] = torch.cat([shares, torch.stack([loss.positives, loss.negatives]).to(dtype)]).tolist()

@@ -14,7 +14,7 @@ class Targets:
     """Objects of N images, padded to the largest count G.
 
     Attributes:
-        boxes: (N, G, 4) xmin, ymin, xmax, ymax, fractions of the image.
+        boxes: (N, G, 4) float64 xmin, ymin, xmax, ymax, fractions of the image; matching rounds them as its source does.
         labels: (N, G) int64, conf channel (background is 0, so objects start at 1).
         valid: (N, G) bool; False for padding and for objects that a recipe leaves out.
     """
@@ -28,7 +28,7 @@ class Targets:
         """Stack per-image objects: boxes (g_i, 4), labels (g_i,), and which of them count (default all)."""
         most = max((len(b) for b in boxes), default=0)
         shape = (len(boxes), most)
-        padded = torch.zeros(*shape, 4, dtype=torch.float32)
+        padded = torch.zeros(*shape, 4, dtype=torch.float64)
         names = torch.zeros(shape, dtype=torch.int64)
         valid = torch.zeros(shape, dtype=torch.bool)
         for index, (box, label) in enumerate(zip(boxes, labels, strict=True)):

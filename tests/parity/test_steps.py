@@ -18,15 +18,16 @@ from ssdconv.parity.step_reference import Batch, StepPlan, Trace, made_batch
 from ssdconv.parity.steps import oracle_trace, step_parity
 from ssdconv.ssd_ref.boxes import to_corners
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.train.anchors import Anchors
 from ssdconv.ssd_ref.train.loss import Loss, multibox_loss
 from ssdconv.ssd_ref.train.matching import match
-from ssdconv.ssd_ref.train.recipe import OptimizerSpec, ParamRule, Recipe
+from ssdconv.ssd_ref.train.recipe import NormRule, OptimizerSpec, ParamRule, Recipe
 from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
 from ssdconv.ssd_ref.train.targets import Targets
 
 pytestmark = pytest.mark.oracle
@@ -115,9 +116,9 @@ def test_gluoncv_with_batch_normalisation(gluoncv: Case) -> None:
     assert report.worst("loss").ratio < 1e-3
 
 
-def per_image(loc: Any, conf: Any, priors: Any, targets: Targets, rule: LossRule) -> Loss:
+def per_image(loc: Any, conf: Any, priors: Any, targets: Targets, rule: LossRule, anchors: Any = None) -> Loss:
     """A wrong normaliser: matched priors and images."""
-    found = multibox_loss(loc, conf, priors, targets, rule)
+    found = multibox_loss(loc, conf, priors, targets, rule, anchors=anchors)
     factor = found.positives / (found.positives + len(loc))
     return Loss(found.loc * factor, found.conf * factor, found.positives, found.negatives)
 
@@ -134,7 +135,7 @@ CHAINER_FAULTS: dict[str, tuple[int, dict[str, Any], str]] = {
     ),
     "momentum": (2, {"optimizer": replace(SGD, momentum=0.90001, rules=(BIAS,))}, "weights"),
     "rate outside the velocity": (3, {"optimizer": OptimizerSpec(velocity="lr_outside", rules=(BIAS,))}, "weights"),
-    "negatives": (1, {"loss": LossRule(neg_pos_ratio=2.0)}, "loss"),
+    "negatives": (1, {"loss": LossRule(mining=MiningRule(ratio=2.0))}, "loss"),
     "loc weight": (1, {"loss": LossRule(loc_weight=1.00001)}, "loss"),
     "threshold": (1, {"loss": LossRule(MatchRule(0.6))}, "targets"),
 }
@@ -199,14 +200,15 @@ def test_gluoncvs_matching_with_ties_and_crowds() -> None:
     job = {"do": "match", "sets": len(sets)}
     arrays = {"0/anchors": anchors} | {f"0/boxes{i}": boxes for i, boxes in enumerate(sets)}
     answer = ask("gluon", "gluon_training", {"jobs": [job]}, arrays)
-    corners, rule = to_corners(torch.from_numpy(anchors)), recipe_of("gluon").loss.matching
+    rule = recipe_of("gluon").loss.matching
+    priors = Anchors.given(to_corners(torch.from_numpy(anchors)), rule.numerics)
     with_ties = 0  # priors that only the rule for ties matches
     for index, boxes in enumerate(sets):
         targets = Targets.pad([torch.from_numpy(boxes)], [torch.ones(len(boxes), dtype=torch.int64)])
-        mine = match(corners, targets, rule).object[0].numpy() + 1
+        mine = match(priors, targets, rule).object[0].numpy() + 1
         theirs = answer.arrays[f"0/{index}"].astype(int)
         np.testing.assert_array_equal(mine > 0, theirs > 0)
-        plain = match(corners, targets, MatchRule()).object[0].numpy() + 1
+        plain = match(priors, targets, MatchRule()).object[0].numpy() + 1
         with_ties += int(((plain > 0) != (mine > 0)).sum())
     assert with_ties > 0, "the sets have no ties to tell the rules apart"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
@@ -25,6 +26,9 @@ _FILES = (caffe, caffe_mobilenet, gluon, chainer, ssd_pytorch, simple_ssd, keras
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for file in _FILES for recipe in file.RECIPES}
 """Name of the command line -> recipe."""
+
+FILE = "file"
+"""Name of the command line for the loss that a weight file tells."""
 
 _BY_NETWORK = (
     ("caffe", "mobilenet", "caffe-mobilenet"),
@@ -53,6 +57,27 @@ def recipe_of(name: str) -> Recipe:
         f"no training recipe {name!r}",
         expected=f"one of {', '.join(RECIPES)}",
         hint=f"did you mean {' or '.join(repr(c) for c in close)}?" if close else None,
+    )
+
+
+def of_file(recipe: Recipe, config: SSDConfig) -> Recipe:
+    """``recipe`` with the loss that the network's own file tells (``SSDConfig.loss``).
+
+    Raises:
+        UsageError: the file told none.
+    """
+    if config.loss is None:
+        raise UsageError(
+            f"the file of {config.name!r} does not tell its loss",
+            expected="a network converted from a Caffe file, or prototxt, with a MultiBoxLoss layer",
+            hint="convert the weights with the train prototxt, or name a recipe (--list-recipes)",
+        )
+    return replace(
+        recipe,
+        name=FILE,
+        title=f"{recipe.title}, with the loss of its own file",
+        loss=config.loss,
+        difficult="keep" if config.loss.use_difficult else "drop",
     )
 
 

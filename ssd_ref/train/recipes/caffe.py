@@ -6,14 +6,18 @@ The reference of all others: RECIPE's loss, augmentation and initialisers are th
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log
 
+from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule
 
 FACTS = (
     "weiliu89/caffe@4817bf8b examples/ssd/ssd_pascal.py, ssd_coco.py, src/caffe/util/bbox_util.cpp, im_transforms.cpp"
 )
+
+LOSS = LossRule(largest=-log(2.0**-126))
+"""caffe.proto's defaults; the class loss is the logarithm of at least FLT_MIN."""
 
 BIASES = (ParamRule(("bias",), lr=2.0, decay=0.0),)
 """Caffe's usual ``param { lr_mult: 2 decay_mult: 0 }`` of every bias; the L2Norm scale has both at 1."""
@@ -23,7 +27,7 @@ VOC = Recipe(
     "Caffe, VOC",
     FACTS,
     batch_size=32,
-    loss=LossRule(),
+    loss=LOSS,
     optimizer=OptimizerSpec(velocity="lr_inside", rules=BIASES),
     schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
     augment=AugmentSpec(jpeg=True),

@@ -6,8 +6,8 @@ Only the six conf heads learn at the full rate; everything else, loc heads inclu
 from __future__ import annotations
 
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
-from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import NormRule
+from ssdconv.ssd_ref.train.recipe import InitSpec, NormRule, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
+from ssdconv.ssd_ref.train.recipes.caffe import LOSS
 
 RULES = (
     ParamRule(("weight",), "*conf*", lr=1.0, decay=1.0),
@@ -23,6 +23,7 @@ RECIPES = (
         "MobileNet-SSD (Caffe)",
         "chuanqi305/MobileNet-SSD voc/MobileNetSSD_train.prototxt, voc/solver.prototxt; caffe.proto (rms_decay 0.99, delta 1e-8)",
         batch_size=24,
+        loss=LOSS,
         optimizer=OptimizerSpec("rmsprop", lr=5e-4, momentum=0.0, weight_decay=5e-5, rho=0.99, eps=1e-8, rules=RULES),
         schedule=ScheduleSpec("iterations", 120_000, (20_000, 40_000), factor=0.5),
         augment=AugmentSpec(jpeg=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import CHAINER
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
@@ -11,6 +12,10 @@ RECIPES = (
         "ChainerCV",
         "chainer/chainercv@71596166 examples/ssd/train.py, chainercv/links/model/ssd/",
         batch_size=32,
+        loss=LossRule(
+            MatchRule(numerics=Numerics("chainer", "pixels", "float64", "float32")),
+            MiningRule(equal="numpy", positives_last=True),
+        ),
         optimizer=OptimizerSpec(velocity="lr_inside", rules=(ParamRule(("bias",), lr=2.0, decay=0.0),)),
         schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
         augment=CHAINER,

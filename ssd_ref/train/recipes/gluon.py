@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import GLUON
-from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
+from ssdconv.ssd_ref.train.recipe import InitSpec, NormRule, OptimizerSpec, Recipe, ScheduleSpec
 
 RECIPES = (
     Recipe(
@@ -12,7 +12,10 @@ RECIPES = (
         "GluonCV",
         "dmlc/gluon-cv@56777561 scripts/detection/ssd/train_ssd.py, gluoncv/loss.py, data/transforms/presets/ssd.py, nn/matcher.py",
         batch_size=32,
-        loss=LossRule(MatchRule(ties=True)),
+        loss=LossRule(
+            MatchRule(ties="all", least=1e-12, numerics=Numerics("gluon", "pixels")),
+            MiningRule(equal="torch", positives_last=True),
+        ),
         optimizer=OptimizerSpec(velocity="lr_inside"),
         schedule=ScheduleSpec("epochs", 240, (160, 200)),
         augment=GLUON,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import JEDOL
 from ssdconv.ssd_ref.train.augment.spec import Expand
-from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule, NormRule
+from ssdconv.ssd_ref.train.recipe import InitSpec, NormRule, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
 KERNELS_ONLY = (ParamRule(("bias", "gamma", "beta", "scale"), decay=0.0),)
 
@@ -20,7 +20,14 @@ _VGG = Recipe(
     "SSD-Keras_Tensorflow, VGG16",
     "jedol/SSD-Keras_Tensorflow@e6253896 tools/config.py, lib/ssd/target.py, lib/ssd/models/VGG.py, lib/sample/",
     batch_size=32,
-    loss=LossRule(MatchRule(forced="per_object_least")),
+    loss=LossRule(
+        MatchRule(
+            forced="per_object_least",
+            equal="numpy_argsort",
+            numerics=Numerics("jedol", dtype="float64", cell_order="inverses_last"),
+        ),
+        MiningRule(equal="none"),
+    ),
     optimizer=OptimizerSpec(weight_decay=1e-3, velocity="lr_outside", rules=KERNELS_ONLY),
     schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
     augment=JEDOL,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, CropSampler, Photometric
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
 
 CROP = Crop(
     samplers=tuple(CropSampler(least) for least in (0.1, 0.3, 0.7, 0.9)),
@@ -20,7 +20,11 @@ RECIPES = (
         "simple-ssd-for-beginners",
         "HosinPrime/simple-ssd-for-beginners@0b87e8fc train.py, config.py, voc_dataset.py, lib/",
         batch_size=32,
-        loss=LossRule(MatchRule(forced="none")),
+        loss=LossRule(
+            MatchRule(forced="none", numerics=Numerics("simple-ssd", dtype="float64")),
+            MiningRule(equal="torch", positives_last=True),
+            without_positives="nan",
+        ),
         optimizer=OptimizerSpec(velocity="lr_outside"),
         schedule=ScheduleSpec("epochs", 100, (30, 60, 90), factor=0.2),
         augment=AugmentSpec(

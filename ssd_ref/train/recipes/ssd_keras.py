@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import log
+
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import SSD_KERAS
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule
 
 RECIPES = (
     Recipe(
@@ -12,7 +14,12 @@ RECIPES = (
         "ssd_keras",
         "pierluigiferrari/ssd_keras@3ac9adaf ssd300_training.ipynb, keras_loss_function/, data_generator/, models/keras_ssd300.py",
         batch_size=32,
-        loss=LossRule(mining="batch"),
+        loss=LossRule(
+            MatchRule(least=0.0, numerics=Numerics("ssd_keras", dtype="float64", form="centers")),
+            MiningRule(scope="batch"),
+            largest=-log(1e-15),
+            saturated=True,
+        ),
         optimizer=OptimizerSpec(
             weight_decay=1e-3, velocity="lr_inside", rules=(ParamRule(("bias", "gamma", "beta", "scale"), decay=0.0),)
         ),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import SSD_PYTORCH
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
 
 VOC = Recipe(
     "ssd.pytorch",
     "ssd.pytorch, VOC",
     "amdegroot/ssd.pytorch@5b0b77fa train.py, utils/augmentations.py, layers/modules/multibox_loss.py, layers/box_utils.py",
     batch_size=32,
-    loss=LossRule(MatchRule(forced="per_object")),
+    loss=LossRule(
+        MatchRule(forced="per_object", numerics=Numerics("ssd.pytorch")),
+        MiningRule(hardness="batch_shifted", equal="torch", positives_last=True),
+        without_positives="nan",
+        without_objects="error",
+    ),
     optimizer=OptimizerSpec(velocity="lr_outside"),
     schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
     augment=SSD_PYTORCH,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import TENSORFLOW
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
 
 RECIPES = (
     Recipe(
@@ -12,7 +12,11 @@ RECIPES = (
         "SSD.TensorFlow",
         "HiKapok/SSD.TensorFlow@b47ff616 train_ssd.py, preprocessing/ssd_preprocessing.py, utility/anchor_manipulator.py",
         batch_size=32,
-        loss=LossRule(MatchRule(forced="per_object_best"), conf_normalizer="selected"),
+        loss=LossRule(
+            MatchRule(forced="per_object_best", numerics=Numerics("hikapok", cell_order="middle_first")),
+            MiningRule(hardness="background", equal="all", counted="not_background"),
+            conf_normalizer="selected",
+        ),
         optimizer=OptimizerSpec(velocity="lr_outside", rules=(ParamRule(("scale",), decay=0.1),)),
         schedule=ScheduleSpec(
             "iterations", 120_000, (80_000, 100_000), warmup=500, warmup_factor=0.1, warmup_form="constant"

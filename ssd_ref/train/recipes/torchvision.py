@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, Numerics
 from ssdconv.ssd_ref.train.augment.sources import TORCHVISION_CROP
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Photometric
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.rules import LossRule, MatchRule
 
 RECIPES = (
     Recipe(
@@ -13,7 +13,7 @@ RECIPES = (
         "torchvision",
         "pytorch/vision references/detection/ (README, engine.py, presets.py, transforms.py), torchvision/models/detection/ssd.py",
         batch_size=32,
-        loss=LossRule(MatchRule(forced="per_object")),
+        loss=LossRule(MatchRule(forced="per_object", numerics=Numerics(units="pixels"))),
         optimizer=OptimizerSpec(lr=2e-3, velocity="lr_outside"),
         schedule=ScheduleSpec(
             "epochs", 120, (80, 110), warmup=1000, warmup_factor=1e-3, warmup_form="linear", warmup_unit="iterations"

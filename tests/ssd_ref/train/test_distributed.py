@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.train.distributed import Place, place_from_environment
-from ssdconv.ssd_ref.train.recipe import Recipe
+from ssdconv.ssd_ref.train.recipe import NormRule, Recipe
 from ssdconv.ssd_ref.train.recipes import RECIPES
-from ssdconv.ssd_ref.train.rules import LossRule, NormRule
 
 WORKER = Path(__file__).with_name("ddp_worker.py")
 FROZEN = NormRule(frozen=True)
@@ -28,8 +28,10 @@ def _recipes() -> list[Recipe]:
     """One for each different loss of the sources, and one with mining over the batch and its own normaliser."""
     losses: dict[LossRule, Recipe] = {}
     for recipe in RECIPES.values():
-        losses.setdefault(recipe.loss, replace(recipe, norm=FROZEN))
-    assert any(rule.mining == "batch" for rule in losses)
+        loss = replace(recipe.loss, without_objects="background")  # one of the images has none
+        losses.setdefault(loss, replace(recipe, loss=loss, norm=FROZEN))
+    assert any(rule.mining.scope == "batch" for rule in losses)
+    assert any(rule.mining.hardness == "batch_shifted" for rule in losses)
     assert any(rule.conf_normalizer == "selected" for rule in losses)
     return list(losses.values())
 

@@ -100,7 +100,7 @@ def test_targets(dataset: CocoDataset) -> None:
     whole = training_set(dataset, replace(RECIPE, augment=STILL))
     batch = next(Loader(whole, EpochSampler(COUNT, 4, shuffle=False), workers=2).epoch(0))
     assert batch.indices == (0, 1, 2, 3) and batch.targets.valid.sum(1).tolist() == [0, 1, 2, 3]
-    assert torch.allclose(batch.targets.boxes[3, 2], torch.tensor([0.2, 0.1, 0.6, 0.6]))
+    assert torch.allclose(batch.targets.boxes[3, 2], torch.tensor([0.2, 0.1, 0.6, 0.6], dtype=torch.float64))
     assert batch.targets.labels[3].tolist() == [1, 1, 1] and batch.targets.labels[0].tolist() == [0, 0, 0]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.ssd_ref.train.loss import multibox_loss
-from ssdconv.ssd_ref.train.rules import LossRule
 from ssdconv.ssd_ref.train.targets import Targets
 
 CASES = ("voc", "difficult_used", "difficult_skipped", "image_without_gt", "coco_classes", "few_priors")

@@ -11,8 +11,8 @@ from torch import nn
 from ssdconv.ssd_ref.config import L2NormSpec
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
 from ssdconv.ssd_ref.train.norms import training_mode
+from ssdconv.ssd_ref.train.recipe import NormRule
 from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.rules import NormRule
 
 
 def pixels() -> torch.Tensor:

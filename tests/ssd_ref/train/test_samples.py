@@ -60,7 +60,7 @@ def test_a_still_sample(dataset: CocoDataset) -> None:
     sample = TrainingSet(dataset, config(), replace(RECIPE, augment=STILL)).sample(0, 0)
     wanted = cv2.resize(cv2.imread(str(dataset[0].path)), (300, 300), interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(sample.image, wanted)
-    assert sample.boxes.dtype == np.float32 and np.allclose(sample.boxes, [[0.1, 0.1, 0.6, 0.6], [0.5, 0.5, 1, 1]])
+    assert sample.boxes.dtype == np.float64 and np.allclose(sample.boxes, [[0.1, 0.1, 0.6, 0.6], [0.5, 0.5, 1, 1]])
     assert sample.labels.tolist() == [3, 1] and sample.keep.tolist() == [True, True]  # the crowd is left out
 
 
