@@ -102,17 +102,12 @@ def _cached(
     height, width = image_size
     unit = np.array([width, height, width, height], np.float64) if numerics.units == "pixels" else np.ones(4)
     with torch.inference_mode(False):
-        if numerics.priors == "caffe":
-            corners = prior_corners(maps, image_size).numpy().astype(np.float64) * unit
-            centers = prior_boxes(maps, image_size).numpy().astype(np.float64)
-        else:
-            parts = [_priors(entry, image_size, numerics.priors) for entry in maps]
-            corners, centers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-            centers = centers.astype(np.float64) / unit
+        parts = [_priors(entry, image_size, numerics.priors, unit) for entry in maps]
+        corners, centers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         order = _order(maps, numerics.cell_order)
         return Anchors(
             torch.from_numpy(corners.astype(numerics.dtype)).to(device),
-            torch.from_numpy(centers).to(device),
+            torch.from_numpy(centers.astype(np.float64) / unit).to(device),
             torch.from_numpy(unit).to(device),
             None if order is None else torch.from_numpy(order).to(device),
             numerics,
@@ -133,11 +128,18 @@ def _order(maps: Sequence[PriorMap], kind: str) -> npt.NDArray[np.int64] | None:
     return np.concatenate(parts)
 
 
-def _priors(entry: PriorMap, image_size: tuple[int, int], kind: str) -> tuple[_Array, _Array]:
-    """(P, 4) corners and (P, 4) centre form of one map by another project's arithmetic, in its unit."""
+def _priors(entry: PriorMap, image_size: tuple[int, int], kind: str, unit: _F64) -> tuple[_Array, _Array]:
+    """(P, 4) corners and (P, 4) centre form of one map by a project's arithmetic, in its unit.
+
+    Maps that refer to another image, or are clipped in a way that only their own source has, are the network's own.
+    """
+    if kind == "caffe" or entry.image is not None or entry.clip == "pixels":
+        own = prior_corners((entry,), image_size), prior_boxes((entry,), image_size)
+        return own[0].double().numpy() * unit, own[1].double().numpy() * unit
     height, width = image_size
     rows, columns = entry.grid
-    y, x = np.arange(rows) + entry.offset, np.arange(columns) + entry.offset
+    first_y, first_x = entry.offsets
+    y, x = np.arange(rows) + first_y, np.arange(columns) + first_x
     step_y, step_x = entry.step
     if kind == "ssd.pytorch":  # fractions, rounded to float32 once
         centers = _grid(x / (width / step_x), y / (height / step_y), _sides(entry, image_size))
@@ -149,27 +151,27 @@ def _priors(entry: PriorMap, image_size: tuple[int, int], kind: str) -> tuple[_A
     if kind == "gluon":  # pixels in double precision, kept as float32
         centers = _grid(x * step_x, y * step_y, np.asarray(entry.cells, np.float64))
         return _both(entry, centers.astype(np.float32), width, height)
-    unit = np.array([width, height, width, height], np.float64)
+    size = np.array([width, height, width, height], np.float64)
     if kind == "ssd_keras":  # the larger square is the root of fractions, times the image's side
         shorter = min(image_size)
-        y = np.linspace(entry.offset * step_y, (entry.offset + rows - 1) * step_y, rows)
-        x = np.linspace(entry.offset * step_x, (entry.offset + columns - 1) * step_x, columns)
+        y = np.linspace(first_y * step_y, (first_y + rows - 1) * step_y, rows)
+        x = np.linspace(first_x * step_x, (first_x + columns - 1) * step_x, columns)
         sides = _sides(entry, (shorter, shorter), shorter, upright=False)
-        centers = _centers(_both(entry, _grid(x, y, sides), width, height)[0] / unit)
+        centers = _centers(_both(entry, _grid(x, y, sides), width, height)[0] / size)
         return _to_corners(centers), centers
     if kind == "jedol":  # sides in float32 around the centre, centres in float64
         sides = _sides(entry, upright=False)
         around = np.stack([-sides[:, 0] / 2, -sides[:, 1] / 2, sides[:, 0] / 2, sides[:, 1] / 2], 1).astype(np.float32)
         middle = np.stack(np.broadcast_arrays((x * step_x)[None], (y * step_y)[:, None]) * 2, -1)
-        corners = ((around + middle[:, :, None]) / unit).reshape(-1, 4)
+        corners = ((around + middle[:, :, None]) / size).reshape(-1, 4)
         return corners, _centers(corners)
     single = np.float32  # hikapok: all of it
-    y = (np.arange(rows, dtype=single) + single(entry.offset)) * single(step_y) / single(height)
-    x = (np.arange(columns, dtype=single) + single(entry.offset)) * single(step_x) / single(width)
+    y = (np.arange(rows, dtype=single) + single(first_y)) * single(step_y) / single(height)
+    x = (np.arange(columns, dtype=single) + single(first_x)) * single(step_x) / single(width)
     sides = (np.asarray(entry.cells) / (width, height)).astype(single)
     corners = _both(entry, _grid(x, y, sides).astype(single), 1.0, 1.0)[0]
-    size = corners[:, 2:] - corners[:, :2]
-    return corners, np.concatenate([corners[:, :2] + size / 2, size], 1)
+    extent = corners[:, 2:] - corners[:, :2]
+    return corners, np.concatenate([corners[:, :2] + extent / 2, extent], 1)
 
 
 def _both(entry: PriorMap, centers: _Array, width: float, height: float) -> tuple[_Array, _Array]:
