@@ -11,6 +11,7 @@ from typing import Any
 
 from ssdconv.converters.pytorch.machine import MARK, Call, Global, Machine, Persistent
 
+MAX_KEY = 1 << 31
 MAX_DIGITS = 1000
 """Decimal digits, or bytes, of one integer."""
 
@@ -29,7 +30,12 @@ def _set_items(machine: Machine, pairs: list[Any]) -> None:
 
 
 def _key(key: Any) -> Any:
-    """A dict's key; anything but text and numbers (whose hash could recurse without bound) only by its type."""
+    """A dict's key; anything but text and numbers (whose hash could recurse without bound) only by its type.
+
+    Large integers, which can be chosen to collide so that filling a dict takes hours, become text (old optimizers count by id).
+    """
+    if isinstance(key, int) and not -MAX_KEY <= key <= MAX_KEY:
+        return f"<int {key}>"
     return key if isinstance(key, str | bytes | int | float | None | Global) else f"<{type(key).__name__}>"
 
 

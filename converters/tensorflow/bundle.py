@@ -26,6 +26,7 @@ from ssdconv.errors import FormatError, MissingError
 Extents = tuple[tuple[int, int], ...]
 MAX_SHARDS = 10_000
 MAX_SLICES = 10_000
+"""Slices of all partitioned variables together."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ class Bundle:
 
     def tensors(self) -> dict[str, LazyTensor]:
         """All tensors by name; sizes are checked against shape, dtype and shard, bytes are not read."""
+        slices = sum(len(found.slices) for found in self.entries.values())
+        if slices > MAX_SLICES:
+            raise FormatError("too many slices", where=self.table.where, expected=f"at most {MAX_SLICES}", got=slices)
         return {name: self._lazy(name, found) for name, found in self.entries.items()}
 
     def _lazy(self, name: str, found: Entry) -> LazyTensor:
@@ -206,10 +210,14 @@ def place_of(one: Extents, shape: protos.Shape, where: str) -> tuple[slice, ...]
 
 def check_tiling(places: list[tuple[slice, ...]], covered: int, shape: protos.Shape, where: str) -> None:
     """Raise unless the places cover the shape without overlap."""
+    starts, stops = (
+        np.array([[getattr(side, end) for side in place] for place in places], np.int64).reshape(
+            len(places), len(shape)
+        )
+        for end in ("start", "stop")
+    )
     overlap = any(
-        all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
-        for i, one in enumerate(places)
-        for other in places[:i]
+        bool(((starts[i] < stops[:i]) & (starts[:i] < stops[i])).all(axis=1).any()) for i in range(1, len(places))
     )
     if overlap or covered != protos.count(shape):
         raise FormatError("the slices of a tensor do not make it up", where=where, expected=shape)

@@ -75,6 +75,8 @@ class Table:
             handle, used = _handle(Wire(bytes(value), f"{where}, index block"), 0, len(value))
             if used != len(value):
                 raise FormatError("a block's handle has bytes left over", where=f"{where}, index block")
+            if self.index and handle.offset < self.index[-1][1].offset + self.index[-1][1].size:
+                raise FormatError("two blocks share bytes", where=f"{where}, index block", got=handle.offset)
             self.index.append((key, handle))
         if len(self.index) > MAX_ENTRIES:
             raise FormatError("the table has too many blocks", where=where, got=len(self.index))

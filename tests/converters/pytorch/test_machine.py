@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from ssdconv.errors import FormatError
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.binary() | st.text()
 )
-KEYS = st.text(max_size=5) | st.integers() | st.binary(max_size=3)
+KEYS = st.text(max_size=5) | st.integers(-(2**31), 2**31) | st.binary(max_size=3)
 DATA = st.recursive(
     SCALARS,
     lambda inner: (
@@ -111,6 +112,17 @@ def test_nesting_without_bound_is_harmless() -> None:
     assert list(result.value) == ["<tuple>"]
     Machine(b"\x8f(" + deep + b"\x90.").run()
     Machine(b"(" + deep + b"\x91.").run()
+
+
+def test_keys_chosen_to_collide_cost_nothing() -> None:
+    keys = [number * (2**61 - 1) for number in range(1, 50_001)]  # all of hash 0
+    items = [pickle.dumps(key, 2)[2:-1] + b"N" for key in keys]
+    groups = [b"(" + b"".join(items[at : at + 1000]) + b"u" for at in range(0, len(items), 1000)]
+    stream = b"\x80\x02}" + b"".join(groups) + b"."
+    before = time.process_time()
+    value = Machine(stream).run().value
+    assert len(value) == len(keys)
+    assert time.process_time() - before < 20  # as integers they take minutes
 
 
 def test_endless_streams_end_soon() -> None:

@@ -55,11 +55,17 @@ def block(entries: list[tuple[bytes, bytes]], kind: int = 0, shrink: bool = True
     return stored + masked(slow_crc(stored))
 
 
-def table(blocks: list[bytes], keys: list[bytes], magic: int = 0xDB4775248B80FB57) -> bytes:
-    """A table file of finished blocks; ``keys`` are their last keys."""
+def table(
+    blocks: list[bytes],
+    keys: list[bytes],
+    magic: int = 0xDB4775248B80FB57,
+    handles: list[tuple[int, int]] | None = None,
+) -> bytes:
+    """A table file of finished blocks; ``keys`` are their last keys, ``handles`` others than where the blocks lie."""
     out, index = b"", []
-    for key, one in zip(keys, blocks, strict=True):
-        index.append((key, varint(len(out)) + varint(len(one) - 5)))
+    for number, (key, one) in enumerate(zip(keys, blocks, strict=True)):
+        place, size = handles[number] if handles else (len(out), len(one) - 5)
+        index.append((key, varint(place) + varint(size)))
         out += one
     last = block(index)
     handle = varint(0) + varint(0) + varint(len(out)) + varint(len(last) - 5)

@@ -88,6 +88,13 @@ def test_hostile_entries(packing: SimpleNamespace, tmp_path: Path) -> None:
             read_checkpoint(made(packing, tmp_path, entries))
 
 
+def test_many_slices_are_judged_quickly() -> None:
+    places = [(slice(i, i + 1), slice(0, 2)) for i in range(6000)]
+    check_tiling(places, 12_000, (6000, 2), "x")
+    with pytest.raises(FormatError):
+        check_tiling([*places[:-1], places[0]], 12_000, (6000, 2), "x")
+
+
 def test_slices_must_make_up_their_tensor() -> None:
     shape = (4, 6)
     left, right = ((0, -1), (0, 3)), ((0, -1), (3, 3))

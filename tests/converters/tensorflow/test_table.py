@@ -82,3 +82,13 @@ def test_other_damage(packing: SimpleNamespace) -> None:
     far = packing.varint(0) + packing.varint(0) + packing.varint(1 << 60) + packing.varint(5)
     with pytest.raises(FormatError, match="past the end"):
         Table(good[:-48] + far.ljust(40, b"\0") + good[-8:], "x")
+
+
+def test_blocks_do_not_share_bytes(packing: SimpleNamespace) -> None:
+    """Thousands of handles of one large block would be checked and read again and again."""
+    one, two = packing.block(ENTRIES[:2]), packing.block(ENTRIES[2:])
+    good = Table(packing.table([one, two], [b"ab", b"c"]), "x")
+    offsets = [handle.offset for _, handle in good.index]
+    assert offsets == sorted(offsets) and len(set(offsets)) == 2
+    with pytest.raises(FormatError, match="share bytes"):
+        Table(packing.table([one, two], [b"ab", b"c"], handles=[(0, len(one) - 5), (0, len(one) - 5)]), "x")
