@@ -18,8 +18,6 @@ from ssdconv.ssd_ref.train.augment.spec import Crop, CropSampler
 
 _ROUNDS = 20
 """SSD.TensorFlow looks for a crop with an object at most so often for each trial that counts."""
-_AGAIN = 200
-"""Samplers drawn before an image is left whole where ssd.pytorch would go on for ever."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,14 @@ def _mode(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Gener
         *crop.samplers,
         *([CropSampler()] if crop.unconstrained else []),
     ]
-    for _ in range(_AGAIN if crop.exhausted == "again" else 1):
+    while True:
         sampler = samplers[int(rng.integers(len(samplers)))]
         if sampler is None:
             return None
         chosen = _one(crop, sampler, size, boxes, rng, extra)
-        if chosen is not None:
+        # The whole image, or a crop without limits, is one of the choices wherever a source draws again: there is an end.
+        if chosen is not None or crop.exhausted != "again":
             return chosen
-    return None
 
 
 def _one(
@@ -158,9 +156,13 @@ def _trials(crop: Crop, size: tuple[int, int], count: int, rng: np.random.Genera
 
 def _sides(crop: Crop, full: Floats, count: int, rng: np.random.Generator) -> tuple[Floats, Bools]:
     """(count, 2) widths and heights in pixels, and which of them are within the aspect's range."""
-    if crop.shape == "sides":
-        sides = full * rng.uniform(*crop.scale, size=(count, 2))
-        aspect = sides[:, 0] / sides[:, 1]
+    if crop.shape != "scale_aspect":
+        if crop.shape == "sides":
+            sides = full * rng.uniform(*crop.scale, size=(count, 2))
+        else:
+            least = np.trunc(full * crop.scale[0])
+            sides = least + np.floor(rng.random((count, 2)) * (np.trunc(full * crop.scale[1]) - least))
+        aspect = sides[:, 0] / np.maximum(sides[:, 1], 1e-9)
         return sides, (aspect >= crop.aspect[0]) & (aspect <= crop.aspect[1])
     scale = rng.uniform(*crop.scale, size=count)
     draws = rng.random(count)

@@ -20,7 +20,11 @@ def draw_expand(expand: Expand, size: tuple[int, int], rng: np.random.Generator)
     ratio = rng.uniform(*expand.ratio)
     width, height = int(size[0] * ratio), int(size[1] * ratio)
     free = np.asarray([width - size[0], height - size[1]])
-    drawn = rng.random(2) * (free + 1 if expand.offsets == "whole" else free)
+    if expand.offsets == "whole":
+        free = free + 1
+    elif expand.offsets == "uncut":
+        free = np.asarray(size) * ratio - np.asarray(size)
+    drawn = rng.random(2) * free
     return Place(int(drawn[0]), int(drawn[1]), width, height)
 
 

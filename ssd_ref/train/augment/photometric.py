@@ -40,15 +40,15 @@ def draw_changes(spec: Photometric, rng: np.random.Generator) -> tuple[Change, .
             value, neutral = low + (high - low) * place, 1.0
         if done:
             changes.append(Change(cast(Any, kind), float(value)))
-        elif kind == "saturation" and _through_hsv(spec):
+        elif kind == "saturation" and _always_through_hsv(spec):
             changes.append(Change("saturation", neutral))
     if spec.channel_shuffle and rng.random() < spec.channel_shuffle:
         changes.append(Change("channels", order=cast(Any, _ORDERS[int(rng.integers(6))])))
     return tuple(changes)
 
 
-def _through_hsv(spec: Photometric) -> bool:
-    return spec.arithmetic == "float" and spec.space == "hsv"
+def _always_through_hsv(spec: Photometric) -> bool:
+    return spec.space == "hsv" and (spec.arithmetic == "float" or spec.visits == "once")
 
 
 def apply_changes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: Photometric) -> Image:
@@ -62,13 +62,18 @@ def apply_changes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec:
 def in_bytes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: Photometric) -> npt.NDArray[np.uint8]:
     """All changes on bytes, each rounded or cut to bytes by itself."""
     out: Image = image
-    for change in changes:
+    left = list(changes)
+    while left:
+        change = left.pop(0)
         if change.kind == "channels":
             out = np.ascontiguousarray(out[..., change.order])
         elif change.kind in ("brightness", "contrast"):
             out = cv2.LUT(out, table(change, spec))
         else:
-            out = through_hsv(out, [change], spec)
+            together = [change]
+            while spec.visits == "once" and left and left[0].kind in ("saturation", "hue"):
+                together.append(left.pop(0))
+            out = through_hsv(out, together, spec)
     return out
 
 
@@ -84,14 +89,17 @@ def through_hsv(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: P
 
 def table(change: Change, spec: Photometric) -> npt.NDArray[np.uint8]:
     """(256,) what a change makes of each byte; of a hue, on OpenCV's scale of half degrees."""
-    values = _VALUES.astype(np.float32)
-    amount = np.float32(change.value)
+    kind = np.dtype(
+        np.float64 if spec.arithmetic == "truncate" else np.float32
+    )  # cut off, no whole product may fall short
+    values: npt.NDArray[Any] = _VALUES.astype(kind)
+    amount = kind.type(change.value)
     if change.kind == "hue":
         values = values + (amount / 2 if spec.hue_unit == "degrees" else amount)
         if spec.hue_edge == "wrap":
             values = values % 180
     else:
-        pivot = np.float32(spec.pivot if change.kind == "contrast" else 0.0)
+        pivot = kind.type(spec.pivot if change.kind == "contrast" else 0.0)
         values = values + amount if change.kind == "brightness" else (values - pivot) * amount + pivot
     whole = np.trunc(values) if spec.arithmetic == "truncate" else np.rint(values)
     if change.kind == "hue" and spec.hue_edge == "wrap":

@@ -24,8 +24,10 @@ class Photometric:
         hue_unit: scale of ``hue``.
         space: where saturation and hue live: OpenCV's ``hsv``, or GluonCV's ``yiq``, whose hue is an angle of ``hue`` times pi
             radians drawn from ±, that is any angle at all.
-        arithmetic: bytes rounded after every change (``round``, Caffe), bytes cut off (``truncate``: ChainerCV, jedol), or
-            ``float`` without limits in between (ssd.pytorch, GluonCV, SSD.TensorFlow).
+        arithmetic: bytes rounded after every change (``round``, Caffe, in float32), bytes cut off (``truncate``: ChainerCV,
+            jedol, simple-ssd, in float64), or ``float`` without limits in between (ssd.pytorch, GluonCV, SSD.TensorFlow).
+        visits: to HSV, with bytes: ``each`` for saturation and for hue, where drawn (Caffe, ChainerCV), or ``once`` for both
+            and for every image, also where neither is drawn, which alters a third of the pixels (simple-ssd).
         hue_edge: whether a hue beyond the scale goes round (``wrap``) or stays at the edge of the bytes (``saturate``, Caffe).
         hue_step: the hue's change is a whole number (ChainerCV).
         clip: pixels are limited to 0..255, and saturation to its range, with ``float`` too (SSD.TensorFlow).
@@ -45,6 +47,7 @@ class Photometric:
     hue_unit: Literal["degrees", "half_degrees"] = "half_degrees"
     space: Literal["hsv", "yiq"] = "hsv"
     arithmetic: Literal["round", "truncate", "float"] = "round"
+    visits: Literal["each", "once"] = "each"
     hue_edge: Literal["wrap", "saturate"] = "saturate"
     hue_step: bool = False
     clip: bool = False
@@ -60,13 +63,14 @@ class Expand:
         ratio: range of the canvas' side over the image's.
         fill: of the canvas: the pixels' mean, the mean truncated to bytes, or 0.
         offsets: the free pixels on the left and above: a ``real`` number cut off, so that the last one never comes (Caffe,
-            ssd.pytorch, SSD.TensorFlow), or every ``whole`` number alike (ChainerCV, GluonCV, jedol).
+            SSD.TensorFlow), a real number of the free space as it was ``uncut``, before the canvas got whole sides, so that the
+            last one comes rarely (ssd.pytorch), or every ``whole`` number alike (ChainerCV, GluonCV, simple-ssd, jedol).
     """
 
     probability: float = 0.5
     ratio: tuple[float, float] = (1.0, 4.0)
     fill: Literal["mean", "mean_uint8", "zero"] = "mean"
-    offsets: Literal["real", "whole"] = "real"
+    offsets: Literal["real", "uncut", "whole"] = "real"
 
 
 @dataclass(frozen=True)
@@ -94,20 +98,21 @@ class Crop:
         scale: range of the crop's size (of area's root or of each side, see ``shape``).
         aspect: range of width over height.
         shape: ``scale_aspect``: w = s·sqrt(a), h = s/sqrt(a) of the unit square (Caffe, clipped to it); ``sides``: both
-            sides drawn from ``scale``, rejected when their aspect is outside (ssd.pytorch).
+            sides drawn from ``scale``, rejected when their aspect is outside (ssd.pytorch); ``whole_sides``: the same with whole
+            numbers of pixels below the image's own (simple-ssd).
         limit: how the aspect is kept such that the crop fits: ``clip``: drawn from ``aspect``, then cut to [s², 1/s²] (Caffe);
             ``draw``: drawn from what both ranges share (ChainerCV, GluonCV); ``none``: sides may pass the image's and are cut
             (jedol).
         offsets: where the corner is drawn: ``real`` numbers, ``whole`` pixels without the last one (ChainerCV, GluonCV,
-            SSD.TensorFlow), or ``one``: real from 1 to the free space (ssd.pytorch: numpy's uniform with one argument).
+            simple-ssd, SSD.TensorFlow), or ``one``: real from 1 to the free space (ssd.pytorch: numpy's uniform with one argument).
         boxes: objects are moved by the crop in ``pixels`` as cut, or by its exact ``fractions`` (Caffe).
         edge: whether a centre on the crop's edge is inside: ``closed`` (Caffe), ``half_open`` (ChainerCV, GluonCV), ``open``.
         needs_object: whether a crop must keep one: ``no``, ``trial``: one without fails (ssd.pytorch, SSD.TensorFlow),
             ``choice``: one without is not chosen (GluonCV).
         clip_boxes: whether objects are cut at the crop's edge (ssd_keras leaves them whole).
         empty: what happens to an image without objects: ``whole`` it stays, ``crop`` it is cropped at random (GluonCV).
-        exhausted: with ``mode``, when no trial succeeds: ``whole`` image, ``again`` with another sampler (ssd.pytorch), or the
-            ``last`` crop with an object, though it breaks its limit (SSD.TensorFlow; only crops with an object count as tried).
+        exhausted: with ``mode``, when no trial succeeds: ``whole`` image, ``again`` with another sampler, without end
+            (ssd.pytorch, simple-ssd), or the ``last`` crop with an object, though it breaks its limit (SSD.TensorFlow; only crops with an object count as tried).
     """
 
     probability: float = 1.0
@@ -126,7 +131,7 @@ class Crop:
     trials: int = 50
     scale: tuple[float, float] = (0.3, 1.0)
     aspect: tuple[float, float] = (0.5, 2.0)
-    shape: Literal["scale_aspect", "sides"] = "scale_aspect"
+    shape: Literal["scale_aspect", "sides", "whole_sides"] = "scale_aspect"
     limit: Literal["clip", "draw", "none"] = "clip"
     offsets: Literal["real", "whole", "one"] = "real"
     boxes: Literal["pixels", "fractions"] = "fractions"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import log
 
 from ssdconv.ssd_ref.loss_rule import LossRule
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
+from ssdconv.ssd_ref.train.augment.sources import CAFFE
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
 FACTS = (
@@ -30,7 +30,7 @@ VOC = Recipe(
     loss=LOSS,
     optimizer=OptimizerSpec(velocity="lr_inside", rules=BIASES),
     schedule=ScheduleSpec("iterations", 120_000, (80_000, 100_000)),
-    augment=AugmentSpec(jpeg=True),
+    augment=CAFFE,
     init=InitSpec("xavier_uniform_fan_in"),
     difficult="keep",
     origin=0,

@@ -5,7 +5,7 @@ Only the six conf heads learn at the full rate; everything else, loc heads inclu
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
+from ssdconv.ssd_ref.train.augment.sources import CAFFE
 from ssdconv.ssd_ref.train.recipe import InitSpec, NormRule, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.recipes.caffe import LOSS
 
@@ -26,7 +26,7 @@ RECIPES = (
         loss=LOSS,
         optimizer=OptimizerSpec("rmsprop", lr=5e-4, momentum=0.0, weight_decay=5e-5, rho=0.99, eps=1e-8, rules=RULES),
         schedule=ScheduleSpec("iterations", 120_000, (20_000, 40_000), factor=0.5),
-        augment=AugmentSpec(jpeg=True),
+        augment=CAFFE,
         init=InitSpec("he_normal"),
         difficult="keep",
         origin=0,

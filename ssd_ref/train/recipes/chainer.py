@@ -26,6 +26,7 @@ RECIPES = (
             "the bias factor 2 is a gradient hook (GradientScaling), which is the same as twice the rate",
             "the published 80.1 mAP was trained with batches of 24",
             "an image without objects is never cropped",
+            "boxes are float32 on the way, here float64",
         ),
     ),
 )

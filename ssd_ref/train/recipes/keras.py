@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics
-from ssdconv.ssd_ref.train.augment.sources import JEDOL
-from ssdconv.ssd_ref.train.augment.spec import Expand
+from ssdconv.ssd_ref.train.augment.sources import JEDOL, JEDOL_RESNET
 from ssdconv.ssd_ref.train.recipe import InitSpec, NormRule, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
 KERNELS_ONLY = (ParamRule(("bias", "gamma", "beta", "scale"), decay=0.0),)
@@ -53,7 +52,7 @@ _RESNET = replace(
             *(ParamRule(("weight",), f"backbone.{layer}.*", decay=0.0) for layer in ("conv1", "res5b", "res5c")),
         ),
     ),
-    augment=replace(JEDOL, expand=Expand(fill="zero", offsets="whole")),
+    augment=JEDOL_RESNET,
     norm=NormRule(0.01),
     notes=(
         *_VGG.notes,

@@ -28,6 +28,7 @@ VOC = Recipe(
     notes=(
         "weight decay on biases and the L2Norm scale too",
         "the crop's IoU test cannot reject (its two conditions are joined by `and` with an infinite bound)",
+        "an image without objects is an error there (IndexError in its data set), here it is not cropped",
         "colours are floats: nothing is rounded or cut to 0..255 on the way",
     ),
 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, Numerics
-from ssdconv.ssd_ref.train.augment.sources import TORCHVISION_CROP
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Photometric
+from ssdconv.ssd_ref.train.augment.sources import TORCHVISION
 from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, Recipe, ScheduleSpec
 
 RECIPES = (
@@ -18,12 +17,7 @@ RECIPES = (
         schedule=ScheduleSpec(
             "epochs", 120, (80, 110), warmup=1000, warmup_factor=1e-3, warmup_form="linear", warmup_unit="iterations"
         ),
-        augment=AugmentSpec(
-            stages=("photometric", "expand", "crop", "flip", "resize"),
-            photometric=Photometric(channel_shuffle=0.5, hue_unit="degrees"),
-            crop=TORCHVISION_CROP,
-            interpolations=("linear",),
-        ),
+        augment=TORCHVISION,
         init=InitSpec("xavier_uniform"),
         difficult="keep",
         origin=0,

@@ -27,11 +27,19 @@ def test_the_differences_that_published_numbers_hang_on() -> None:
     crops = {name: spec.crop for name, spec in SOURCES.items()}
     assert {n: c.meets for n, c in crops.items() if c} == {
         "caffe": "any", "chainer": "all", "gluon": "all", "ssd.pytorch": "never", "tensorflow": "inside", "keras": "any",
-        "ssd_keras": "any",
+        "ssd_keras": "any", "simple-ssd": "all", "keras-resnet50": "any", "torchvision": "any_inside",
     }  # fmt: skip
-    assert {n for n, c in crops.items() if c and c.choice == "found"} == {"caffe", "chainer", "gluon", "keras"}
+    assert {n for n, c in crops.items() if c and c.choice == "found"} == {
+        "caffe",
+        "chainer",
+        "gluon",
+        "keras",
+        "keras-resnet50",
+    }
     assert [s.min_iou for s in crops["ssd.pytorch"].samplers] == [0.1, 0.3, 0.7, 0.9]  # type: ignore[union-attr]
     assert {n for n, s in SOURCES.items() if s.jpeg} == {"caffe"}
-    assert {n for n, s in SOURCES.items() if s.precision == "uint8"} == {"caffe", "keras", "ssd_keras"}
+    assert {n for n, s in SOURCES.items() if s.precision == "uint8"} == {
+        "caffe", "keras", "keras-resnet50", "ssd_keras", "simple-ssd", "torchvision",
+    }  # fmt: skip
     assert SOURCES["tensorflow"].expand.ratio == (1.1, 4.0)  # type: ignore[union-attr]
     assert RECIPES["keras-resnet50"].augment.expand.fill == "zero"  # type: ignore[union-attr]
