@@ -29,6 +29,7 @@ _BAD = (
 _LINE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _BAD}
 _BLOCK = {code: shown for code, shown in _LINE.items() if code not in (0x0A, 0x09)}
 _JSON = {code: f"\\u{code:04x}" for code in _BAD if code not in (0x0A, 0x09)}
+_MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\[", "]": "\\]"})
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -44,6 +45,18 @@ def printable(text: str, *, lines: bool = False) -> str:
 def printable_json(text: str) -> str:
     """A JSON document with unsafe characters as JSON's own escapes: the same data."""
     return text.translate(_JSON)
+
+
+def markdown_text(text: object) -> str:
+    """Text for a line or table cell of Markdown: nothing in it is markup, HTML or a control character."""
+    shown = " ".join(printable(str(text), lines=True).split())
+    return shown.translate(_MARKUP)
+
+
+def markdown_code(text: object) -> str:
+    """A name in Markdown's code style, for a line or a table cell."""
+    shown = " ".join(printable(str(text), lines=True).split())
+    return "`" + shown.replace("`", "'").replace("|", "¦") + "`"
 
 
 class _Guard:

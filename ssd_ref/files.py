@@ -7,6 +7,7 @@ import errno
 import glob
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -58,13 +59,49 @@ def atomic_path(dst: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(dst: Path) -> Iterator[Path]:
+    """A folder to write files to that become ``dst``'s when the block ends well, and leave no trace when it does not.
+
+    Args:
+        dst: the folder; where it stands already, files of the same names are replaced and others stay.
+
+    Raises:
+        OutputError: any OSError from the block or the renaming.
+    """
+    target = Path(os.path.realpath(dst))
+    staged = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        if target.exists() and not target.is_dir():
+            raise OutputError("this is a file, not a folder", where=str(dst))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        forget_stale(target.parent, f".{target.name[:100]}.*.*.tmp")
+        staged.mkdir()
+        yield staged
+        written = sorted(staged.iterdir())
+        for path in written:
+            with open(path, "rb+") as stream:
+                os.fsync(stream.fileno())
+        if target.is_dir():
+            for path in written:
+                path.replace(target / path.name)
+        else:
+            staged.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        hint = "what stood there before is untouched; check the folder, its permissions and the free space"
+        raise OutputError(f"cannot write the folder: {error.strerror or error}", where=str(dst), hint=hint) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
 def forget_stale(folder: Path, pattern: str) -> None:
-    """Remove temporary files that match ``pattern`` and whose process is gone; the process id is their last but two part."""
+    """Remove temporary files and folders of processes that are gone; the process id is the last but two part of the name."""
     for path in folder.glob(glob.escape(pattern).replace("[*]", "*")):
         parts = path.name.split(".")
         with contextlib.suppress(OSError):
-            if len(parts) > 3 and parts[-3].isdigit() and path.is_file() and not _alive(int(parts[-3])):
-                path.unlink()
+            if len(parts) > 3 and parts[-3].isdigit() and not path.is_symlink() and not _alive(int(parts[-3])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _alive(process: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 
 from ssdconv.parity.diagnose.result import Diagnosis, State
+from ssdconv.text import markdown_code, markdown_text
 
 TITLES = {
     "explained": "the cause was found",
@@ -97,22 +98,14 @@ def markdown(diagnosis: Diagnosis) -> Iterator[str]:
     """The section as lines of Markdown."""
     yield from ("", f"### Diagnosis: {TITLES[diagnosis.verdict]}", "")
     for cause in diagnosis.causes:
-        detail = f" (`{cause.detail}`)" if cause.detail else ""
-        yield f"- **{cause.title}**{detail}: {_line(cause.explanation)} {_line(cause.where)}"
+        detail = f" ({markdown_code(cause.detail)})" if cause.detail else ""
+        yield f"- **{cause.title}**{detail}: {markdown_text(cause.explanation)} {markdown_text(cause.where)}"
         if cause.fix:
-            yield f"  - next: {_line(cause.fix)}"
+            yield f"  - next: {markdown_text(cause.fix)}"
     if diagnosis.causes:
         yield from ("", "| | as it is | with the causes undone |", "|---|--:|--:|")
-        yield from (f"| {a} | {_cell(b)} | {_cell(c)} |" for a, b, c in comparison(diagnosis))
+        yield from (f"| {a} | {markdown_text(b)} | {markdown_text(c)} |" for a, b, c in comparison(diagnosis))
     if diagnosis.verdict in ("unexplained", "partly explained") and diagnosis.after.first_divergent:
-        yield from ("", f"What is left starts at `{diagnosis.after.first_divergent}`.")
+        yield from ("", f"What is left starts at {markdown_code(diagnosis.after.first_divergent)}.")
     tried = f"{len(diagnosis.trials)} trials in {diagnosis.seconds:.1f} s"
-    yield from ("", f"{tried}; " + "; ".join(map(_line, diagnosis.notes)) if diagnosis.notes else tried)
-
-
-def _line(text: str) -> str:
-    return text.replace("\n", " ")
-
-
-def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
+    yield from ("", f"{tried}; " + "; ".join(map(markdown_text, diagnosis.notes)) if diagnosis.notes else tried)

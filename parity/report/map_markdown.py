@@ -14,10 +14,11 @@ from ssdconv.parity.report.map_text import (
     source,
     spread,
 )
+from ssdconv.text import markdown_code, markdown_text
 
 
 def _row(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+    return "| " + " | ".join(markdown_text(c) for c in cells) + " |"
 
 
 def _table(head: list[str], rows: Iterable[Iterable[object]], left: int = 1) -> list[str]:
@@ -27,8 +28,11 @@ def _table(head: list[str], rows: Iterable[Iterable[object]], left: int = 1) -> 
 
 def markdown(result: EvaluationResult) -> str:
     """The whole evaluation as one Markdown document."""
-    lines = [f"# {result.network or result.source} on {data_title(result)}", ""]
-    lines += [f"- protocol: {result.protocol}", f"- detections: {result.detections:,} from `{result.source}`"]
+    lines = [f"# {markdown_text(result.network or result.source)} on {markdown_text(data_title(result))}", ""]
+    lines += [
+        f"- protocol: {result.protocol}",
+        f"- detections: {result.detections:,} from {markdown_code(result.source)}",
+    ]
     lines += [f"- objects: {result.objects:,}", f"- evaluator: {result.evaluator}"]
     lines += [f"- left out: {count} x {code}" for code, count in result.problems.items()]
     lines += [f"- verdict: **{result.outcome}**"] if result.network else []

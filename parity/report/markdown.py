@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.report.summary import facts, failures, groups, verdict
 from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
+from ssdconv.text import markdown_code, markdown_text
 
 
 def render(report: ParityReport, *, every_probe: bool = False) -> str:
@@ -22,33 +23,29 @@ def render(report: ParityReport, *, every_probe: bool = False) -> str:
 def _lines(report: ParityReport, every_probe: bool) -> Iterator[str]:
     yield f"## Parity: {'FAILED' if report.outcome == 'failed' else report.outcome}"
     yield ""
-    yield f"**{_cell(verdict(report))}**"
+    yield f"**{markdown_text(verdict(report))}**"
     yield ""
-    yield from (f"- {_cell(label)}: {_cell(text)}" for label, text in facts(report))
+    yield from (f"- {markdown_text(label)}: {markdown_text(text)}" for label, text in facts(report))
     yield f"- versions: {', '.join(f'{k} {v}' for k, v in report.versions.items())}"
     if report.links:
         yield from ("", "| link | who says so | compared | what |", "|---|---|---|---|")
         for row in report.links:
             told = "; ".join(row.differs) or row.text
             mark = " ❌" if row.differs else ""
-            yield f"| {row.link}{mark} | {row.says} | {_cell(row.compared or 'nothing')} | {_cell(told)} |"
+            yield f"| {row.link}{mark} | {row.says} | {markdown_text(row.compared or 'nothing')} | {markdown_text(told)} |"
     head = f"| {{}} | max error / floor (≤ {MAX_RATIO:g}) | rms / floor (≤ {RMS_RATIO:g}) | smallest rtol |"
     if every_probe:
         for result in report.inputs:
-            yield from ("", f"### {_cell(result.name)}", "", head.format("layer"), "|---|--:|--:|--:|")
+            yield from ("", f"### {markdown_text(result.name)}", "", head.format("layer"), "|---|--:|--:|--:|")
             for p in result.probes:
-                yield f"| `{p.source}`{'' if p else ' ❌'} | {p.ratio:.2f} | {p.rms_ratio:.2f} | {p.needed:.1e} |"
+                yield f"| {markdown_code(p.source)}{'' if p else ' ❌'} | {p.ratio:.2f} | {p.rms_ratio:.2f} | {p.needed:.1e} |"
     else:
         yield from ("", head.format("layers | probes"), "|---|--:|--:|--:|--:|")
         for g in groups(report):
             mark = f" ❌ {g.failed}" if g.failed else ""
-            yield f"| `{g.name}`{mark} | {g.probes} | {g.ratio:.2f} | {g.rms_ratio:.2f} | {g.worst.needed:.1e} |"
+            yield f"| {markdown_code(g.name)}{mark} | {g.probes} | {g.ratio:.2f} | {g.rms_ratio:.2f} | {g.worst.needed:.1e} |"
     found = list(failures(report))
     if found:
         yield from ("", "### First divergent layer", "")
         for name, probe, more in found:
-            yield f"- `{probe.source}` on {_cell(name)}: {_cell(probe.reason)} ({more} more differ behind it)"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+            yield f"- {markdown_code(probe.source)} on {markdown_text(name)}: {markdown_text(probe.reason)} ({more} more differ behind it)"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from ssdconv.errors import UsageError
+from ssdconv.errors import UnsafeFileError, UsageError
 from ssdconv.ssd_ref.data.problems import (
     AnnotationError,
     InvertedObjectError,
@@ -163,6 +163,19 @@ def _read(
         raise AnnotationError(
             "too many categories", where=str(path), expected=f"at most {MAX_CLASSES:,}", got=len(content.categories)
         )
+    for image in content.images:
+        parts = PurePosixPath(image.file_name.replace("\\", "/")).parts
+        if (
+            ".." in parts
+            or image.file_name.startswith(("/", "\\"))
+            or "\0" in image.file_name
+            or ":" in "".join(parts[:1])
+        ):
+            raise UnsafeFileError(
+                "an image lies outside the image folder",
+                where=f"{path}: image {image.id}",
+                got=repr(image.file_name[:200]),
+            )
     images = {i.id: i for i in content.images}
     if not images:
         raise AnnotationError("the file lists no image", where=str(path))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdconv.errors import OutputError, UsageError
+from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.checkpoint import VERSION, Checkpoint, save
 from ssdconv.ssd_ref.export.card import CardFacts, model_card
-from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.files import atomic_folder
 from ssdconv.ssd_ref.hub_files import CARD, CONFIG, WEIGHTS
 
 
@@ -36,7 +36,7 @@ def write_hub(
     parity: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> HubFolder:
-    """Write the three files, each atomically, the card last.
+    """Write the three files: all of them or, where one cannot be written, none.
 
     Args:
         checkpoint: the network.
@@ -54,23 +54,16 @@ def write_hub(
     there = [target for target in targets if target.exists()]
     if there and not overwrite:
         raise UsageError("the folder holds a model already", where=str(there[0]), hint="--overwrite replaces it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder: {error.strerror}", where=str(folder)) from error
     provenance = dict(checkpoint.provenance)
     if parity is not None:
         provenance["parity"] = dict(parity)
-    save(targets[0], checkpoint.config, checkpoint.state_dict, provenance)
-    with open(targets[0], "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    config = json.loads(checkpoint.config.to_json())
-    about = {"library_name": "ssdconv", "version": VERSION, "config": config, "provenance": provenance}
-    _write(targets[1], json.dumps(about, indent=2) + "\n")
-    _write(targets[2], model_card(checkpoint.config, provenance, sha256, facts or CardFacts(), parity))
+    with atomic_folder(folder) as staged:
+        save(staged / WEIGHTS, checkpoint.config, checkpoint.state_dict, provenance)
+        with open(staged / WEIGHTS, "rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        config = json.loads(checkpoint.config.to_json())
+        about = {"library_name": "ssdconv", "version": VERSION, "config": config, "provenance": provenance}
+        (staged / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        card = model_card(checkpoint.config, provenance, sha256, facts or CardFacts(), parity)
+        (staged / CARD).write_text(card, encoding="utf-8")
     return HubFolder(tuple(targets), sha256)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

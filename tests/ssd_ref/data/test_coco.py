@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssdconv.errors import MissingError, SsdconvError, UsageError
+from ssdconv.errors import MissingError, SsdconvError, UnsafeFileError, UsageError
 from ssdconv.ssd_ref.data.coco import open_coco
 from ssdconv.ssd_ref.data.problems import (
     AnnotationError,
@@ -121,3 +121,12 @@ def test_real_subset(shared: Path) -> None:
     dataset = open_coco(annotations=folder / "instances_val2017_subset.json", images=folder / "val2017")
     assert len(dataset) == 64 and sum(map(len, dataset)) == 611 and len(dataset.classes) == 80
     assert dataset.category_ids[-1] == 90 and all(r.path and r.path.is_file() for r in dataset)
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../a.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
+def test_images_stay_in_their_folder(name: str, tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": name, "width": 9, "height": 9}
+    file = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    with pytest.raises(UnsafeFileError, match="outside"):
+        open_coco(annotations=tmp_path / "a.json", images=tmp_path)

@@ -163,3 +163,15 @@ def test_the_example_of_the_card_runs(checkpoint: Checkpoint, tmp_path: Path, mo
     code = (tmp_path / "this-folder" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     (tmp_path / "card.py").write_text(code)
     assert "ssdconv" in runpy.run_path(str(tmp_path / "card.py"))
+
+
+def test_a_folder_that_cannot_be_written_leaves_no_trace(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ssdconv.ssd_ref.export.hub.model_card", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_hub(checkpoint, tmp_path / "hub")
+    assert list(tmp_path.iterdir()) == []
