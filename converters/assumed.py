@@ -52,6 +52,7 @@ class Project:
         readings: of the layers.
         means: further means of the project's history, as they would be given to ``pixels.mean``.
         means_note: what these are.
+        clip: the other reading of ``priors.clip`` that the project has had ("pixels"); "" where it has one only.
         order_told: why the channel order is no assumption (the user's word, another file's); "" where it is one.
         notes: sentences on one key each.
     """
@@ -64,6 +65,7 @@ class Project:
     readings: tuple[Reading, ...] = ()
     means: tuple[str, ...] = ()
     means_note: str = ""
+    clip: str = ""
     order_told: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -186,7 +188,7 @@ def _pixels(book: _Book, config: SSDConfig, usual: SSDConfig) -> SSDConfig:
 
 
 def _priors(book: _Book, config: SSDConfig, usual: SSDConfig) -> SSDConfig:
-    size, maps = config.pixels.size, config.priors
+    size, maps, project = config.pixels.size, config.priors, book.project
     grids = tuple(m.grid for m in maps)
     if can_tell(config.staged):
         assert config.staged is not None
@@ -197,6 +199,13 @@ def _priors(book: _Book, config: SSDConfig, usual: SSDConfig) -> SSDConfig:
     )
     maps = _sides(book, maps, size, resized=size != usual.pixels.size)
     maps = _centres(book, maps, size)
+    if project.clip:
+        text = "priors not clipped to the image"
+        effect = f"{project.clip}: priors at the edges are cut"
+        given = book.take("priors", "priors.clip", "none", text, (project.clip,), effect)
+        if given is not None:
+            chosen: Any = one_of("priors.clip", given, ("none", project.clip))
+            maps = tuple(replace(m, clip=chosen) for m in maps)
     variances = plain(maps[0].variances)
     text = f"box regressions times variances {variances}"
     given = book.take("priors", "priors.variances", variances, text, effect="boxes move and grow by other factors")

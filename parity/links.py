@@ -15,9 +15,7 @@ from ssdconv.ssd_ref.evidence import BASES, INDEPENDENT, LINKS, STRENGTH, Basis,
 WORDS: Mapping[Link, str] = {"tensors": "weights", "architecture": "layers"}
 """How the headline calls a link, where not by its name."""
 SETTLED_ELSEWHERE: frozenset[Basis] = frozenset({"assumed", "user"})
-"""Bases that an oracle's run does not improve: it was given the same."""
-USER: frozenset[Basis] = frozenset({"user"})
-"""The same for a project's original code: it is given the file and the user's word, and assumes the rest on its own."""
+"""Bases that an oracle's run does not improve: it was given the same. A project's original code is given only what ``ran`` lists."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,10 @@ def link_results(
         claims = of_link(settled, link)
         run = next((c for c in ran if c.link == link and c.basis not in SETTLED_ELSEWHERE and compared.get(link)), None)
         if run is not None:
-            told = USER if run.basis == "original code" else SETTLED_ELSEWHERE
-            claims = of_link((run, *(c for c in claims if c.basis in told or c in ran)), link)
+            own = run.basis == "original code"
+            claims = of_link(
+                (run, *(c for c in claims if c in ran or (c.basis in SETTLED_ELSEWHERE and not own))), link
+            )
         weakest = claims[0] if claims else None
         every = of_link((*(() if run is None else (run,)), *settled), link)
         basis, text = (weakest.basis, _said(claims)) if weakest is not None else (None, "")

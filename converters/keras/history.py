@@ -65,7 +65,11 @@ SSD7 = Project(
     ratios=((2.0, 0.5),) * 4,
     readings=(HEADS,),
     means_note="models built before 2018-01-11 (a5155c3) compute x / 127.5 - 1, which is the same",
-    notes={"priors.scales": "its builder's own default is 0.1,0.3,0.5,0.7,0.9"},
+    clip="pixels",
+    notes={
+        "priors.scales": "its builder's own default is 0.1,0.3,0.5,0.7,0.9",
+        "priors.clip": "where nothing was said, its builder clipped before 2018-01-30",
+    },
 )
 
 
@@ -83,7 +87,11 @@ def _ssd_keras(config: SSDConfig) -> Project:
         readings=(STRIDED,) if size == 300 else (),
         means=("123,117,104",),
         means_note="123,117,104 is what models built between 2018-01-15 and 2018-01-19 subtract, none what older ones do",
-        notes={"priors.steps": "given since 2018-01-11, even before"},
+        clip="pixels",
+        notes={
+            "priors.steps": "given since 2018-01-11, even before",
+            "priors.clip": "since 2017-04-25, 7bc48a1",
+        },
     )
 
 

@@ -91,6 +91,15 @@ ENVIRONMENTS: dict[str, Environment] = {
             "tensorflow", "TensorFlow 2.15.1, Keras 2.15", ("3.11",), "tensorflow.txt", "import tensorflow.keras", 1300
         ),
         Environment(
+            "ssd_keras",
+            "Keras 2.2.4 and TensorFlow 1.15.5 on Python 3.7, for ssd_keras' own code",
+            ("3.7",),
+            "ssd_keras.txt",
+            "import keras; assert keras.__version__ == '2.2.4'",
+            700,
+            sources="ssd_keras-build.txt",
+        ),
+        Environment(
             "torchvision",
             "torchvision 0.28.0 on this interpreter's torch",
             (f"{sys.version_info[0]}.{sys.version_info[1]}",),

@@ -46,6 +46,7 @@ class Original:
         environment: interpreter, a name of ``environments``.
         worker: script of ``workers``, without suffix.
         borrow: the interpreter takes torch and NumPy from this one.
+        any_of: names of files of which one must be somewhere below the checkout, for a project that moved its files.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Original:
     environment: str
     worker: str
     borrow: bool = False
+    any_of: tuple[str, ...] = ()
 
 
 ORIGINALS: dict[str, Original] = {
@@ -77,6 +79,15 @@ ORIGINALS: dict[str, Original] = {
             "torchvision",
             "original_torch",
             borrow=True,
+        ),
+        Original(
+            "ssd_keras",
+            "pierluigiferrari/ssd_keras",
+            "3ac9adaf3889f1020d74b0eeefea281d5e82f353",
+            (),
+            "ssd_keras",
+            "original_keras",
+            any_of=("keras_ssd7.py", "keras_ssd300.py", "keras_ssd512.py"),
         ),
     )
 }  # fmt: skip
@@ -134,9 +145,11 @@ def add(name: str, path: Path) -> Checkout:
         raise MissingError("no such folder", where=str(path), hint=f"`git clone` {wanted.project} there")
     found = looked_at(name, path.resolve())
     lacking = [file for file in wanted.needed if file not in found.files]
+    if wanted.any_of and not any(name.rsplit("/", 1)[-1] in wanted.any_of for name in found.files):
+        lacking = list(wanted.any_of)
     if lacking:
         raise FormatError(
-            f"this is no checkout of {wanted.project}", where=str(path), expected=", ".join(wanted.needed),
+            f"this is no checkout of {wanted.project}", where=str(path), expected=", ".join(wanted.needed or wanted.any_of),
             got=f"no {lacking[0]}",
         )  # fmt: skip
     with atomic_path(_record(name)) as temporary:

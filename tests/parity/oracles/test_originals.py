@@ -72,7 +72,7 @@ def test_original_code_settles_what_was_assumed_but_not_what_it_was_told() -> No
     size = Claim("detection rule", "user", "threshold", "detect.score_threshold")
     runs = [Claim(link, "original code", "commit") for link in ("architecture", "priors", "detection rule")]
     compared = {"architecture": "layers", "priors": "priors", "detection rule": "rows"}
-    rows = {r.link: r for r in link_results([padding, scales, size], [*runs, scales], compared, {})}  # type: ignore[arg-type]
+    rows = {r.link: r for r in link_results([padding, scales, size], [*runs, scales, size], compared, {})}  # type: ignore[arg-type]
     assert rows["architecture"].basis == "original code" and rows["architecture"].independent
     assert rows["priors"].basis == "assumed" and rows["detection rule"].basis == "user"
     rebuilt = [Claim("architecture", "rebuilt", "modules")]
