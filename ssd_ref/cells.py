@@ -85,7 +85,7 @@ def caffe_cells(
 
 
 def _size(value: float, truncate: bool) -> float:
-    if not 0 < value < math.inf or (truncate and value < 1):
+    if not 0 < value < math.inf:
         raise FormatError("a prior size must be a positive number of pixels", got=value)
     return float(int(np.float32(value))) if truncate else float(value)
 

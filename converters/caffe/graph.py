@@ -66,7 +66,14 @@ def graph_config(
     priors = parts.priors()
     classes = parts.check(priors)
     prepared, unsure = pixels(size, data, channels)
+    if odd := parts.odd_softmax(classes):
+        parts = replace(parts, raw=False)
+        parts.locate()
+        parts.check(priors)
     warnings = [*chosen.warnings, *parts.found.told.warnings, *unsure]
+    if odd:
+        text = "does not run over the classes of a prior: it stays a layer, and scores are taken as the net gives them"
+        warnings.append(f"the softmax {odd!r} {text}")
     if told is None and untold_size is not None:
         warnings.append(Notice(INPUT_GIVEN, f"the net does not tell its input size: {size[1]}x{size[0]} as given"))
     rule = parts.found.told.rule

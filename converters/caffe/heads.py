@@ -21,6 +21,10 @@ MAX_DEPTH = 16
 LOC_WORDS, CONF_WORDS = ("loc", "box", "reg"), ("conf", "cls", "class", "score", "prob")
 
 
+Raw = tuple[Activation, Value, tuple[Value, ...], tuple[LayerSpec, ...], tuple[int, ...]]
+"""Class outputs: their activation, the value before it, what that is made of, layers to add, indices of activations."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The ends of a net.
@@ -45,12 +49,13 @@ class Found:
     activations: tuple[int, ...] = ()
 
 
-def find(wiring: Wiring, shapes: Callable[[], dict[str, Shape]]) -> Found:
+def find(wiring: Wiring, shapes: Callable[[], dict[str, Shape]], *, raw: bool = True) -> Found:
     """Find the ends through DetectionOutput, else MultiBoxLoss, else the net's outputs.
 
     Args:
         wiring: the net.
         shapes: gives blob shapes; called only when the outputs must be told apart by them.
+        raw: look for class outputs before their softmax or sigmoid; False takes the scores as the net gives them.
 
     Raises:
         FormatError: no detection layer and no pair of outputs that look like loc and conf.
@@ -74,35 +79,25 @@ def find(wiring: Wiring, shapes: Callable[[], dict[str, Shape]]) -> Found:
             )
         loc, conf, priors = bottoms[:3]
         if kind == "MultiBoxLoss":
-            return _found(wiring, loc, conf, priors, told_by_loss(layers[at]), (priors,), trained=True)
-        activation, *_ = _raw(wiring, conf)
-        told = told_by_detection_output(layers[at], activation)
-        return _found(wiring, loc, conf, priors, told, (Value(at, layers[at].tops[0]),))
+            # The loss has the softmax within.
+            return _found(wiring, loc, _as_given(wiring, conf), priors, told_by_loss(layers[at]), (priors,))
+        parts = _raw(wiring, conf) if raw else _as_given(wiring, conf)
+        told = told_by_detection_output(layers[at], parts[0])
+        return _found(wiring, loc, parts, priors, told, (Value(at, layers[at].tops[0]),))
     loc, conf, priors2 = _outputs(wiring, shapes())
-    activation, *_ = _raw(wiring, conf)
+    parts = _raw(wiring, conf) if raw else _as_given(wiring, conf)
+    activation = parts[0]
     background = None if activation == "sigmoid" else 0
     rule = DetectRule(activation=activation, background=background)
     text = f"the background class is not told: {'none' if background is None else 'class 0'} is assumed"
     unsure = Notice(RULE_ASSUMED, text)
     ends = tuple(value for value in (loc, conf, priors2) if value is not None)
-    return _found(wiring, loc, conf, priors2, Told(rule, 0, (assumed(rule), unsure)), ends)
+    return _found(wiring, loc, parts, priors2, Told(rule, 0, (assumed(rule), unsure)), ends)
 
 
-def _found(
-    wiring: Wiring,
-    loc: Value,
-    conf: Value,
-    priors: Value | None,
-    told: Told,
-    ends: tuple[Value, ...],
-    *,
-    trained: bool = False,
-) -> Found:
+def _found(wiring: Wiring, loc: Value, parts: Raw, priors: Value | None, told: Told, ends: tuple[Value, ...]) -> Found:
     loc = _peel(wiring, loc)
-    if trained:  # the loss has the softmax within
-        conf = _peel(wiring, conf)
-        return Found(loc, conf, priors, ends, told, (loc, conf))
-    _, conf, sources, added, activations = _raw(wiring, conf)
+    _, conf, sources, added, activations = parts
     return Found(loc, conf, priors, ends, told, (loc, *sources), added, activations)
 
 
@@ -112,16 +107,19 @@ def _peel(wiring: Wiring, value: Value) -> Value:
     return value
 
 
-Raw = tuple[Activation, Value, tuple[Value, ...], tuple[LayerSpec, ...], tuple[int, ...]]
+def _as_given(wiring: Wiring, conf: Value) -> Raw:
+    conf = _peel(wiring, conf)
+    return "none", conf, (conf,), (), ()
 
 
 def _raw(wiring: Wiring, conf: Value) -> Raw:
-    """Class outputs before softmax or sigmoid: activation, value, what it is made of, layers to add, activations."""
+    """Class outputs before softmax or sigmoid; as the net gives them where only some maps have one, or not the same."""
     conf = _peel(wiring, conf)
     added: list[LayerSpec] = []
     used: list[int] = []
     sources: list[Value] = []
     kinds: set[Activation] = set()
+    mixed: list[Value] = []
     done: dict[Value, tuple[Value, bool]] = {}
 
     def strip(value: Value, depth: int = 0) -> tuple[Value, bool]:
@@ -145,15 +143,14 @@ def _raw(wiring: Wiring, conf: Value) -> Raw:
         if not any(found for _, found in parts):
             return value, False
         if not all(found for _, found in parts) or len(kinds) > 1:
-            raise FormatError(
-                "class scores of some maps have a softmax or sigmoid of their own and others have not",
-                where=f"layer {spec.name!r} ({spec.type})",
-            )
+            mixed.append(value)
         top = f"{value.name}_raw"
         added.append(replace(spec, name=f"{spec.name}_raw", bottoms=tuple(part.name for part, _ in parts), tops=(top,)))
         return Value(value.maker, top), True
 
     raw, found = strip(conf)
+    if mixed:
+        return _as_given(wiring, conf)
     activation = kinds.pop() if found else "none"
     if not added:
         raw = _peel(wiring, raw)

@@ -12,6 +12,8 @@ from ssdconv.converters.caffe.shapes import NetShapes, infer, require_supported,
 from ssdconv.converters.caffe.tail import standard_tail
 from ssdconv.converters.caffe.wiring import INPUT, Value, Wiring
 from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.params import Params
+from ssdconv.ssd_ref.caffe_layers.views import joined_axis
 from ssdconv.ssd_ref.config import Graph, LayerSpec, PriorMap
 
 PRIOR_SIDE = frozenset({"PriorBox", "Concat", "Reshape", "Flatten", "Split"})
@@ -22,17 +24,21 @@ MAX_MAPS, MAX_DEPTH = 256, 16
 
 @dataclass
 class Parts:
-    """One net being taken apart: which layers make loc and conf, which follow, which make priors."""
+    """One net being taken apart: which layers make loc and conf, which follow, which make priors.
+
+    ``raw`` is as in ``heads.find``.
+    """
 
     wiring: Wiring
     source: str
     input: Shape
+    raw: bool = True
 
     def locate(self) -> None:
         """Find the ends and infer all shapes; nothing beyond the needed layers must be supported."""
         wiring = self.wiring
         self.prior_side = wiring.after(wiring.of_type("PriorBox"))
-        self.found: Found = find(wiring, lambda: self._known_shapes())
+        self.found: Found = find(wiring, lambda: self._known_shapes(), raw=self.raw)
         self.core = wiring.needed(self.found.sources)
         self.rest = wiring.needed(self.found.ends) - self.core
         everything = sorted(self.core | self.rest)
@@ -79,18 +85,20 @@ class Parts:
         if spec.type != "PriorBox":
             if depth > MAX_DEPTH:
                 raise FormatError("priors are joined too many times", where=f"layer {spec.name!r} ({spec.type})")
-            if spec.type == "Concat" and spec.params.get("axis", 1) not in (2, -1):
-                raise FormatError("priors are joined along another axis than 2", where=f"layer {spec.name!r} (Concat)")
+            if spec.type == "Concat" and len(spec.bottoms) > 1:
+                place = f"layer {spec.name!r} (Concat)"
+                if joined_axis(Params(spec.params, place), "concat_dim", 3) != 2:
+                    raise FormatError("priors are joined along another axis than 2", where=place)
             maps = [m for read in self.wiring.reads[value.maker] for m in self._prior_maps(read, depth + 1)]
             if len(maps) > MAX_MAPS:
                 raise FormatError("more prior maps than any detector has", where=f"layer {spec.name!r} ({spec.type})")
             return maps
         shapes = [self.shapes.blobs.get(name, ()) for name in spec.bottoms]
-        if len(shapes) != 2 or any(len(shape) != 4 for shape in shapes):
+        if len(shapes) != 2 or any(not 1 <= len(shape) <= 4 for shape in shapes):
             raise FormatError(
                 "reads no feature map and image", where=f"layer {spec.name!r} (PriorBox)", got=tuple(shapes)
             )
-        (_, _, *grid), (_, _, *image) = shapes
+        grid, image = ((*shape, 1, 1, 1)[2:4] for shape in shapes)  # axes that a blob lacks count as 1
         return [prior_map(spec, (grid[0], grid[1]), (image[0], image[1]))]
 
     def check(self, priors: tuple[PriorMap, ...]) -> int:
@@ -114,21 +122,20 @@ class Parts:
                     expected=f"{count} priors of {per} values, {count * per} in all",
                     got=f"{got} for an input of {self.input[2]} x {self.input[3]}",
                 )
-        for index in self.found.activations:
-            self._check_softmax(self.wiring.layers[index], classes)
         return classes
 
-    def _check_softmax(self, spec: LayerSpec, classes: int) -> None:
-        shape = self.shapes.tops[spec.name][0]
-        axis = spec.params.get("axis", 1) % len(shape) if isinstance(spec.params.get("axis", 1), int) else 1
-        moved = any(s.type == "Permute" for s in self.found.added)
-        if spec.type == "Softmax" and (shape[axis] != classes or (prod(shape[axis + 1 :]) != 1 and not moved)):
-            raise FormatError(
-                "the softmax does not run over the classes of a prior",
-                where=f"layer {spec.name!r} (Softmax)",
-                expected=f"{classes} classes along the last axis",
-                got=f"axis {axis} of {shape}",
-            )
+    def odd_softmax(self, classes: int) -> str:
+        """Name of a softmax taken out that does not run over the classes of a prior; "" where all do."""
+        for index in self.found.activations:
+            spec = self.wiring.layers[index]
+            if spec.type != "Softmax":
+                continue
+            shape = self.shapes.tops[spec.name][0]
+            axis = Params(spec.params, f"layer {spec.name!r} (Softmax)").axis("axis", 1, len(shape))
+            moved = any(s.type == "Permute" for s in self.found.added)
+            if shape[axis] != classes or (prod(shape[axis + 1 :]) != 1 and not moved):
+                return spec.name
+        return ""
 
     def graph(self, source: str, classes: int, warnings: tuple[str, ...]) -> Graph:
         """The layer graph, with the tail of a deploy net."""

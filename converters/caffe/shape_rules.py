@@ -20,6 +20,8 @@ from ssdconv.ssd_ref.caffe_layers.views import (
 from ssdconv.ssd_ref.config import LayerSpec
 
 Result = tuple[Shapes, Shapes]
+MAX_SIDES = 3
+"""Axes that a convolution slides along."""
 
 
 def _count(p: Params, bottoms: Shapes, low: int, high: int | None = None) -> None:
@@ -45,11 +47,16 @@ def _legacy(p: Params, shape: Shape) -> Shape:
 
 @rule("Convolution", "Deconvolution", *DEPTHWISE)
 def convolution(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
-    """Weight (out, C / group, kh, kw), for Deconvolution (C, out / group, kh, kw); bias (out,)."""
-    n, c, *sides = _image(p, bottoms)
-    if p.axis("axis", 1, 4) != 1:
-        raise p.fail("convolution along another axis than 1 is not supported")
-    out, window = p.integer("num_output", 0, low=1), conv_window(p)
+    """Weight (out, C / group, kh, kw), for Deconvolution (C, out / group, kh, kw); bias (out,). A top for every bottom."""
+    _count(p, bottoms, 1, 10**6)
+    x = bottoms[0]
+    if len(set(bottoms)) != 1:
+        raise p.fail("the bottoms have different shapes", expected=x, got=bottoms[1:])
+    axis = p.axis("axis", 1, len(x))
+    before, c, sides = x[:axis], x[axis], x[axis + 1 :]
+    if len(sides) > MAX_SIDES or (spec.type in DEPTHWISE and (axis, len(x)) != (1, 4)):
+        raise p.fail("convolution over these axes is not supported", expected=f"at most {MAX_SIDES} of them", got=x)
+    out, window = p.integer("num_output", 0, low=1), conv_window(p, len(sides))
     if out < 1:
         raise p.fail("num_output is missing")
     group = p.integer("group", c if spec.type in DEPTHWISE else 1, low=1)
@@ -57,20 +64,26 @@ def convolution(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
         raise p.fail("group does not divide the channels", got=f"group {group}, {c} channels in, {out} out")
     back = spec.type == "Deconvolution"
     size = deconv_size if back else conv_size
-    height, width = (
-        size(sides[i], window.kernel[i], window.stride[i], window.pad[i], window.dilation[i]) for i in (0, 1)
+    top = (
+        *before,
+        out,
+        *(
+            size(side, window.kernel[i], window.stride[i], window.pad[i], window.dilation[i])
+            for i, side in enumerate(sides)
+        ),
     )
     weight = (c, out // group, *window.kernel) if back else (out, c // group, *window.kernel)
-    return ((n, out, height, width),), (weight, (out,)) if p.flag("bias_term", True) else (weight,)
+    return (top,) * len(bottoms), (weight, (out,)) if p.flag("bias_term", True) else (weight,)
 
 
 @rule("Pooling")
 def pooling(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
-    """Rounded up; see ``geometry.pool_size``."""
+    """Rounded up; see ``geometry.pool_size``. A second top of MAX holds places."""
     n, c, h, w = _image(p, bottoms)
-    p.choice("pool", "MAX", ("MAX", "AVE"))
+    maximum = p.choice("pool", "MAX", ("MAX", "AVE")) == "MAX"
     window = pool_window(p, (h, w))
-    return ((n, c, *pool_sizes(p, (h, w), (window.kernel, window.stride, window.pad))),), ()
+    top = (n, c, *pool_sizes(p, (h, w), (window.kernel, window.stride, window.pad)))
+    return (top,) * (2 if maximum and len(spec.tops) == 2 else 1), ()
 
 
 @rule("BatchNorm")
@@ -85,7 +98,10 @@ def batch_norm(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
 @rule("Normalize")
 def normalize(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
     """Scale per channel (C,), or one for all ()."""
-    _, c, _, _ = _image(p, bottoms)
+    _count(p, bottoms, 1)
+    if len(bottoms[0]) < 2:
+        raise p.fail("needs a channel axis", got=bottoms[0])
+    _, c, _, _ = _legacy(p, bottoms[0])
     p.flag("across_spatial", True)
     return bottoms, ((() if p.flag("channel_shared", True) else (c,)),)
 
@@ -138,7 +154,7 @@ def eltwise(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
     """All bottoms have one shape."""
     _count(p, bottoms, 2, 10**6)
     coefficients, operation = p.numbers("coeff"), p.choice("operation", "SUM", ("PROD", "SUM", "MAX"))
-    if coefficients and (len(coefficients) != len(bottoms) or operation != "SUM"):
+    if coefficients and (len(coefficients) != len(bottoms) or operation == "PROD"):
         raise p.fail("coeff needs SUM and one value per bottom", got=f"{operation} with {coefficients}")
     if len(set(bottoms)) != 1:
         raise p.fail("the bottoms have different shapes", expected=bottoms[0], got=bottoms[1:])
@@ -298,8 +314,8 @@ def pointwise(p: Params, bottoms: Shapes, spec: LayerSpec) -> Result:
             p.number(name, 0.0)
     if spec.type in ("Exp", "Log"):
         base = p.number("base", -1.0)
-        if base != -1.0 and (base <= 0 or base == 1.0):
-            raise p.fail("base must be -1 (for e) or positive and not 1", got=base)
+        if base != -1.0 and (base <= 0 or (base == 1.0 and spec.type == "Log")):
+            raise p.fail("base must be -1 (for e) or positive, and not 1 for a logarithm", got=base)
     if spec.type == "Clip" and not ("min" in p and "max" in p):
         raise p.fail("min and max must both be given")
     return bottoms, ()

@@ -35,7 +35,7 @@ def pool_size(size: int, kernel: int, stride: int, pad: int, *, clip: bool, floo
     return out - 1 if clip and (out - 1) * stride >= size + pad else out
 
 
-def pool_sizes(p: Params, size: tuple[int, int], window: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+def pool_sizes(p: Params, size: tuple[int, int], window: tuple[tuple[int, ...], ...]) -> tuple[int, int]:
     """Output (height, width) of a Pooling layer with ``window`` = (kernel, stride, pad)."""
     kernel, stride, pad = window
     floor = p.choice("round_mode", "CEIL", ("CEIL", "FLOOR")) == "FLOOR" or not p.flag("ceil_mode", True)

@@ -48,7 +48,7 @@ class BatchNorm(CaffeLayer):
 class Normalize(CaffeLayer):
     """``x / sqrt(sum(x^2) + eps) * weight``: the sum runs over channels, or over channels and pixels.
 
-    ``weight`` (C,), or () with ``channel_shared``. ``across_spatial`` takes one norm per image; eps is 1e-10 and stands
+    Two to four axes. ``weight`` (C,), or () with ``channel_shared``. ``across_spatial`` takes one norm per image; eps is 1e-10 and stands
     inside the root.
     """
 
@@ -56,14 +56,15 @@ class Normalize(CaffeLayer):
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__(spec)
-        self.axes = (1, 2, 3) if self.p.flag("across_spatial", True) else (1,)
+        self.whole = self.p.flag("across_spatial", True)
         self.eps = self.p.number("eps", 1e-10)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.ones(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = (x.square().sum(self.axes, keepdim=True) + self.eps).sqrt()
+        axes = tuple(range(1, x.dim())) if self.whole else (1,)
+        norm = (x.square().sum(axes, keepdim=True) + self.eps).sqrt()
         return x / norm * self.weight.reshape((1, -1) + (1,) * (x.dim() - 2))
 
 

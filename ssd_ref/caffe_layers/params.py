@@ -101,41 +101,43 @@ class Params:
 
 @dataclass(frozen=True)
 class Window:
-    """Kernel, stride, padding per side and dilation of a sliding window, each as (height, width) in pixels."""
+    """Kernel, stride, padding per side and dilation of a sliding window, each per axis: (height, width) in pixels for images."""
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    pad: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
-def conv_window(p: Params) -> Window:
+def conv_window(p: Params, axes: int = 2) -> Window:
     """Window of a Convolution or Deconvolution: ``kernel_size`` once, per axis, or as ``kernel_h`` and ``kernel_w``."""
     return Window(
-        kernel=_pair(p, "kernel_size", "kernel", None, low=1),
-        stride=_pair(p, "stride", "stride", 1, low=1),
-        pad=_pair(p, "pad", "pad", 0, low=0),
-        dilation=_pair(p, "dilation", None, 1, low=1),
+        kernel=_sides(p, "kernel_size", "kernel", None, 1, axes),
+        stride=_sides(p, "stride", "stride", 1, 1, axes),
+        pad=_sides(p, "pad", "pad", 0, 0, axes),
+        dilation=_sides(p, "dilation", None, 1, 1, axes),
     )
 
 
 def pool_window(p: Params, size: tuple[int, int]) -> Window:
     """Window of a Pooling layer over an image of ``size`` (height, width)."""
-    stride, pad = _pair(p, "stride", "stride", 1, low=1), _pair(p, "pad", "pad", 0, low=0)
+    stride, pad = _sides(p, "stride", "stride", 1, 1, 2), _sides(p, "pad", "pad", 0, 0, 2)
     if p.flag("global_pooling", False):
         if stride != (1, 1) or pad != (0, 0):
             raise p.fail("global pooling takes neither stride nor pad", got=f"stride {stride}, pad {pad}")
-        return Window(kernel=size)
-    window = Window(kernel=_pair(p, "kernel_size", "kernel", None, low=1), stride=stride, pad=pad)
+        return Window(size, stride, pad, (1, 1))
+    window = Window(_sides(p, "kernel_size", "kernel", None, 1, 2), stride, pad, (1, 1))
     if any(a >= k for a, k in zip(window.pad, window.kernel, strict=True)):
         raise p.fail("padding must be smaller than the pooling window", expected=f"< {window.kernel}", got=window.pad)
     return window
 
 
-def _pair(p: Params, name: str, stem: str | None, default: int | None, low: int) -> tuple[int, int]:
+def _sides(p: Params, name: str, stem: str | None, default: int | None, low: int, axes: int) -> tuple[int, ...]:
     if stem is not None and (f"{stem}_h" in p or f"{stem}_w" in p):
         if p.integers(name):
             raise p.fail(f"{name} is given together with {stem}_h or {stem}_w")
+        if axes != 2:
+            raise p.fail(f"{stem}_h and {stem}_w are for images", got=f"{axes} axes beyond the channels")
         missing = -1 if default is None else default
         height, width = p.integer(f"{stem}_h", missing, low), p.integer(f"{stem}_w", missing, low)
         if missing in (height, width) and default is None:
@@ -145,10 +147,10 @@ def _pair(p: Params, name: str, stem: str | None, default: int | None, low: int)
     if not values:
         if default is None:
             raise p.fail(f"{name} is missing")
-        return default, default
-    if len(values) > 2:
-        raise p.fail(f"{name} is given for {len(values)} axes", expected="1 or 2")
-    return values[0], values[-1]
+        return (default,) * axes
+    if len(values) not in (1, axes):
+        raise p.fail(f"{name} is given for {len(values)} axes", expected=f"1 or {axes}")
+    return values if len(values) == axes else values * axes
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -52,7 +52,7 @@ def reshape_to(p: Params, shape: Shape) -> Shape:
 def flatten_to(p: Params, shape: Shape) -> Shape:
     """Output shape of a Flatten layer: axes ``axis`` to ``end_axis`` (inclusive) become one."""
     axis, end = p.axis("axis", 1, len(shape)), p.axis("end_axis", -1, len(shape))
-    if end < axis:
+    if end < axis - 1:  # right before it, the layer puts in an axis of one
         raise p.fail("end_axis lies before axis", got=f"{axis}..{end}")
     return (*shape[:axis], prod(shape[axis : end + 1]), *shape[end + 1 :])
 

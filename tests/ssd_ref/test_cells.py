@@ -51,7 +51,7 @@ def test_repeated_ratios_count_once() -> None:
         (((), ()), "needs minimum sizes"),
         (((30,), (60, 90)), "needs minimum sizes"),
         (((-3,), ()), "positive number of pixels"),
-        (((0.5,), ()), "positive number of pixels"),
+        (((0.0,), ()), "positive number of pixels"),
         (((float("nan"),), ()), "positive number of pixels"),
         (((60,), (60,)), "exceed its minimum"),
         (((60,), (), (0,)), "positive number"),
@@ -61,3 +61,8 @@ def test_repeated_ratios_count_once() -> None:
 def test_impossible_parameters(sizes: tuple[tuple[float, ...], ...], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         caffe_cells(*sizes)
+
+
+def test_a_size_below_one_pixel_becomes_none() -> None:
+    """Caffe asks for more than 0 and then cuts to whole pixels; boxes without size can be decoded by code CORNER alone."""
+    assert caffe_cells((0.5,), (9.0,), (4.0,)) == ((0, 0), (0, 0), (0, 0), (0, 0))

@@ -339,6 +339,51 @@ def test_depthwise_types_are_written_as_grouped_convolutions(kind: str) -> None:
     assert [s.blobs for s in again.layers] == [s.blobs for s in graph_of(config).layers]
 
 
+def test_a_softmax_over_something_else_stays_a_layer() -> None:
+    config = config_of(INPUT, BODY, SOFT.replace("axis: 2", "axis: 1"), OUT)
+    graph = graph_of(config)
+    assert config.detect.activation == "none"
+    assert "ks" in [layer.name for layer in graph.layers]
+    assert any("'ks' does not run over the classes" in w for w in graph.warnings)
+    _, conf = LayerGraph(graph)(torch.rand(1, 3, 8, 8))
+    assert torch.allclose(conf.sum(1), torch.ones(1, 3))
+
+
+def test_maps_of_which_only_one_has_a_softmax_give_their_scores_as_they_are() -> None:
+    text = """
+    layer { name: "kr" type: "Reshape" bottom: "kf" top: "kr" reshape_param { shape { dim: 0 dim: -1 dim: 3 } } }
+    layer { name: "ss" type: "Slice" bottom: "kr" top: "s1" top: "s2" slice_param { axis: 1 slice_point: 6 } }
+    layer { name: "ks" type: "Softmax" bottom: "s1" top: "s1" softmax_param { axis: 2 } }
+    layer { name: "ko" type: "Concat" bottom: "s1" bottom: "s2" top: "ko" }
+    """
+    config = config_of(INPUT, BODY, text, OUT)
+    _, conf = LayerGraph(graph_of(config))(torch.rand(1, 3, 8, 8))
+    assert config.detect.activation == "none"
+    sums = conf.sum(2)[0]
+    assert torch.allclose(sums[:6], torch.ones(6)) and not torch.allclose(sums[6:], torch.ones(10), atol=1e-3)
+
+
+@pytest.mark.parametrize("join", ["", "concat_param { concat_dim: 2 }", "concat_param { axis: -1 }"])
+def test_priors_may_be_joined_in_every_way_that_caffe_knows(join: str) -> None:
+    """One map may go through a Concat along any axis; a map of a flat blob has one column."""
+    both = "" if not join else BODY[BODY.index('layer { name: "p"') :].replace('name: "p"', 'name: "p2"')
+    more = 'bottom: "q"' if both else ""
+    text = both.replace('bottom: "c"', 'bottom: "lf"').replace('top: "p"', 'top: "q"')
+    concat = f'layer {{ name: "pj" type: "Concat" bottom: "p" {more} top: "pj" {join} }}'
+    body = BODY
+    if both:  # the flat map: 64 "channels", so one prior more; loc and conf get four and three values more
+        body += """
+        layer { name: "xl" type: "InnerProduct" bottom: "c" top: "xl" inner_product_param { num_output: 4 } }
+        layer { name: "xk" type: "InnerProduct" bottom: "c" top: "xk" inner_product_param { num_output: 3 } }
+        layer { name: "jl" type: "Concat" bottom: "lf" bottom: "xl" top: "jl" }
+        layer { name: "jk" type: "Concat" bottom: "kf" bottom: "xk" top: "jk" }
+        """
+    soft = SOFT.replace('bottom: "kf"', 'bottom: "jk"') if both else SOFT
+    out = OUT.replace('bottom: "p"', 'bottom: "pj"').replace('bottom: "lf"', 'bottom: "jl"' if both else 'bottom: "lf"')
+    config = config_of(INPUT, body, text, concat, soft, out)
+    assert [m.grid for m in config.priors] == [(4, 4), (1, 1)][: 2 if both else 1]
+
+
 def test_input_size_can_be_given() -> None:
     config = config_of(INPUT, BODY, SOFT, OUT, input_size=(16, 12))
     assert config.pixels.size == (16, 12)
@@ -351,7 +396,6 @@ def test_input_size_can_be_given() -> None:
         (("num_classes: 3 code", "num_classes: 4 code"), "conf does not fit the priors"),
         (("min_size: 4.9", "min_size: 4.9 max_size: 6"), "loc does not fit the priors"),
         (("min_size: 4.9", "min_size: -1"), "positive number of pixels"),
-        (("axis: 2 } }", "axis: 1 } }"), "does not run over the classes"),
         (('bottom: "kf" top: "kr"', 'bottom: "nowhere" top: "kr"'), "nowhere"),
         (("dim: 3 dim: 8 dim: 8", "dim: 2 dim: 8 dim: 8"), "is no image"),
         (("dim: 3 dim: 8 dim: 8", "dim: 3 dim: 0 dim: 8"), "is no image"),

@@ -72,6 +72,42 @@ def test_convolution_of_an_image_smaller_than_its_kernel() -> None:
     assert layer(x).flatten().tolist() == [0 * 1 + 1 * 2 + 3 * 3 + 4 * 4]
 
 
+@pytest.mark.parametrize(("axes", "axis"), [(1, 1), (3, 1), (1, 2), (1, -2), (0, 3), (0, -1)])
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_convolution_along_other_axes(kind: str, axes: int, axis: int) -> None:
+    torch.manual_seed(0)
+    before = (axis if axis > 0 else 3 if axes == 0 else 2) - 1
+    x = torch.randn(2, *(3,) * before, 4, *(5,) * axes)
+    window = {"kernel_size": [3], "pad": [1], "stride": [2]} if axes else {"kernel_size": [1]}
+    layer = made(kind, {"num_output": 6, "axis": axis, "group": 2, **window}, tuple(x.shape))
+    y = layer(x)
+    function = getattr(torch.nn.functional, f"conv{'_transpose' if kind == 'Deconvolution' else ''}{max(axes, 1)}d")
+    more = {"stride": 2, "padding": 1} if axes else {}
+    flat = x.reshape(-1, 4, *(5,) * axes, *(1,) * (not axes))
+    weight = layer.weight if axes else layer.weight[..., None]
+    expected = function(flat, weight, layer.bias, groups=2, **more)
+    assert y.shape[: before + 2] == (2, *(3,) * before, 6)
+    assert torch.equal(y.flatten(), expected.flatten())
+
+
+def test_several_bottoms_go_through_the_same_convolution() -> None:
+    a, b = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    layer = made("Convolution", {"num_output": 3, "kernel_size": [3]}, (1, 2, 4, 4), (1, 2, 4, 4), tops=2)
+    assert len(layer.state_dict()) == 2
+    for x, y in zip((a, b), layer(a, b), strict=True):
+        assert torch.equal(y, torch.conv2d(x, layer.weight, layer.bias))
+
+
+def test_maximum_pooling_tells_places() -> None:
+    x = torch.tensor([[[[1.0, 5.0, 5.0], [2.0, 0.0, 3.0], [9.0, 4.0, 8.0]]]])
+    top, place = run("Pooling", {"kernel_size": 2, "stride": 2}, x, tops=2)
+    assert (top.flatten().tolist(), place.flatten().tolist()) == ([5, 5, 9, 8], [1, 2, 6, 8])
+    top, place = run("Pooling", {"kernel_size": 2, "stride": 2, "pad": 1}, x, tops=2)
+    assert (top.flatten().tolist(), place.flatten().tolist()) == ([1, 5, 9, 8], [0, 1, 6, 8])
+    _, beyond = run("Pooling", {"kernel_size": 1, "stride": 3}, counting(1, 1, 5, 5), tops=2)
+    assert beyond.flatten().tolist() == [0, 3, -1, 15, 18, -1, -1, -1, -1]
+
+
 @pytest.mark.parametrize("kind", ["DepthwiseConvolution", "ConvolutionDepthwise"])
 def test_depthwise_forms_are_grouped_convolutions(kind: str) -> None:
     torch.manual_seed(0)
@@ -117,6 +153,27 @@ def test_slice_points_and_equal_slices() -> None:
     assert [y.shape[2] for y in run("Slice", {"slice_dim": 2}, x, tops=2)] == [1, 1]
 
 
+def test_normalize_takes_two_to_four_axes() -> None:
+    x = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
+    for params in ({}, {"across_spatial": False}):
+        assert torch.allclose(
+            run("Normalize", {**params, "channel_shared": False}, x), x / x.new_tensor([[5.0], [10.0]])
+        )
+    y = run("Normalize", {"across_spatial": False}, x[None])
+    assert torch.allclose(y, x[None] / torch.tensor([45.0, 80.0]).sqrt())
+    assert torch.allclose(run("Normalize", {}, x[None]), x[None] / 125**0.5)
+
+
+def test_coefficients_count_in_sums_alone() -> None:
+    a, b = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 4.0]])
+    assert run("Eltwise", {"coeff": [2.0, -1.0]}, a, b).tolist() == [[-1, 6]]
+    assert run("Eltwise", {"operation": "MAX", "coeff": [2.0, -1.0]}, a, b).tolist() == [[3, 5]]
+
+
+def test_flattening_no_axis_puts_one_in() -> None:
+    assert run("Flatten", {"axis": 2, "end_axis": 1}, counting(2, 3, 4)).shape == (2, 3, 1, 4)
+
+
 def test_interp_keeps_corners() -> None:
     x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
     assert run("Interp", {"height": 3, "width": 3}, x)[0, 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]]
@@ -149,6 +206,7 @@ def test_upsample_repeats_pixels() -> None:
         ("ReLU6", {"negative_slope": 0.5}, [-1.0, 0.0, 0.5, 6.0]),
         ("Clip", {"min": -1.0, "max": 2.0}, [-1.0, 0.0, 0.5, 2.0]),
         ("Exp", {"base": 2.0, "scale": 2.0, "shift": 1.0}, [2**-3.0, 2.0, 4.0, 2.0**17]),
+        ("Exp", {"base": 1.0, "scale": 2.0}, [1.0, 1.0, 1.0, 1.0]),
         ("Power", {"scale": -1.0}, [2.0, 0.0, -0.5, -8.0]),
         ("BNLL", {}, [np.log1p(np.exp(-2.0)), np.log(2.0), np.log1p(np.exp(0.5)), np.log1p(np.exp(8.0))]),
         ("Swish", {"beta": 2.0}, [-2 / (1 + np.exp(4.0)), 0.0, 0.5 / (1 + np.exp(-1.0)), 8 / (1 + np.exp(-16.0))]),
@@ -286,6 +344,9 @@ def blob_names_of(layer: CaffeLayer) -> list[str]:
         ("Pooling", {"kernel_size": 2, "pad": 2}),
         ("Pooling", {"pool": "STOCHASTIC", "kernel_size": 2}),
         ("Pooling", {"global_pooling": True, "stride": 2}),
+        ("Eltwise", {"operation": "PROD", "coeff": [1.0]}),
+        ("Convolution", {"num_output": 4, "kernel_h": 1, "kernel_w": 1, "axis": 2}),
+        ("Convolution", {"num_output": 4, "kernel_size": [1], "axis": 0, "group": 3}),
         ("LRN", {"local_size": 4}),
         ("InnerProduct", {"num_output": 4, "axis": 4}),
         ("Softmax", {"axis": -5}),
