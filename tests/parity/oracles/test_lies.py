@@ -18,7 +18,6 @@ import pytest
 from ssdconv.converters import registry
 from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
-from ssdconv.parity import verify as verify_module
 from ssdconv.parity.oracles.base import OracleRun, Outputs
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.verify import verify
@@ -85,7 +84,7 @@ def norms(config: SSDConfig) -> SSDConfig:
     assert config.staged is not None
     heads, extras = config.staged.heads, config.staged.extras
     if heads.l2norm:
-        wrong = {i: L2NormSpec(1e-2, spec.form) for i, spec in heads.l2norm.items()}
+        wrong = {i: L2NormSpec(1e6, spec.form) for i, spec in heads.l2norm.items()}
         return replace(config, staged=replace(config.staged, heads=replace(heads, l2norm=wrong)))
     stages = tuple(tuple(replace(c, norm=NormSpec(1e-2)) for c in stage) for stage in extras.stages)
     return replace(config, staged=replace(config.staged, extras=replace(extras, stages=stages)))
@@ -150,10 +149,15 @@ CAFFE_LAYERS: dict[str, tuple[Link, str, Lie]] = {
 
 
 def padding(config: SSDConfig) -> SSDConfig:
-    """The other padding of a layer with stride 2: a pixel at the bottom and right only, or on every side."""
+    """The other padding of the extra layers with stride 2: a pixel at the bottom and right only, or on every side."""
     assert config.staged is not None
-    here = config.staged.extras.stages[0][1].padding
-    return extra("padding", 1 if here == "same" else "same")(config)
+    other = {1: "same", "same": 1}
+    stages = tuple(
+        tuple(replace(c, padding=other.get(c.padding, c.padding)) if c.stride == 2 else c for c in stage)  # type: ignore[arg-type]
+        for stage in config.staged.extras.stages
+    )
+    extras = replace(config.staged.extras, stages=stages)
+    return replace(config, staged=replace(config.staged, extras=extras))
 
 
 LIES: dict[str, dict[str, tuple[Link, str, Lie]]] = {
@@ -162,11 +166,11 @@ LIES: dict[str, dict[str, tuple[Link, str, Lie]]] = {
 }
 UNSEEN: dict[str, frozenset[str]] = {
     "caffe": frozenset({"mean", "channel order", "scale", "standard deviation", "resize rule", "class names"}),
-    "gluon": frozenset(),
-    "keras": frozenset(),
-    "tensorflow": frozenset(),
-    "chainer": frozenset(),
-    "pytorch": frozenset(),
+    "gluon": frozenset({"class names"}),
+    "keras": frozenset({"class names"}),
+    "tensorflow": frozenset({"class names"}),
+    "chainer": frozenset({"class names"}),
+    "pytorch": frozenset({"class names"}),
 }
 """Lies that the oracle's run does not show."""
 
@@ -268,7 +272,6 @@ def test_a_lie_fails_and_is_named(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = case_of(source, request, tmp_path_factory)
     link, field, lie = LIES[source][name]
@@ -277,6 +280,5 @@ def test_a_lie_fails_and_is_named(
     row = next(row for row in report.links if row.link == link)
     assert any(field in text for text in row.differs), row.differs
     assert [row.link for row in report.links if row.differs] == [link]
-    monkeypatch.setattr(verify_module, "config_differences", lambda *_, **__: ())
-    seen = not case.verify(tmp_path, lie)
-    assert seen == (name not in UNSEEN[source])
+    seen = not all(report.inputs)
+    assert seen == (name not in UNSEEN[source]), "what the oracle's run shows by itself, whatever the config says"
