@@ -174,6 +174,8 @@ def _show(args: Namespace) -> int:
         *(("", f"worst {p.worst} x the rounding floor; {p.tensors} tensors equal bit for bit, {p.detections} detections")
           for p in r.parity),
         *(("", f"on {' and '.join(p.inputs)}; {p.date}, {p.tool}") for p in r.parity),
+        *(("", p.headline) for p in r.parity if p.headline),
+        *(("", f"{link}: {says}") for p in r.parity for link, says in p.links.items()),
         ("mAP here", scores.here(r)),
         ("cached", f"{state.original} ({state.size:,} bytes, {state.trust})" if state.original else "no"),
         ("converted", f"{state.converted} ({state.converted_size:,} bytes)" if state.converted else "no"),

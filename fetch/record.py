@@ -90,6 +90,8 @@ class Parity(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
         worst: the largest of all ratios between the difference and the rounding floor.
         tensors: stored tensors compared bit for bit, all equal.
         detections: pairs of equal detections, None where the oracle gives none.
+        headline: what the verdict could say.
+        links: who vouches for each link, as ``ssd_ref.evidence.BASES`` has it in words.
     """
 
     oracle: Text
@@ -101,6 +103,8 @@ class Parity(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     worst: float
     tensors: int
     detections: int | None = None
+    headline: str = ""
+    links: dict[str, str] = {}
 
 
 class Score(Struct, frozen=True, forbid_unknown_fields=True):

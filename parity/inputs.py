@@ -22,10 +22,12 @@ class ProbeInput:
     Attributes:
         name: for reports.
         pixels: (1, channels, height, width) float32, prepared: what the network's first layer reads.
+        image: what that was prepared from, as read.
     """
 
     name: str
     pixels: npt.NDArray[np.float32]
+    image: Image
 
 
 def noise_image(size: tuple[int, int], seed: int) -> Image:
@@ -81,5 +83,5 @@ def make_inputs(
         named = [(f"synthetic picture, seed {seed}", synthetic_picture(seed))]
         notes = ("no image was given: a generated picture stands in for a photo (--image PHOTO uses yours)",)
     named.append((f"noise, seed {seed}", noise_image(pixels.size, seed)))
-    inputs = [ProbeInput(name, prepare([image], pixels).numpy()) for name, image in named]
+    inputs = [ProbeInput(name, prepare([image], pixels).numpy(), image) for name, image in named]
     return tuple(inputs), notes

@@ -52,6 +52,8 @@ class SweepResult:
             reference's, one-sided ones that hang on a decision within rounding, and those that nothing explains.
         tensors, identical: stored tensors compared with the source file, and those that are bit-identical.
         back, back_identical: tensors of the file written back, and those that are bit-identical with the source file's.
+        links: what the comparison rests on, basis by link ("" where nobody says).
+        headline: what that bears.
         seed: of weights and inputs.
         versions: of all libraries at work.
         commit: the project's commit, "+" behind it where files had been changed; "" where unknown.
@@ -75,6 +77,8 @@ class SweepResult:
     identical: int = 0
     back: int = 0
     back_identical: int = 0
+    links: dict[str, str] = field(default_factory=dict)
+    headline: str = ""
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = ""
@@ -181,6 +185,8 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "boundary": sum(d.boundary for d in found),
         "unexplained": sum(d.unexplained for d in found),
         "tensors": tensors.compared if tensors is not None else 0,
+        "links": {row.link: row.basis or "" for row in report.links},
+        "headline": report.headline,
         "identical": tensors.compared - len(tensors.different) if tensors is not None else 0,
     }
 

@@ -48,6 +48,7 @@ from ssdconv.parity.detections_match import Candidates, Rows, match_detections
 from ssdconv.parity.inputs import ProbeInput, make_inputs
 from ssdconv.parity.links import link_results
 from ssdconv.parity.oracles.base import OracleRun, require
+from ssdconv.parity.original_pixels import differing_pixels
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.results import DetectionResult, Found, Gap, InputResult, TensorResult, TensorRow
 from ssdconv.ssd_ref.boxes import decode
@@ -116,12 +117,14 @@ def verify(
             run = prepared.oracle.run(other.pixels)
             results.append(_one_input(model, own, other, prepared, run, progress))
             not_compared |= {n: column.why_not(run.kinds.get(n, "")) for n in run.outputs.left}
-        links = link_results(
-            opened.plan.evidence,
-            prepared.evidence,
-            compared_links(tensors, results, checkpoint.config),
-            differing_fields(checkpoint.config, opened),
-        )
+        compared = compared_links(tensors, results, checkpoint.config)
+        differs = differing_fields(checkpoint.config, opened)
+        if prepared.pixels is not None:
+            original = prepared.pixels([fed.image for fed in theirs])
+            alike = [(fed.name, fed.pixels) for fed in theirs]
+            compared["pixels"], odd = differing_pixels(alike, original, opened.plan.config.pixels)
+            differs.setdefault("pixels", []).extend(odd)
+        links = link_results(opened.plan.evidence, prepared.evidence, compared, differs)
     return ParityReport(
         network=checkpoint.config.name,
         source=checkpoint.config.source,

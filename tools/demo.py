@@ -86,7 +86,7 @@ def main() -> int:
     except SsdconvError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    verdict = "the PyTorch network is the Caffe network" if report else "the networks DIFFER"
+    verdict = report.headline if report else "the networks DIFFER"
     print(f"\n{verdict}: {report.probes} outputs of layers compared, {time.perf_counter() - started:.1f} s in all")
     return EXIT_OK if report else EXIT_PARITY
 

@@ -49,15 +49,15 @@ def claims(
             link, basis = LINK_OF[code_of(notice)]
             found.append(Claim(link, "rebuilt" if link in rebuilt else basis, notice))
     unsure = {claim.link for claim in found}
-    stated: dict[Link, str] = {
-        "architecture": "its layers",
-        "pixels": "transform_param, on BGR pixels as Caffe's tools read them",
-        "priors": "its PriorBox layers",
-        "detection rule": "its DetectionOutput layer",
+    stated: dict[Link, tuple[str, bool]] = {
+        "architecture": ("its layers", True),
+        "pixels": ("its transform_param, on pixels as OpenCV reads them", _tells_pixels(net)),
+        "priors": ("its PriorBox layers", _has(net, "PriorBox")),
+        "detection rule": ("its DetectionOutput layer", _has(net, "DetectionOutput")),
     }
     found += [
-        Claim(link, "stated", f"{told_by}: {text}")
-        for link, text in stated.items()
+        Claim(link, "stated", f"{told_by if here else 'the weight file, whose own net was asked'}: {text}")
+        for link, (text, here) in stated.items()
         if link not in unsure and link not in rebuilt
     ]
     found += [
@@ -71,6 +71,15 @@ def claims(
             Claim("classes", "stated", f"{_names_set(named, config.num_classes)}'s names: the net names {named!r}")
         )
     return tuple(found)
+
+
+def _has(net: CaffeNet, kind: str) -> bool:
+    return any(layer.type == kind for layer in net.layers)
+
+
+def _tells_pixels(net: CaffeNet) -> bool:
+    told = (layer.params.get("transform_param", {}) for layer in net.layers)
+    return any(key in param for param in told for key in ("mean_value", "mean_file", "scale"))
 
 
 def _names_set(text: str, count: int) -> str | None:

@@ -6,6 +6,7 @@ Loc heads are compared after ChainerCV has put them together, with (dy, dx, dh, 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ssdconv.errors import UsageError
 from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (
+    RUN,
     Prepared,
     Worker,
     always_tells,
@@ -114,11 +116,13 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "chainer
             where=str(opened.table.path),
             hint="write one with `ssdconv pt2chainer` from the converted checkpoint, and verify against that",
         )
+    runner = ChainerOracle(opened.table.path, opened.plan.config)
     return Prepared(
-        ChainerOracle(opened.table.path, opened.plan.config),
+        runner,
         plan_probes(opened.plan.probes, INPUT, loc="mb_locs", conf="mb_confs"),
         INPUT,
-        runs("original code", "ChainerCV's own SSD classes"),
+        runs("original code", "ChainerCV's own SSD classes", *RUN, "pixels"),
+        partial(WORKER.prepared, runner.job("prepare")),
     )
 
 

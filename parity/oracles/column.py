@@ -12,9 +12,11 @@ from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.activations import Probe
+from ssdconv.parity.inputs import Image
 from ssdconv.parity.oracles.base import Availability, Oracle
 from ssdconv.parity.oracles.environments import state
 from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.parity.original_pixels import OriginalPixels
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Basis, Claim, Link
 
@@ -29,17 +31,23 @@ class Prepared:
         input: name of the input; its probe is among ``probes``.
         evidence: what the oracle runs, a claim per link that it has a say in: the source framework on the file's own graph,
             the project's original code, or a network that was rebuilt from facts. Links without one are not run by it.
+        pixels: images as the project's own code prepares them, where that can be run; a claim about pixels belongs to it.
     """
 
     oracle: Oracle
     probes: tuple[Probe, ...]
     input: str
     evidence: tuple[Claim, ...] = ()
+    pixels: OriginalPixels | None = None
+
+
+RUN: tuple[Link, ...] = ("architecture", "priors", "detection rule")
+"""Links that an oracle runs as a rule."""
 
 
 def runs(basis: Basis, text: str, *links: Link) -> tuple[Claim, ...]:
-    """``Prepared.evidence`` of an oracle that has the same to say about several links; without any, all but pixels and classes."""
-    return tuple(Claim(link, basis, text) for link in links or ("architecture", "priors", "detection rule"))
+    """``Prepared.evidence`` of an oracle that has the same to say about several links, ``RUN`` without any."""
+    return tuple(Claim(link, basis, text) for link in links or RUN)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,12 @@ class Worker:
         """Run one job on pixels (N, 3, H, W)."""
         given = {"0/input": np.ascontiguousarray(pixels, np.float32)}
         return self.ask([job], given, timeout=timeout, **request)
+
+    def prepared(self, job: Mapping[str, Any], images: Sequence[Image], **request: Any) -> list[Array]:
+        """Images (height, width, 3) BGR uint8 as a job prepares them, which is given RGB under their numbers."""
+        given = {f"0/{number}": np.ascontiguousarray(image[..., ::-1]) for number, image in enumerate(images)}
+        answer = self.ask([job], given, **request)
+        return [answer.arrays[f"0/{number}"] for number in range(len(images))]
 
 
 def layers_under(answer: Answer, head: str) -> dict[str, Array]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.inputs import Image
 from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import Prepared, Worker, always_tells, check_choice, layers_under, plan_probes, runs
@@ -111,7 +113,14 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet")
     probes = plan_probes(opened.plan.probes, INPUT)
     nodes = [probe.source for probe in probes if probe.source != INPUT]
     evidence = runs("original code", f"GluonCV's own network {opened.plan.config.name} of its model zoo")
-    return Prepared(GluonOracle(opened.table.path, opened.plan.config, nodes=nodes), probes, INPUT, evidence)
+    evidence += runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
+    runner = GluonOracle(opened.table.path, opened.plan.config, nodes=nodes)
+    return Prepared(runner, probes, INPUT, evidence, partial(prepared_pixels, opened.plan.config))
+
+
+def prepared_pixels(config: SSDConfig, images: Sequence[Image]) -> list[Array]:
+    """Images as GluonCV's validation prepares them."""
+    return WORKER.prepared({"do": "preprocess", "size": config.pixels.size[0]}, images)
 
 
 def adopt(opened: Opened, config: SSDConfig) -> Opened:

@@ -9,6 +9,7 @@ import pickle
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.oracles import originals
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, Worker, as_opened, check_choice, layers_under, plan_probes, runs
+from ssdconv.parity.oracles.column import (
+    RUN,
+    Prepared,
+    Worker,
+    as_opened,
+    check_choice,
+    layers_under,
+    plan_probes,
+    runs,
+)
 from ssdconv.parity.oracles.plain_ssd import RULES, SIZES, PlainSSD, detections, priors
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
@@ -31,6 +41,8 @@ from ssdconv.ssd_ref.networks.pytorch import KINDS
 
 ORACLES = ("torch", "torchvision", "original")
 WORKER = Worker("torchvision", "torch_vision", "torchvision 0.28.0", "0.28.0")
+SITE_PACKAGES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+"""Where this interpreter has torch and NumPy, which the worker uses too."""
 adopt = as_opened
 INPUT = "input"
 
@@ -146,8 +158,7 @@ def ask_torchvision(
     jobs: Sequence[Mapping[str, Any]], arrays: Mapping[str, Array] | None = None, timeout: float = 600.0
 ) -> Answer:
     """Run jobs of the torchvision worker; it gets torch and NumPy from this interpreter."""
-    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    return WORKER.ask(jobs, arrays, timeout=timeout, path=folders)
+    return WORKER.ask(jobs, arrays, timeout=timeout, path=SITE_PACKAGES)
 
 
 def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch") -> Prepared:
@@ -170,8 +181,10 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch")
         return originals.prepared(style, opened, {**pth, "classes": config.num_classes})
     probes = plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf")
     if style == "torchvision":
-        evidence = runs("original code", "torchvision's own ssd300_vgg16")
-        return Prepared(TorchvisionOracle(weights, config), probes, INPUT, evidence)
+        evidence = runs("original code", "torchvision's own ssd300_vgg16", *RUN, "pixels")
+        runner = TorchvisionOracle(weights, config)
+        transform = partial(WORKER.prepared, runner.job() | {"do": "prepare"}, path=SITE_PACKAGES)
+        return Prepared(runner, probes, INPUT, evidence, transform)
     evidence = runs("rebuilt", f"plain modules written here from what is known of {style}")
     return Prepared(PlainOracle(weights, config), probes, INPUT, evidence)
 

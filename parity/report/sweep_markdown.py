@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from ssdconv.parity.links import WORDS
 from ssdconv.parity.sweep import SweepResult
 from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
+from ssdconv.ssd_ref.evidence import INDEPENDENT
 from ssdconv.ssd_ref.networks.registry import networks
 
 HEAD = (
-    "| network | probes compared | worst error / floor | rms / floor | detections equal | stored tensors | round trip |\n"
-    "|---|--:|--:|--:|--:|--:|--:|"
+    "| network | probes compared | worst error / floor | rms / floor | detections equal | stored tensors | round trip | rests on our reading |\n"
+    "|---|--:|--:|--:|--:|--:|--:|---|"
 )
 
 INTRODUCTION = f"""# Parity of every network
@@ -26,6 +28,9 @@ converted, and run beside the source's own framework on a generated picture and 
   network ends before its boxes.
 - *stored tensors*: of the converted file, bit-identical with the source file's.
 - *round trip*: tensors of the file written back from the converted one, bit-identical with the source file's.
+- *rests on our reading*: links (tensors, layers, pixels, priors, detection rule, classes) for which the comparison's other side is not
+  the file itself, its framework on the file's own graph, or the project's original code, but was rebuilt from facts, or assumed. Agreement
+  there proves arithmetic and no more.
 
 Random weights prove layers, layouts, priors and rules. They prove nothing about a published file that holds something else
 than its network's code says; `ssdconv verify` checks the file at hand. Keras', TensorFlow's and ssd.pytorch's oracles are
@@ -86,8 +91,20 @@ def _row(r: SweepResult) -> str:
         found,
         f"{r.identical} of {r.tensors}",
         "bit-identical" if r.round_trip else f"**{r.back_identical} of {r.back}**",
+        _weak(r),
     )
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _weak(r: SweepResult) -> str:
+    """Links that nobody but this project vouches for, by who does."""
+    if not r.links:
+        return "not recorded"
+    weak: dict[str, list[str]] = {}
+    for link, basis in r.links.items():
+        if basis not in INDEPENDENT and basis != "user":
+            weak.setdefault(basis or "nobody says", []).append(WORDS.get(link, link))  # type: ignore[call-overload]
+    return "; ".join(f"{basis}: {', '.join(links)}" for basis, links in weak.items()) or "nothing"
 
 
 def _not_run(rows: Sequence[SweepResult]) -> Iterable[str]:
