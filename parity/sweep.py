@@ -77,12 +77,12 @@ class SweepResult:
     identical: int = 0
     back: int = 0
     back_identical: int = 0
-    links: dict[str, str] = field(default_factory=dict)
-    headline: str = ""
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = ""
     seconds: float = 0.0
+    links: dict[str, str] = field(default_factory=dict)
+    headline: str = ""
 
     @property
     def round_trip(self) -> bool:

@@ -44,11 +44,19 @@ def table(claims: tuple[Claim, ...], ran: tuple[Claim, ...] = (), compared: Any 
 
 
 def test_an_oracle_replaces_what_was_rebuilt_but_not_what_was_assumed() -> None:
-    ran = tuple(Claim(link, "original code", "the project itself") for link in ("architecture", "priors"))
-    rows = table((*settled(architecture="rebuilt"), Claim("priors", "assumed", "steps 8, 16", "steps")), ran)
-    assert rows["architecture"].basis == "original code" and rows["architecture"].text == "the project itself"
+    steps = Claim("priors", "assumed", "steps 8, 16", "steps")
+    ran = tuple(Claim(link, "source framework", "the framework") for link in ("architecture", "priors"))
+    rows = table((*settled(architecture="rebuilt"), steps), ran)
+    assert rows["architecture"].basis == "source framework" and rows["architecture"].text == "the framework"
     assert rows["priors"].basis == "assumed" and rows["priors"].text == "steps 8, 16"
     assert len(rows["priors"].claims) == 3, "everything that was settled stays in the table"
+
+
+def test_original_code_assumes_on_its_own_but_for_what_it_was_told() -> None:
+    steps, sizes = Claim("priors", "assumed", "steps 8, 16"), Claim("architecture", "assumed", "padding SAME")
+    ran = tuple(Claim(link, "original code", "the project itself") for link in ("architecture", "priors"))
+    rows = table((*settled(), steps, sizes), (*ran, steps))
+    assert rows["architecture"].basis == "original code" and rows["priors"].basis == "assumed"
 
 
 def test_a_rebuilt_oracle_makes_a_stated_link_no_better_than_rebuilt() -> None:
