@@ -105,7 +105,8 @@ def verify(
         mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
         theirs = mine
         if column.tells_pixels(opened):
-            theirs, _ = make_inputs(opened.plan.config.pixels, images, seed)
+            fed = column.fed(opened) if hasattr(column, "fed") else opened.plan.config.pixels
+            theirs, _ = make_inputs(fed, images, seed)
         else:
             notes = (*notes, PIXELS_UNTOLD)
         # Where pixels are untold, the mean that the plan assumed is nobody's: the checkpoint's is used.
@@ -184,7 +185,9 @@ def differing_fields(config: SSDConfig, opened: Opened) -> dict[Link, list[str]]
             continue
         text = f"the checkpoint says {difference.mine}, the file gives {difference.theirs}"
         found.setdefault(difference.link, []).append(f"{difference.field}: {text}")
-    return found
+    if not alike and hasattr(column_of(config.source), "contradicted"):
+        found.setdefault("architecture", []).extend(column_of(config.source).contradicted(config, theirs))
+    return {link: texts for link, texts in found.items() if texts}
 
 
 def column_of(source: str) -> ModuleType:
@@ -247,7 +250,7 @@ def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
 def _one_input(
     model: SSD, own: ProbeInput, other: ProbeInput, prepared: Any, run: OracleRun, progress: Progress | None
 ) -> InputResult:
-    run.outputs.add(prepared.input, other.pixels)
+    run.outputs.add(prepared.input, other.pixels)  # unless the oracle shows what it made of its pixels
 
     def told(probe: str, done: int, total: int) -> None:
         if progress is not None:

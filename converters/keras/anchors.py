@@ -139,7 +139,7 @@ def prior_maps(
     offsets = [offset for _, offset in grid]
     given = settings.get("offsets")
     if given is not None:
-        offsets = _pairs("offsets", given, len(anchors))
+        offsets = pairs("offsets", given, len(anchors))
     maps = tuple(a.map(step, offset) for a, (step, _), offset in zip(anchors, grid, offsets, strict=True))
     others = {name: _maps(anchors, reading) for name, reading in readings.items() if name != taken}
     if usual is not None and taken in readings:
@@ -200,10 +200,10 @@ def _maps(anchors: Sequence[Anchors], grid: Grid) -> tuple[PriorMap, ...]:
 
 
 def _listed(text: str, anchors: Sequence[Anchors]) -> Grid:
-    return [(step, (0.5, 0.5)) for step in _pairs("steps", text, len(anchors))]
+    return [(step, (0.5, 0.5)) for step in pairs("steps", text, len(anchors))]
 
 
-def _pairs(key: str, text: str, count: int) -> list[Pair]:
+def pairs(key: str, text: str, count: int) -> list[Pair]:
     """``8,17x15,32`` as pairs (8, 8), (17, 15), (32, 32); one entry counts for all maps."""
     parts = text.split(",")
     if len(parts) == 1:

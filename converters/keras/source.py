@@ -16,7 +16,7 @@ from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.keras.rows import NORM, Kind, Row, probes_of, rows_of
 from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
 from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
-from ssdconv.converters.keras.writer import write_numbered, write_weights
+from ssdconv.converters.keras.writer import write_numbered, write_weights, write_whole
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
@@ -74,6 +74,13 @@ def plan(table: TensorTable, request: Request) -> Plan:
         if table.meta["named"]
         else ("the file holds no layer names: layers were told by their class, order and shape",)
     )
+    return Plan(config, named_mapping(table, config, layers, suffix), warnings, tuple(probes_of(config)), claims)
+
+
+def named_mapping(
+    table: TensorTable, config: SSDConfig, layers: Mapping[str, list[str]], suffix: str = ""
+) -> TensorMapping:
+    """The way of each weight of a named network; ``layers`` and ``suffix`` as in ``config_of``."""
     entries = tuple(
         Entry(tensor_of(row, table, layers.get(row.layer + suffix, []), suffix), row.target, row.shape, row.ops)
         for row in rows_of(config)
@@ -84,7 +91,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         for name in table
         if name not in used and is_training(name)
     )
-    return Plan(config, TensorMapping(entries, drops), warnings, tuple(probes_of(config)), claims)
+    return TensorMapping(entries, drops)
 
 
 def describes_itself(table: TensorTable) -> bool:
@@ -117,7 +124,8 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
     origin = Origin(
         table.meta["model"],
         {entry.target: entry.source for entry in entries},
-        {key: table.meta[key] for key in ("version", "backend", "flavour") if table.meta.get(key)},
+        {key: table.meta[key] for key in ("version", "backend") if table.meta.get(key)}
+        | {f"--set {key}": value for key, value in request.settings.items()},
     )
     config = replace(whole.config, graph=replace(graph, origin=origin))
     tensors = Claim("tensors", "stated", f"{len(entries)} weights by the names of their layers")
@@ -249,7 +257,7 @@ def kind_of(name: str) -> Kind | None:
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
-    """Write a file as ``save_weights`` writes it.
+    """Write a file as ``save_weights`` writes it; a whole model as ``save`` does, in the form that it came in.
 
     ``.h5`` is read by ``load_weights(path, by_name=True)`` of Keras 2 and 3. ``.weights.h5`` is read by ``load_weights(path)`` of Keras 2.15
     and 3, which pairs layers by class and position.
@@ -259,6 +267,8 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
         UsageError: another suffix.
         OutputError: the file could not be written.
     """
+    if config.graph is not None and config.graph.origin is not None and config.source == "keras":
+        return [write_again(config.graph.origin, tensors, dst)]
     if dst.suffix not in (".h5", ".hdf5"):
         raise UsageError("a Keras weight file ends in .h5", where=str(dst))
     if config.source == "caffe":
@@ -281,6 +291,31 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     else:
         write_weights(dst, ordered)
     return [dst]
+
+
+def write_again(origin: Origin, tensors: Mapping[str, Array], dst: Path) -> Path:
+    """A whole model with its own text, its weights under the names that they came under.
+
+    Raises:
+        UsageError: the suffix is not that of the form it came in.
+        MappingError: the tensors are not those of the text.
+        OutputError: the file could not be written.
+    """
+    settings = {k.removeprefix("--set "): v for k, v in origin.facts.items() if k.startswith("--set ")}
+    whole = network_of(parse(origin.text, str(dst)), settings, str(dst))
+    archive = any("/vars/" in name for name in origin.stored.values())
+    if dst.suffix not in ((".keras",) if archive else (".h5", ".hdf5")):
+        raise UsageError(
+            "the model came in another form", where=str(dst), expected=".keras" if archive else ".h5", got=dst.suffix
+        )
+    layers: dict[str, dict[str, Array]] = {}
+    for weight in whole.made.weights:
+        if weight.target not in tensors or weight.target not in origin.stored:
+            raise MappingError("the checkpoint lacks a tensor of the model's text", where=str(dst), got=weight.target)
+        array = apply_all(inverse(weight.ops, weight.shape), tensors[weight.target])
+        layers.setdefault(weight.owner[0], {})[origin.stored[weight.target]] = array
+    write_whole(dst, origin.text, layers, origin.facts)
+    return dst
 
 
 def as_ssd_keras(config: SSDConfig) -> SSDConfig:

@@ -155,6 +155,11 @@ def network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Wh
     return Whole(config, made, probes, (architecture, *claims, geometry, formula, *assumed, said, names))
 
 
+def anchors_of(model: KerasModel, where: str) -> tuple[Call, ...]:
+    """The AnchorBoxes layers in the order in which the end of the model joins them."""
+    return _ends(model, where).anchors
+
+
 def _family(first: str, count: int) -> str:
     if first == "conv4_3_norm_mbox_priorbox":
         return {6: "ssd_keras_ssd300", 7: "ssd_keras_ssd512"}.get(count, "ssd_keras")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +68,47 @@ def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]
             group.attrs["name"] = np.bytes_(name.encode())
             for index, array in enumerate(weights):
                 group.create_dataset(str(index), data=np.asarray(array, order="C"), track_times=False)
+
+
+def write_whole(dst: Path, text: str, layers: Mapping[str, Mapping[str, Array]], facts: Mapping[str, str]) -> None:
+    """Write a whole model as ``save`` of Keras does, atomically: ``.h5``, or ``.keras`` where weights stand under ``layers/…/vars``.
+
+    Args:
+        dst: the file.
+        text: the model's description.
+        layers: layer name -> the weight's path in the file -> array, in Keras' order.
+        facts: ``version`` and ``backend``, where known.
+
+    Raises:
+        OutputError: the file could not be written.
+    """
+    version, backend = facts.get("version", KERAS_VERSION), facts.get("backend", "tensorflow")
+    if dst.suffix == ".keras":
+        held = io.BytesIO()
+        with h5py.File(held, "w", track_order=False) as file:
+            file.create_group("vars")
+            for weights in layers.values():
+                for name, array in weights.items():
+                    file.create_dataset(name, data=np.ascontiguousarray(array), track_times=False)
+        with atomic_path(dst) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            about = json.dumps({"keras_version": version, "date_saved": ""})
+            for name, data in (("metadata.json", about), ("config.json", text), ("model.weights.h5", held.getvalue())):
+                archive.writestr(zipfile.ZipInfo(name), data)
+        return
+    with _whole(dst) as file:
+        attributes = {"backend": backend, "keras_version": version, "model_config": text}
+        for name, value in attributes.items():
+            file.attrs[name] = np.bytes_(value.encode()) if len(value) < 60_000 else value
+        root = file.create_group("model_weights")
+        root.attrs["layer_names"] = np.array([name.encode() for name in layers])
+        for name in ("backend", "keras_version"):
+            root.attrs[name] = np.bytes_(attributes[name].encode())
+        for layer, weights in layers.items():
+            group = root.create_group(layer)
+            names = {path: path.removeprefix(f"model_weights/{layer}/") for path in weights}
+            group.attrs["weight_names"] = np.array([name.encode() for name in names.values()])
+            for path, array in weights.items():
+                group.create_dataset(names[path], data=np.ascontiguousarray(array), track_times=False)
 
 
 @contextmanager

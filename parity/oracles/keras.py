@@ -1,19 +1,25 @@
 """Keras 2.15 on TensorFlow as the oracle of Keras weight files, in an interpreter of its own.
 
-It loads the source file itself, by Keras' own ``load_weights``, never the converted checkpoint, and every weight must come from there.
-The networks are built in ``workers/keras_nets.py`` from what is known of the two projects: their own code needs Keras 2.0 on TensorFlow 1
-and cannot run here, so this oracle proves reading, layers and arithmetic, not that the description of the originals is complete.
+It loads the source file itself, never the converted checkpoint, and every weight must come from there. A whole model is made by Keras
+from the file's own ``model_config`` (``workers/keras_whole.py``) and fed with plain pixels. For weights alone the networks are built in
+``workers/keras_nets.py`` from what is known of the two projects: their own code needs Keras 2.0 on TensorFlow 1 and cannot run here, so
+there this oracle proves reading, layers and arithmetic, not that the description of the originals is complete.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ssdconv.converters.convert import Opened
+from ssdconv.converters.keras.anchors import pairs
+from ssdconv.converters.keras.model_config import parse
+from ssdconv.converters.keras.rows import probes_of, rows_of
+from ssdconv.converters.keras.source import describes_itself, named_mapping
+from ssdconv.converters.keras.whole import RULES, anchors_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.detections_match import Rows
@@ -23,7 +29,6 @@ from ssdconv.parity.oracles.column import (
     Prepared,
     Worker,
     always_tells,
-    as_opened,
     check_choice,
     in_reference_order,
     layers_under,
@@ -31,15 +36,76 @@ from ssdconv.parity.oracles.column import (
     runs,
 )
 from ssdconv.parity.oracles.process import Answer
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Pixels, SSDConfig
 
 ORACLES = ("keras", "original")
 WORKER = Worker("tensorflow", "keras_worker", "Keras 2.15.0, TensorFlow 2.15.1", "2.15.0")
 ask_jobs = WORKER.ask
-adopt = as_opened
 tells_pixels = always_tells
 INPUT = "input"
 PUBLISHED_WIDTH = {"ssd7": 32}
+
+
+class WholeOracle:
+    """The model of a file, made by Keras from the file's own text.
+
+    Args:
+        path: ``.h5`` or ``.keras`` with a whole model.
+        opened: its plan; only what the file does not store is taken from there (steps and offsets, Lambdas that the user explained, the
+            rule of a model without decoding layer), so that both sides stand on the same assumptions.
+        timeout: seconds for one run.
+    """
+
+    def __init__(self, path: Path, opened: Opened, *, timeout: float = 600.0) -> None:
+        self.path = Path(path)
+        self.plan = opened.plan
+        self.timeout = timeout
+        model = parse(opened.table.meta["model"], str(path))
+        self.anchors = [call.owner[-1] for call in anchors_of(model, str(path))]
+        self.edges = any(call.name == "lambda1" for call in model.calls)
+
+    @property
+    def name(self) -> str:
+        return WORKER.title
+
+    def available(self) -> Availability:
+        return WORKER.available()
+
+    def job(self) -> dict[str, Any]:
+        """The worker's job."""
+        said = {claim.key: claim.value for claim in self.plan.evidence if claim.key}
+        told = {
+            c.key.removeprefix("lambda."): c.value
+            for c in self.plan.evidence
+            if c.basis == "user" and c.key.startswith("lambda.")
+        }
+        rule = RULES.get(said.get("rule", ""), RULES["decode_detections"])
+        count, steps = len(self.anchors), said["steps"]
+        word = "edges" if steps == "integer" and self.edges else steps
+        listed: list[Any] = [word] * count if steps in ("file", "integer") else pairs("steps", steps, count)
+        offsets: list[Any] = [None] * count if said["offsets"] == "0.5" else pairs("offsets", said["offsets"], count)
+        limits = rule.score_threshold, rule.nms_threshold, None, rule.keep_top_k if rule.keep_top_k >= 0 else None
+        return {
+            "do": "whole",
+            "path": str(self.path.resolve()),
+            "anchors": self.anchors,
+            "readings": [{"steps": s, "offsets": o} for s, o in zip(listed, offsets, strict=True)],
+            "lambdas": told,
+            "rule": [*limits, rule.nms_scope == "image", rule.score_inclusive],
+        }
+
+    def run(self, pixels: Array) -> OracleRun:
+        """Make the model and read every layer; ``pixels`` are plain: 0..255 as the file is fed.
+
+        Raises:
+            MissingError: Keras is not installed, or cannot make the model.
+        """
+        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
+        outputs = layers_under(answer, "0/layers/")
+        outputs |= {f"@{name}": answer.arrays[f"0/{name}"] for name in ("loc", "conf", "scores", "priors")}
+        found = [answer.arrays[f"0/{image}/detections"] for image in range(len(pixels))]
+        rows = tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found)
+        return OracleRun(Outputs(outputs), rows, {})
 
 
 class KerasOracle:
@@ -115,6 +181,18 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "keras")
     check_choice(oracle, ORACLES, "Keras")
     if oracle == "original":
         return _original(opened)
+    if describes_itself(opened.table):
+        graph = opened.plan.config.graph
+        entry = graph.input if graph is not None else INPUT
+        heads = {"loc": "@loc", "conf": "@conf", "scores": "@scores", "priors": "@priors"}
+        said = "made by Keras 2.15 from the file's own model_config"
+        rebuilt = "ssd_keras' own layers, written from their definition, with the numbers of the file's model_config"
+        return Prepared(
+            WholeOracle(opened.table.path, opened),
+            plan_probes(opened.plan.probes, entry, **heads),
+            entry,
+            (*runs("source framework", said, "architecture"), *runs("rebuilt", rebuilt, "priors", "detection rule")),
+        )
     return Prepared(
         KerasOracle(opened.table.path, opened.plan.config),
         plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"),
@@ -186,6 +264,40 @@ def _original_run(answer: Answer, config: SSDConfig, images: int) -> OracleRun:
     outputs["loc"], outputs["conf"] = (reorder(answer.arrays[name], config) for name in ("loc", "conf"))
     found = [answer.arrays[f"{image}/detections"] for image in range(images)]
     return OracleRun(Outputs(outputs), tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found))
+
+
+def adopt(opened: Opened, config: SSDConfig) -> Opened:
+    """An opened file for a checkpoint with other tensor names.
+
+    A checkpoint of a named network, of a file that describes its own: the file's own pixels, priors and rule, the checkpoint's names.
+    """
+    if not describes_itself(opened.table) or config.staged is None:
+        return opened
+    mapping = named_mapping(opened.table, config, opened.table.meta["layers"])
+    return replace(opened, plan=replace(opened.plan, mapping=mapping, probes=tuple(probes_of(config))))
+
+
+def contradicted(config: SSDConfig, theirs: SSDConfig) -> tuple[str, ...]:
+    """What a file's own graph says against the layers of a named network: the padding of its heads."""
+    if config.staged is None or theirs.graph is None:
+        return ()
+    mine = "valid" if config.staged.heads.pad == 0 else "same"
+    stated = {spec.name: spec.params.get("padding", "valid") for spec in theirs.graph.layers if spec.type == "Conv2D"}
+    heads = [row.layer for row in rows_of(config) if row.kind == "kernel" and row.target.startswith("heads.")]
+    wrong = [name for name in heads if stated.get(name, mine) != mine]
+    text = f"padding of {', '.join(wrong)}: the checkpoint says {mine}, the file's model_config gives {stated.get(wrong[0])}" if wrong else ""  # fmt: skip
+    return (text,) if wrong else ()
+
+
+def fed(opened: Opened) -> Pixels:
+    """Pixels as the oracle wants them: a whole model prepares its own."""
+    pixels = opened.plan.config.pixels
+    return Pixels(pixels.size, fed_order(opened), resize=pixels.resize) if describes_itself(opened.table) else pixels
+
+
+def fed_order(opened: Opened) -> Literal["RGB", "BGR"]:
+    said = {claim.key: claim.value for claim in opened.plan.evidence}
+    return "BGR" if said.get("pixels.order") == "BGR" else "RGB"
 
 
 def why_not(kind: str) -> str:

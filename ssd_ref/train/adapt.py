@@ -58,7 +58,9 @@ def with_classes(config: SSDConfig, classes: Sequence[str]) -> tuple[SSDConfig, 
     outputs = _class_outputs(graph, config.name)
     layers = tuple(_changed(s, s.name in outputs, config.num_classes, count) for s in graph.layers)
     tail = tuple(_changed(s, False, config.num_classes, count) for s in graph.tail)
-    changed = replace(config, num_classes=count, class_names=names, graph=replace(graph, layers=layers, tail=tail))
+    changed = replace(
+        config, num_classes=count, class_names=names, graph=replace(graph, layers=layers, tail=tail, origin=None)
+    )
     return changed, tuple(f"graph.{module_name(name)}." for name in sorted(outputs))
 
 
@@ -72,7 +74,7 @@ def _class_outputs(graph: Graph, where: str) -> set[str]:
         spec = None if place is None else graph.layers[place]
         if spec is not None and place is not None and spec.type in _PASSING:
             todo += [(bottom, place) for bottom in spec.bottoms]
-        elif spec is not None and spec.type in (*CONVOLUTIONS, "InnerProduct") and not any(spec.shared):
+        elif spec is not None and spec.type in (*CONVOLUTIONS, "Conv2D", "InnerProduct") and not any(spec.shared):
             found.add(spec.name)
         else:
             raise UsageError(
@@ -87,8 +89,9 @@ def _class_outputs(graph: Graph, where: str) -> set[str]:
 def _changed(spec: LayerSpec, output: bool, before: int, after: int) -> LayerSpec:
     params: dict[str, Any] = dict(spec.params)
     if output:
-        params["num_output"] = params["num_output"] // before * after
-        blobs = tuple((params["num_output"], *shape[1:]) for shape in spec.blobs)
+        word = "filters" if spec.type == "Conv2D" else "num_output"
+        params[word] = params[word] // before * after
+        blobs = tuple((params[word], *shape[1:]) for shape in spec.blobs)
         return replace(spec, params=params, blobs=blobs)
     if spec.type == "Reshape" and "shape" in params:
         shape = dict(params["shape"])

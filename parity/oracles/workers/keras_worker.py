@@ -17,6 +17,7 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import keras_nets
+import keras_whole
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -123,7 +124,7 @@ def pixels(job, arrays):
     return {}, out
 
 
-DO = {"pixels": pixels, "build": build, "read": read, "activations": activations}
+DO = {"pixels": pixels, "build": build, "read": read, "activations": activations, "whole": keras_whole.run}
 
 
 def main(folder):

@@ -18,6 +18,7 @@ from ssdconv.converters.convert import convert, open_source
 from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
+from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.config import DetectRule, SSDConfig
@@ -339,3 +340,30 @@ def test_layers_in_a_circle_are_refused() -> None:
     )
     with pytest.raises(FormatError, match="circle"):
         parse(text, "file")
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Every dataset's bytes, and what the file says about itself."""
+    import h5py
+
+    found: dict[str, Any] = {}
+    with h5py.File(path, "r") as file:
+        file["model_weights"].visititems(
+            lambda n, d: found.update({n: d[()].tobytes()}) if hasattr(d, "shape") else None
+        )
+        for name in ("model_config", "keras_version", "backend"):
+            told = file.attrs[name]
+            found[name] = told.decode() if isinstance(told, bytes) else str(told)
+        for layer, group in file["model_weights"].items():
+            names = [n.decode() for n in group.attrs["weight_names"]] if len(group.attrs["weight_names"]) else []
+            found |= {f"order of {layer}": names} if names else {}
+    return found
+
+
+@pytest.mark.shared
+def test_there_and_back_is_the_same_file(golden: Golden, tmp_path: Path) -> None:
+    convert(golden.path, tmp_path / "there.pth")
+    reverse(tmp_path / "there.pth", tmp_path / "back.h5", "keras")
+    assert contents(tmp_path / "back.h5") == contents(golden.path)
+    with pytest.raises(UsageError, match="another form"):
+        reverse(tmp_path / "there.pth", tmp_path / "back.keras", "keras")
