@@ -211,17 +211,25 @@ def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Open
     asked = wishes(checkpoint.provenance, prototxt)
     try:
         opened = open_source(source, config.source, asked or Request(prototxt=prototxt))
-    except (FormatError, UsageError):
+    except (FormatError, UsageError) as error:
+        if isinstance(error, UsageError) and asked is not None and asked.network is not None:
+            # The user named a network for weights alone, and this file describes its own.
+            return _adopted(open_source(source, config.source, Request(prototxt=prototxt)), checkpoint)
         if config.staged is None or asked is not None:
             raise
         told = Request(config.name, config.num_classes, prototxt, config.pixels.order)
         with suppress(SsdconvError):
             return open_source(source, config.source, told)
         raise
+    return _adopted(opened, checkpoint)
+
+
+def _adopted(opened: Opened, checkpoint: Checkpoint) -> Opened:
+    """The opened file under the checkpoint's names of tensors."""
     if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
         return opened
     try:
-        adopted: Opened = column_of(config.source).adopt(opened, config)
+        adopted: Opened = column_of(checkpoint.config.source).adopt(opened, checkpoint.config)
     except BaseException:
         opened.table.close()
         raise
