@@ -21,6 +21,7 @@ from ssdconv.ssd_ref.config import Backbone, SSDConfig
 from ssdconv.ssd_ref.evidence import Claim, from_plain, to_plain
 from ssdconv.ssd_ref.evidence import lines as claim_lines
 from ssdconv.ssd_ref.gate import reading
+from ssdconv.ssd_ref.provenance import check_provenance
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _about(path: Path, text: str | None, tensors: tuple[TensorSummary, ...], for
     try:
         about = json.loads(text)
         provenance = dict(about["provenance"])
-        dict(provenance.get("training", {}))
+        check_provenance(provenance, path)
         if "backbone" in about:
             held, why = msgspec.convert(about["backbone"], Backbone), "a backbone alone, for training to start from"
             return FileSummary(path, size, format, "ssdconv", tensors, (), "", why, None, provenance, (), held)

@@ -29,6 +29,7 @@ from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.gate import open_input, reading
 from ssdconv.ssd_ref.hub_files import CONFIG, WEIGHTS, agreed, described
 from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.provenance import check_provenance
 
 VERSION = 1
 """Version of the layout described above."""
@@ -161,8 +162,7 @@ def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         version, _ = about["version"], about["provenance"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
-    if not isinstance(about["provenance"], dict):
-        raise FormatError("damaged checkpoint: its provenance is no table", where=str(path))
+    check_provenance(about["provenance"], path)
     if version != VERSION:
         raise FormatError(
             "this checkpoint was written by another version of ssdconv",
