@@ -116,12 +116,13 @@ def mapping(config: SSDConfig, table: TensorTable, shapes: Mapping[str, Shape]) 
 
 
 def check_anchors(tensor: LazyTensor, expected: Array, config: SSDConfig, where: str) -> None:
-    """Raise MappingError unless a stored anchor table is the network's, bit for bit."""
+    """Raise MappingError unless a stored anchor table is the network's, bit for bit in the file's own dtype."""
+    expected = expected.astype(tensor.dtype if tensor.dtype.kind == "f" else expected.dtype)
     if tuple(tensor.shape) != expected.shape or tensor.dtype != expected.dtype:
         raise MappingError(
             f"anchors {tensor.name!r} have another shape than those of {config.name}",
             where=where,
-            expected=f"{expected.shape} float32",
+            expected=f"{expected.shape} of floating point",
             got=f"{tensor.shape} {tensor.dtype}",
         )
     values = tensor.load()
@@ -132,5 +133,5 @@ def check_anchors(tensor: LazyTensor, expected: Array, config: SSDConfig, where:
             where=where,
             expected=f"{float(expected[at])!r} at {tuple(int(i) for i in at)}",
             got=repr(float(values[at])),
-            hint="networks of one shape differ in their prior sizes; leave --network away to recognise it",
+            hint="convert the file without --network: priors are read from its own anchors",
         )

@@ -7,7 +7,8 @@ One network is written in three ways, with the same tensors:
   with or without the network's own prefix (``ssd14_``), which may be any word;
 - ``export`` (``export``, Module checkpoints): legacy names behind ``arg:`` or ``aux:``.
 
-Counters of blocks that occur once carry no meaning: they tell how many networks a process had built before.
+Counters of blocks that occur once carry no meaning: they tell how many networks a process had built before. Networks that were trained
+with statistics over several GPUs have ``syncbatchnorm`` where others have ``batchnorm``; it is the same layer.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def without_counters(name: str, prefix: str = "") -> str:
     >>> without_counters("arg:ssd14_resnetv13_stage1_conv0_weight")
     'resnetv10_stage1_conv0_weight'
     """
-    name = bare(name)
+    name = bare(name).replace("syncbatchnorm", "batchnorm")
     head = "features." if name.startswith("features.") else ""
     name = name.removeprefix(head)
     if match := _HEAD.fullmatch(name):

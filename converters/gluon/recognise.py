@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from ssdconv.converters.gluon.geometry import from_tables
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
 from ssdconv.converters.gluon.names import plain_names, resolve, without_counters
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.gluon import DESIGNS, gluon
 
 Shape = tuple[int, ...]
@@ -94,8 +97,9 @@ def fit(table: TensorTable, name: str) -> Fit:
 
 def _equal(table: TensorTable, name: str, expected: Array) -> bool:
     tensor = table[name]
-    same_form = tuple(tensor.shape) == expected.shape and tensor.dtype == expected.dtype
-    return same_form and tensor.load().tobytes() == expected.tobytes()
+    if tuple(tensor.shape) != expected.shape or tensor.dtype.kind != "f":
+        return False
+    return tensor.load().tobytes() == expected.astype(tensor.dtype).tobytes()
 
 
 def recognise(table: TensorTable, num_classes: int | None = None) -> tuple[SSDConfig, tuple[str, ...]]:
@@ -117,13 +121,7 @@ def recognise(table: TensorTable, num_classes: int | None = None) -> tuple[SSDCo
             hint="`--network NAME` tells what differs; a classification network is converted with `--backbone NAME`",
         )
     chosen = [f for f in whole if f.anchors]
-    if not chosen:
-        raise MappingError(
-            "the tensors fit, but the anchors in the file are of other sizes than any named network's",
-            where=where,
-            expected=" or ".join(f.name for f in whole),
-            hint="a network with prior sizes of its own is not supported",
-        )
+    chosen = chosen or whole[:1]  # the file's own anchors: see ``stored_geometry``
     count = num_classes or class_count(table, gluon(chosen[0].name))
     exact = [f for f in chosen if gluon(f.name).num_classes == count]
     config = gluon((exact or chosen)[0].name, count)
@@ -135,6 +133,35 @@ def recognise(table: TensorTable, num_classes: int | None = None) -> tuple[SSDCo
     if not any(name.endswith(".anchors") or "_anchor_" in name for name in table):
         warnings += ("the file holds no anchors, so the prior sizes are those of the name alone",)
     return config, warnings
+
+
+def stored_geometry(
+    table: TensorTable, config: SSDConfig, settings: Mapping[str, str]
+) -> tuple[SSDConfig, tuple[Claim, ...]]:
+    """The network with the priors of the file's own anchors, where these are not the published ones; and who says so.
+
+    Raises:
+        MappingError: anchors that are no regular grid.
+        UsageError: a size that is none.
+    """
+    if not fit(table, config.name).whole:
+        return config, ()  # the check of the mapping tells what does not fit
+    names = anchor_names(config)
+    found = resolve(table, [row.name for row in rows_of(config)] + names)
+    stored = [found[name.structural] for name in names]
+    title = config.name
+    if not all(name in table for name in stored):
+        text = f"prior sizes, steps and input of GluonCV's {title}: the file holds no anchors"
+        return config, (Claim("priors", "assumed", text),)
+    if "input.size" not in settings and all(
+        _equal(table, name, expected) for name, expected in zip(stored, anchors(config), strict=True)
+    ):
+        size = f"{config.pixels.size[1]}x{config.pixels.size[0]}"
+        return config, (
+            Claim("priors", "stated", f"the file's own anchors, to the last bit those of GluonCV's {title}"),
+            Claim("pixels", "rebuilt", f"input {size} and pixels of GluonCV's {title}", "input.size", size),
+        )
+    return from_tables(config, [table[name].load() for name in stored], settings, str(table.path))
 
 
 def plausible(table: TensorTable) -> list[str]:

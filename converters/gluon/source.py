@@ -10,13 +10,21 @@ from ssdconv.converters.gluon.mapping import anchor_names, anchors, mapping, row
 from ssdconv.converters.gluon.names import in_dialect
 from ssdconv.converters.gluon.parts import parts_of
 from ssdconv.converters.gluon.reader import read_params
-from ssdconv.converters.gluon.recognise import class_count, nearest, recognise, reference, reference_shapes
+from ssdconv.converters.gluon.recognise import (
+    class_count,
+    nearest,
+    recognise,
+    reference,
+    reference_shapes,
+    stored_geometry,
+)
 from ssdconv.converters.gluon.writer import write_params
 from ssdconv.converters.mapping import TensorMapping
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.registry import network
 
@@ -39,11 +47,16 @@ def plan(table: TensorTable, request: Request) -> Plan:
         config = network(request.network, "gluon", request.num_classes)
         if not request.num_classes:
             config = network(request.network, "gluon", class_count(table, config))
-        pairs = _checked(table, config)
     else:
         config, warnings = recognise(table, request.num_classes)
-        pairs = mapping(config, table, reference_shapes(config))
-    return Plan(config, pairs, warnings, probes(config))
+    config, claims = stored_geometry(table, config, request.settings)
+    odd = {str(t.dtype) for t in table.values() if t.dtype != "float32"}
+    if odd:
+        claims = (
+            *claims,
+            Claim("tensors", "stated", f"tensors of {', '.join(sorted(odd))}, kept as they are; computed in float32"),
+        )
+    return Plan(config, _checked(table, config), warnings, probes(config), claims)
 
 
 def plan_for(table: TensorTable, config: SSDConfig) -> Plan:
@@ -104,8 +117,9 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
             array = tensors[row.target]
             array = array.reshape(1, -1, 1, 1) if ".l2norm." in row.target else array
             yield in_dialect(row.name, dialect, "ssd0_"), array
+        kept = next(iter(tensors.values())).dtype
         for name, array in zip(anchor_names(config), anchors(config), strict=True):
-            yield in_dialect(name, dialect, "ssd0_"), array
+            yield in_dialect(name, dialect, "ssd0_"), array.astype(kept)
 
     write_params(dst, produce())
     return [dst]

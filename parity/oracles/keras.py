@@ -247,11 +247,13 @@ def _original(opened: Opened) -> Prepared:
         "layers": [layer for layer, _ in opened.plan.probes],
     }  # fmt: skip
     made = originals.prepared("ssd_keras", opened, job, _original_run)
-    told = tuple(
-        c
-        for c in opened.plan.evidence
-        if c.basis == "assumed" and c.key in ("priors.scales", "priors.clip", "input.size")
-    )
+    keys = {
+        "priors.scales",
+        "priors.clip",
+        "input.size",
+        *({"priors.steps", "priors.offset", "priors.variances"} & set(given)),
+    }
+    told = tuple(claim for claim in opened.plan.evidence if claim.key in keys)
     return replace(made, evidence=(*made.evidence, *told))
 
 

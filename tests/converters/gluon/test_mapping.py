@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
+from ssdconv.converters.gluon.names import without_counters
 from ssdconv.converters.gluon.recognise import fit, reference_shapes
 from ssdconv.converters.gluon.source import plan
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import MappingError, SsdconvError
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.gluon import DESIGNS, gluon
 
 pytestmark = pytest.mark.shared
@@ -118,7 +121,7 @@ def reshape(name: str, shape: tuple[int, ...], dtype: str = "f4") -> Change:
         (add("arg:ssd9_resnetv12_stage3_batchnorm7_gamma", GAMMA), f"'{GAMMA}' and 'arg:ssd9_.*' are both"),
         (reshape(GAMMA, (255,)), rf"'{GAMMA}' has another shape .*expected \(256,\).*got \(255,\)"),
         (reshape(GAMMA, (256,), "i4"), f"'{GAMMA}' is not floating point"),
-        (reshape("anchor_generators.0.anchors", (1, 1, 64, 64, 16)), r"anchors .* another shape"),
+        (reshape("anchor_generators.0.anchors", (1, 1, 64, 64, 16)), r"anchors of map 0 are no even grid"),
     ],
 )
 def test_one_tensor_wrong(manifests: dict[str, Any], change: Change, message: str) -> None:
@@ -139,7 +142,7 @@ def test_anchor_off_by_one_bit(manifests: dict[str, Any]) -> None:
         MappingError, match=r"anchors 'anchor_generators.3.anchors' are not those of .*\(0, 0, 5, 7, 2\)"
     ):
         checked(table_of(manifests, RESNET50, nudge), RESNET50)
-    with pytest.raises(MappingError, match="anchors in the file are of other sizes"):
+    with pytest.raises(MappingError, match=r"are not those of .*\(0, 0, 5, 7, 2\)"):
         checked(table_of(manifests, RESNET50, nudge))
 
 
@@ -160,6 +163,57 @@ def test_voc_and_coco_sizes_are_told_by_the_anchors(manifests: dict[str, Any]) -
     with pytest.raises(MappingError, match="another shape"):
         checked(table_of(manifests, RESNET50, four), RESNET50, 21)
     assert len(checked(table_of(manifests, RESNET50, four), RESNET50)) == len(reference_shapes(gluon(RESNET50)))
+
+
+def other_anchors(config: SSDConfig, dtype: str = "f4") -> Change:
+    """A file's anchors replaced by those of another config, and all tensors cast."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        for name, array in zip(anchor_names(config), anchors(config), strict=True):
+            tensors[name.structural] = array
+        for name, array in tensors.items():
+            tensors[name] = (
+                array.astype(dtype) if "anchors" in name else np.broadcast_to(np.zeros((), dtype), array.shape)
+            )
+
+    return change
+
+
+@pytest.mark.parametrize("network", [None, RESNET50])
+def test_stored_anchors_decide_the_geometry(manifests: dict[str, Any], network: str | None) -> None:
+    """``get_ssd`` with sizes and steps of its own: sides and input are read from the file, with the network named or not."""
+    usual = gluon(RESNET50)
+    half = tuple(
+        replace(m, grid=tuple(-(-n // 2) for n in m.grid), step=(m.step[0] / 2, m.step[1] / 2),
+                cells=tuple((w * 0.4, h * 0.4) for w, h in m.cells))
+        for m in usual.priors
+    )  # fmt: skip
+    table = table_of(manifests, RESNET50, other_anchors(replace(usual, priors=half)))
+    made = plan(table, Request(network))
+    assert made.config.pixels.size == (256, 256)
+    assert [m.grid for m in made.config.priors] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+    for mine, theirs in zip(made.config.priors, half, strict=True):
+        assert mine.step == theirs.step and np.allclose(mine.cells, theirs.cells, rtol=1e-6)
+    said = {claim.link: claim for claim in made.evidence}
+    assert said["priors"].basis == said["pixels"].basis == "stated" and len(made.mapping.drops) == 6
+    larger = plan(table, Request(network, settings={"input.size": "320x256"}))
+    assert larger.config.pixels.size == (256, 320) and larger.config.priors[0].grid == (16, 20)
+    plain = plan(table_of(manifests, RESNET50), Request(network))
+    assert plain.config.priors == usual.priors and plain.config.pixels == usual.pixels
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_other_floating_types_keep_theirs(manifests: dict[str, Any], dtype: str) -> None:
+    usual = gluon(RESNET50)
+    made = plan(table_of(manifests, RESNET50, other_anchors(usual, dtype)), Request())
+    assert made.config.priors == usual.priors and made.config.name == RESNET50
+    assert any(np.dtype(dtype).name in claim.text for claim in made.evidence if claim.link == "tensors")
+
+
+def test_synchronised_batch_normalisation_is_batch_normalisation() -> None:
+    assert without_counters("ssd3_resnetv10_syncbatchnorm0_gamma") == without_counters(
+        "ssd0_resnetv10_batchnorm0_gamma"
+    )
 
 
 def test_file_without_anchors(manifests: dict[str, Any]) -> None:
