@@ -96,13 +96,18 @@ def _write_layer(stream: BinaryIO, parameters: bytes, heads: list[bytes], arrays
 
 
 def _blob_head(array: npt.NDArray[Any], legacy: bool) -> bytes:
-    """A BlobProto up to its numbers: the shape, then tag and length of the packed data."""
+    """A BlobProto up to its numbers: the shape, then tag and length of the packed data.
+
+    A blob without axes has no shape at all, as Caffe writes it: OpenCV cannot read an empty one.
+    """
     data = _tag(_DATA if array.itemsize == 4 else _DOUBLE_DATA) + encode_varint(array.nbytes)
     if legacy:
         sides = (encode_varint(i << 3 | VARINT) + encode_varint(side) for i, side in enumerate(array.shape, 1))
         return b"".join(sides) + data
+    if not array.ndim:
+        return data
     dims = b"".join(map(encode_varint, array.shape))
-    shape = _tag(1) + encode_varint(len(dims)) + dims if dims else b""
+    shape = _tag(1) + encode_varint(len(dims)) + dims
     return _tag(_SHAPE) + encode_varint(len(shape)) + shape + data
 
 

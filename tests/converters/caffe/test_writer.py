@@ -193,3 +193,15 @@ def test_rewritten_files_give_opencv_the_same_output(shared: Path, tmp_path: Pat
     for before, after in zip(*outputs, strict=True):
         assert before.size > 7
         np.testing.assert_array_equal(before, after)
+
+
+def test_a_blob_without_axes_is_written_as_caffe_writes_it(tmp_path):
+    """Without a shape; OpenCV cannot read an empty one. The bytes are those of a file that Caffe wrote."""
+    layer = CaffeLayer("n", "Normalize", ("data",), ("n",), {"norm_param": {"across_spatial": False}})
+    write_caffemodel(net(layer), {"n/0": np.float32(10.5).reshape(())}, tmp_path / "x.caffemodel")
+    assert b"\x3a\x06\x2a\x04" + np.float32(10.5).tobytes() in (tmp_path / "x.caffemodel").read_bytes()
+    write_prototxt(net(layer), tmp_path / "x.prototxt")
+    loaded = cv2.dnn.readNetFromCaffe(str(tmp_path / "x.prototxt"), str(tmp_path / "x.caffemodel"))
+    x = np.random.default_rng(0).random((1, 3, 8, 8)).astype("f4")
+    loaded.setInput(x)
+    assert np.allclose(loaded.forward(), 10.5 * x / np.sqrt((x**2).sum(1, keepdims=True)), rtol=1e-5)
