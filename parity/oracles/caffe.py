@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,18 +113,21 @@ def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
     """Probes of raw loc and conf, scores and priors, found from the bottoms of DetectionOutput, or from the graph."""
     layers = [layer for layer in net.layers if layer.phase != "TRAIN"]
     writers = {top: layer for layer in layers for top in layer.tops}
-    final = next((layer for layer in layers if layer.type == "DetectionOutput"), None)
+    last = next((i for i, layer in enumerate(layers) if layer.type == "DetectionOutput"), None)
     found: list[Probe] = []
-    if final is not None and len(final.bottoms) >= 3:
-        loc, scores, priors = final.bottoms[:3]
-        found.append(Probe(writers[loc].name, "@loc"))
-        activation = _activation(writers, scores)
+    if last is not None and len(layers[last].bottoms) >= 3:
+        loc, scores, priors = (_writer(layers, last, blob) for blob in layers[last].bottoms[:3])
+        if loc is not None:
+            found.append(Probe(layers[loc].name, "@loc"))
+        activation = _activation(layers, scores)
         if activation is not None:
-            found.append(Probe(writers[activation.bottoms[0]].name, "@conf"))
-            found.append(Probe(activation.name, "@scores"))
-        found.append(Probe(writers[scores].name, "@scores"))
-        if priors in writers:
-            found.append(Probe(writers[priors].name, "@priors"))
+            raw = _writer(layers, activation, layers[activation].bottoms[0])
+            found += [Probe(layers[raw].name, "@conf")] if raw is not None else []
+            found.append(Probe(layers[activation].name, "@scores"))
+        if scores is not None:
+            found.append(Probe(layers[scores].name, "@scores"))
+        if priors is not None:
+            found.append(Probe(layers[priors].name, "@priors"))
     elif config.graph is not None:
         heads = ((config.graph.loc, "@loc"), (config.graph.conf, "@conf"))
         found = [Probe(writers[blob].name, at) for blob, at in heads if blob in writers]
@@ -139,15 +142,20 @@ def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
     return dict.fromkeys(found)
 
 
-def _activation(writers: dict[str, CaffeLayer], blob: str) -> CaffeLayer | None:
-    """The softmax or sigmoid layer behind which only the shape changes up to ``blob``."""
-    while blob in writers:
-        layer = writers[blob]
+def _writer(layers: Sequence[CaffeLayer], before: int, blob: str) -> int | None:
+    """Index of the last layer before ``before`` that writes a blob: layers that work in place write it again."""
+    return next((i for i in range(before - 1, -1, -1) if blob in layers[i].tops), None)
+
+
+def _activation(layers: Sequence[CaffeLayer], at: int | None) -> int | None:
+    """The softmax or sigmoid layer behind which only the shape changes up to layer ``at``."""
+    while at is not None:
+        layer = layers[at]
         if layer.type in ACTIVATIONS:
-            return layer
+            return at
         if layer.type not in MOVES or not layer.bottoms:
             return None
-        blob = layer.bottoms[0]
+        at = _writer(layers, at, layer.bottoms[0])
     return None
 
 
