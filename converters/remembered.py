@@ -146,6 +146,6 @@ def recalled(
     if beside.is_file() and beside.read_bytes() != data:
         told.append(f"{beside.name} beside the source file was changed since the conversion")
     with tempfile.TemporaryDirectory(prefix="ssdconv-") as folder:
-        path = Path(folder) / "remembered.prototxt"
+        path = Path(folder) / (beside.name or "remembered.prototxt")  # what claims call it
         path.write_bytes(data)
         yield path, tuple(told)

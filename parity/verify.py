@@ -151,7 +151,7 @@ def compared_links(tensors: TensorResult, results: Sequence[InputResult], config
     layers = sum(not probe.reference.startswith("@") for probe in every)
     boxes = [found for found in (r.detections for r in results) if _told(found)]
     count = sum(max(b.oracle, b.reference) for b in boxes)
-    words: dict[Link, str] = {"tensors": f"{tensors.compared} tensors, bit for bit"}
+    words: dict[Link, str] = {"tensors": f"{tensors.compared} tensors, bit for bit", "pixels": "fields of the config"}
     if layers:
         words["architecture"] = f"{layers:,} outputs of layers"
     if any(probe.reference == "@priors" for probe in every):

@@ -50,7 +50,7 @@ def _links(report: ParityReport) -> str:
         told = "".join(f"<div>{escape(text)}</div>" for text in row.differs or (row.text,))
         more = "".join(f"<li>{escape(str(claim))}{_effect(claim)}</li>" for claim in row.claims)
         more = (
-            f'<details><summary>{len(row.claims)} claims</summary><ul class="small">{more}</ul></details>'
+            f'<details><summary>{len(row.claims)} claim{"s" * (len(row.claims) > 1)}</summary><ul class="small">{more}</ul></details>'
             if more
             else ""
         )
