@@ -24,6 +24,7 @@ HELP = "prove that converted weights compute what their source computes: every l
 EXAMPLES: tuple[str, ...] = (
     "ssdconv verify out.pth --source x.caffemodel",
     "ssdconv verify out.pth --source x.caffemodel --prototxt deploy.prototxt --image a.jpg b.jpg --json",
+    "ssdconv verify out.pth --source x.caffemodel --oracle opencv",
     "ssdconv verify out.pth --source x.caffemodel --diagnose --report report",
     "ssdconv verify out.pth --source ssd300_mAP_77.43_v2.pth --oracle original",
     "ssdconv verify out.pth --source x.caffemodel --strict",
@@ -50,10 +51,10 @@ def configure(parser: ArgumentParser) -> None:
     )
     layers.add_argument(
         "--oracle",
-        choices=("source", "original"),
+        choices=("source", "caffe", "opencv", "original"),
         default="source",
-        help="who runs the source file: the source framework (default), or the project's own code, added with "
-        "`ssdconv oracle add-original`",
+        help="who runs the source file: the source framework (default; for Caffe the original where `ssdconv oracle install caffe` "
+        "made it, else OpenCV), one of these two, or the project's own code, added with `ssdconv oracle add-original`",
     )
     layers.add_argument("--diagnose", action="store_true", help="where a layer differs, find out why (about a minute)")
     verify_dataset.configure(parser.add_argument_group("accuracy over a data set, against the published tables"))
@@ -83,7 +84,7 @@ def _layers(args: Namespace, weights: str) -> int:
     from ssdconv.parity.verify import verify
 
     with following() as progress:
-        chosen = "original" if args.oracle == "original" else "opencv"
+        chosen = None if args.oracle == "source" else args.oracle
         report = verify(
             checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, oracle=chosen, progress=progress
         )

@@ -122,6 +122,28 @@ def _by_reference(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
     return wanted
 
 
+def outputs_of(model: nn.Module, pixels: Array, paths: Sequence[str]) -> dict[str, tuple[Array, ...]]:
+    """Outputs of some modules in one forward run, by their paths; paths that the model lacks are left out."""
+    modules = dict(model.named_modules())
+    found: dict[str, tuple[Array, ...]] = {}
+
+    def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def call(_: nn.Module, __: Any, output: Any) -> None:
+            values = output if isinstance(output, tuple | list) else (output,)
+            found[path] = tuple(value.detach().numpy().copy() for value in values)
+
+        return call
+
+    handles = [modules[path].register_forward_hook(keep(path)) for path in paths if path in modules]
+    try:
+        with torch.inference_mode():
+            model(torch.as_tensor(pixels))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 class _Run:
     """One forward run in a thread of its own that stops at every probe; it only advances while somebody waits for it.
 

@@ -11,8 +11,9 @@ Array = npt.NDArray[Any]
 
 
 def unit(boxes: Array) -> Array:
-    """(..., 4) xyxy -> (...) the larger side, at least 1."""
-    larger: Array = np.maximum(np.abs(boxes[..., 2:] - boxes[..., :2]).max(axis=-1, initial=0.0), 1.0)
+    """(..., 4) xyxy -> (...) what a coordinate's rounding is in proportion to: the larger side or coordinate, at least 1."""
+    side = np.abs(boxes[..., 2:] - boxes[..., :2]).max(axis=-1, initial=0.0)
+    larger: Array = np.maximum(np.maximum(side, np.abs(boxes).max(axis=-1, initial=0.0)), 1.0)
     return larger
 
 

@@ -10,7 +10,7 @@ stand on one side only when the float64 reference shows that its place hangs on 
 
 A class that one side lacks altogether has no such excuse where its best candidate is past threshold and keep-top-k cut: it
 is never suppressed. Every row is listed with its reason; a row without one fails the check. Tolerances are eight times the measured floor:
-the largest |float32 - float64| over the scores, and over the decoded boxes in units of the box's larger side (exp in the
+the largest |float32 - float64| over the scores, and over the decoded boxes in units of its larger side or coordinate (exp in the
 decoder amplifies rounding in proportion to the box; boxes below 1 count in units of the image). The IoU's tolerance follows
 from the boxes'. Adaptive NMS (``nms_eta`` below 1) is judged by its first threshold.
 """
@@ -67,7 +67,7 @@ class Candidates:
 
     @cached_property
     def box_tolerance(self) -> float:
-        """Eight times the largest rounding error of a coordinate, in units of the box's larger side (at least 1)."""
+        """Eight times the largest rounding error of a coordinate, in units of the box's larger side or coordinate (at least 1)."""
         error = np.abs(self.boxes32 - self.boxes64) / unit(self.boxes64)[..., None]
         return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP)
 

@@ -58,6 +58,11 @@ def synthetic_picture(seed: int, size: tuple[int, int] = (375, 500)) -> Image:
     return image
 
 
+def fainter(given: ProbeInput, factor: float = 2.0**-10) -> ProbeInput:
+    """An input with all prepared values scaled down, for networks whose boxes overflow on full ones."""
+    return ProbeInput(f"{given.name}, times {factor:.3g}", given.pixels * np.float32(factor), given.image)
+
+
 def make_inputs(
     pixels: Pixels, images: Sequence[Path] = (), seed: int = 0
 ) -> tuple[tuple[ProbeInput, ...], tuple[str, ...]]:

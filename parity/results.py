@@ -16,9 +16,9 @@ from ssdconv.ssd_ref.evidence import Link
 Outcome = Literal["passed", "failed", "not compared"]
 """What a check concluded; "not compared": nothing differs, but the oracle cannot tell about a part."""
 
-GapCode = Literal["oracle cannot", "oracle departs", "oracle crashed", "empty", "overflow"]
+GapCode = Literal["oracle cannot", "oracle departs", "oracle crashed", "empty", "overflow", "undecided"]
 """Why a part was not compared: the oracle does not have it, has it otherwise than the source, or ended in it; neither side
-detects anything; boxes are infinite on both sides."""
+detects anything; boxes are infinite on both sides; every detection hangs on a decision within rounding."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class DetectionResult:
     Attributes:
         oracle, reference: detections of each side.
         matched: pairs of one label, score and box within rounding.
-        score_error, box_error: largest difference over the pairs (box: in units of the box's larger side, at least 1).
+        score_error, box_error: largest difference over the pairs (box: in units of its larger side or coordinate, at least 1).
         score_tolerance, box_tolerance: the limits, from the measured floor.
         one_sided: detections of one side only.
         problem: why no comparison was possible, "" where it was.

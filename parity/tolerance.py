@@ -30,6 +30,9 @@ What needs care, and how it is judged:
 * **Denormals**: either side may flush them; errors up to ``2**-126`` never count.
 * **Few elements** (below 1024: the 1x1 maps and their heads): a few errors are a poor estimate of the floor, and they hang
   together, so the relative floor is at least the largest of the input's other probes, and the limit for rms is 8 as well.
+* **Few elements that carry the error** (a softmax that is 0 or 1 nearly everywhere): below an effective number of 100, which is
+  (sum of squares)^2 / (sum of fourth powers) of the floor's errors, the rms says no more than the largest error, and its
+  limit is 8 too.
 * **NaN and infinity**: must stand at the same places with the same sign as in ``ref32``; the rest is judged as always. A
   probe without any finite value fails.
 * **Layers that amplify rounding** (normalisation of a small vector, exp): ``ref32`` goes through the same layer with inputs
@@ -53,6 +56,7 @@ RMS_RATIO = 5.0
 HALF_ULP = 2.0**-24
 TINY = 2.0**-126
 FEW = 1024
+FEW_CARRIERS = 100
 BLOCK = 1 << 16
 
 
@@ -68,6 +72,7 @@ class Measurement:
         at: index of the largest error.
         oracle, reference: the oracle's and ref64's value there.
         problem: why the arrays cannot be judged by size, "" where they can.
+        carriers: effective number of elements that make up the floor.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +86,7 @@ class Measurement:
     oracle: float | None = None
     reference: float | None = None
     problem: str = ""
+    carriers: int = FEW
 
     @property
     def size(self) -> int:
@@ -90,7 +96,7 @@ class Measurement:
     @property
     def rms_limit(self) -> float:
         """Largest rms ratio that passes."""
-        return RMS_RATIO if self.size >= FEW else MAX_RATIO
+        return RMS_RATIO if self.size >= FEW and self.carriers >= FEW_CARRIERS else MAX_RATIO
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ def measure(oracle: Array, ref64: Array, ref32: Array) -> Measurement:
         oracle=float(flat[0][total.worst]) if total.count else None,
         reference=float(flat[1][total.worst]) if total.count else None,
         problem=problem,
+        carriers=total.carriers,
     )
 
 
@@ -144,7 +151,7 @@ class _Sums:
         self.count = 0
         self.odd = self.worst = -1
         self.magnitude = self.error = self.floor = 0.0
-        self.squares = self.error_squares = self.floor_squares = 0.0
+        self.squares = self.error_squares = self.floor_squares = self.floor_fourths = 0.0
 
     def add(self, start: int, got: Array, exact: Array, rounded: Array) -> None:
         positions = None
@@ -167,12 +174,19 @@ class _Sums:
         rounded -= exact
         self.error_squares += _square_sum(got)
         self.floor_squares += _square_sum(rounded)
+        self.floor_fourths += _square_sum(rounded * rounded)
         self.floor = max(self.floor, float(rounded.max()), -float(rounded.min()))
         low, high = int(got.argmin()), int(got.argmax())
         worst = high if got[high] >= -got[low] else low
         if self.worst < 0 or abs(float(got[worst])) > self.error:
             self.error = abs(float(got[worst]))
             self.worst = start + (worst if positions is None else int(positions[worst]))
+
+    @property
+    def carriers(self) -> int:
+        if self.floor_fourths <= 0.0:  # no error at all, or one whose fourth power is
+            return FEW
+        return round(self.floor_squares**2 / self.floor_fourths)
 
     def rms(self, squares: float) -> float:
         return math.sqrt(squares / self.count) if self.count else 0.0

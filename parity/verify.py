@@ -42,15 +42,15 @@ from ssdconv.converters.registry import SOURCES
 from ssdconv.converters.remembered import recalled, wishes
 from ssdconv.converters.tensors import sha256_file
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
-from ssdconv.parity.activations import Heads, Progress, compare
+from ssdconv.parity.activations import Heads, Progress, compare, outputs_of
 from ssdconv.parity.config_diff import config_differences
 from ssdconv.parity.detections_match import Candidates, Rows, match_detections
-from ssdconv.parity.inputs import ProbeInput, make_inputs
+from ssdconv.parity.inputs import ProbeInput, fainter, make_inputs
 from ssdconv.parity.links import link_results
-from ssdconv.parity.oracles.base import OracleRun, require
+from ssdconv.parity.oracles.base import Borrower, OracleRun, require
 from ssdconv.parity.original_pixels import differing_pixels
 from ssdconv.parity.parity_report import ParityReport
-from ssdconv.parity.results import DetectionResult, Found, Gap, InputResult, TensorResult, TensorRow
+from ssdconv.parity.results import DetectionResult, Found, Gap, GapCode, InputResult, TensorResult, TensorRow
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
@@ -62,6 +62,8 @@ from ssdconv.ssd_ref.priors import Priors
 Array = npt.NDArray[Any]
 
 
+SATURATED: frozenset[GapCode] = frozenset({"overflow", "undecided"})
+"""Gaps that full pixels make in a network of large weights: where every input has one, a fainter input is compared too."""
 PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
 
 
@@ -72,7 +74,7 @@ def verify(
     prototxt: Path | None = None,
     images: Sequence[Path] = (),
     seed: int = 0,
-    oracle: str = "opencv",
+    oracle: str | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Prove, or disprove, that ``weights`` compute what ``source`` computes.
@@ -83,7 +85,7 @@ def verify(
         prototxt: the original network definition, where there is one.
         images: photos to compare on besides noise; none for a generated picture.
         seed: of noise and picture.
-        oracle: who runs the source file.
+        oracle: who runs the source file, where there is a choice (Caffe: "caffe", "opencv"); None for the best that is there.
         progress: called with "input: probe", probes done, probes in all.
 
     Raises:
@@ -93,13 +95,13 @@ def verify(
     """
     started = time.perf_counter()
     checkpoint = read(weights)
-    model = build(checkpoint, where=str(weights))
+    model, unfit = _built(checkpoint, str(weights))
     column = column_of(checkpoint.config.source)
     with (
         recalled(checkpoint.provenance, prototxt, source, str(weights)) as (definition, recollections),
         (opened := open_as(source, definition, checkpoint)).table,
     ):
-        prepared = column.prepare(opened, definition, oracle)
+        prepared = column.prepare(opened, definition, *([oracle] if oracle else []))
         require(prepared.oracle)
         tensors = compare_tensors(opened, checkpoint)
         mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
@@ -114,18 +116,29 @@ def verify(
         notes = (*notes, *recollections, *told)
         results = []
         not_compared: dict[str, str] = {}
-        for own, other in zip(mine, theirs, strict=True):
-            run = prepared.oracle.run(other.pixels)
-            results.append(_one_input(model, own, other, prepared, run, progress))
+        fed = list(zip(mine, theirs, strict=True))
+        for own, other in fed:
+            try:
+                run = _run(prepared, model, own, other)
+                results.append(_one_input(model, own, other, prepared, run, progress))
+            except (RuntimeError, ValueError, IndexError, FormatError):
+                if not unfit:
+                    raise
+                break  # a network that does not fit itself does not run either; its config tells where it is not the file's
+            if len(results) == len(mine) and all(any(g.code in SATURATED for g in r.gaps) for r in results):
+                fed += [(fainter(own), fainter(other))]
             not_compared |= {n: column.why_not(run.kinds.get(n, "")) for n in run.outputs.left}
         compared = compared_links(tensors, results, checkpoint.config)
         differs = differing_fields(checkpoint.config, opened)
         if prepared.pixels is not None:
-            original = prepared.pixels([fed.image for fed in theirs])
-            alike = [(fed.name, fed.pixels) for fed in theirs]
+            original = prepared.pixels([one.image for one in theirs])
+            alike = [(one.name, one.pixels) for one in theirs]
             compared["pixels"], odd = differing_pixels(alike, original, opened.plan.config.pixels)
             differs.setdefault("pixels", []).extend(odd)
         links = link_results(opened.plan.evidence, prepared.evidence, compared, differs)
+        notes = (*notes, *([f"the checkpoint's network does not fit itself: {unfit}"] if unfit else []))
+    if not results and all(links):
+        raise FormatError(unfit, where=str(weights))
     return ParityReport(
         network=checkpoint.config.name,
         source=checkpoint.config.source,
@@ -143,6 +156,14 @@ def verify(
         class_names=checkpoint.config.class_names,
         links=links,
     )
+
+
+def _built(checkpoint: Checkpoint, where: str) -> tuple[SSD, str]:
+    """The network, and why its heads do not fit its own config, "" where they do: a difference is to be found, not refused."""
+    try:
+        return build(checkpoint, where=where), ""
+    except FormatError as error:
+        return build(checkpoint, where=where, heads=False), error.what
 
 
 def compared_links(tensors: TensorResult, results: Sequence[InputResult], config: SSDConfig) -> dict[Link, str]:
@@ -267,10 +288,33 @@ def _one_input(
     def derive(output: Any) -> Heads:
         return derived(model, *output)
 
-    results, heads64, heads32 = compare(run.outputs, model, own.pixels, prepared.probes, derive=derive, progress=told)
+    untold = {gap.part for gap in run.gaps}
+    probes = [p for p in prepared.probes if p.source not in untold and p.source.rpartition(":")[0] not in untold]
+    declared = (
+        {p.source for p in prepared.probes} | {p.source.rpartition(":")[0] for p in prepared.probes} | {"detections"}
+    )
+    results, heads64, heads32 = compare(run.outputs, model, own.pixels, probes, derive=derive, progress=told)
     found = detections(model, run, heads64, heads32)
-    gap = _nothing_to_compare(found)
-    return InputResult(own.name, results, found, (gap,) if gap else ())
+    nothing = _nothing_to_compare(found)
+    gaps = [gap for gap in run.gaps if gap.part in declared] + ([nothing] if nothing else [])
+    return InputResult(own.name, results, found, tuple(gaps))
+
+
+def _run(prepared: Any, model: SSD, own: ProbeInput, other: ProbeInput) -> OracleRun:
+    oracle = prepared.oracle
+    if not isinstance(oracle, Borrower):
+        run: OracleRun = oracle.run(other.pixels)
+        return run
+    modules = {p.source: p.reference for p in prepared.probes if not p.reference.startswith("@")}
+    first = {name.rpartition(":")[0]: path.rpartition(":")[0] for name, path in modules.items() if path.endswith(":0")}
+    paths = {**first, **modules}
+
+    def lend(names: Sequence[str]) -> dict[str, dict[int, Array]]:
+        wanted = [paths[name] for name in names if name in paths]
+        found = outputs_of(model, own.pixels, wanted) if wanted else {}
+        return {n: dict(enumerate(found[paths[n]])) for n in names if n in paths and paths[n] in found}
+
+    return oracle.run_with(other.pixels, lend)
 
 
 def _nothing_to_compare(found: DetectionResult | None) -> Gap | None:
@@ -280,6 +324,9 @@ def _nothing_to_compare(found: DetectionResult | None) -> Gap | None:
         return Gap("detections", "detection rule", "overflow", "boxes of both sides are infinite")
     if not found.oracle and not found.reference:
         return Gap("detections", "detection rule", "empty", "neither side detects anything")
+    if not found.matched:
+        why = "every detection of either side hangs on a decision within rounding (tied scores)"
+        return Gap("detections", "detection rule", "undecided", why)
     return None
 
 

@@ -203,8 +203,13 @@ def _read_pickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     return text if isinstance(text, str) else None, state
 
 
-def build(checkpoint: Checkpoint, *, where: str = "") -> SSD:
+def build(checkpoint: Checkpoint, *, where: str = "", heads: bool = True) -> SSD:
     """The network of a checkpoint, in eval mode, on the CPU.
+
+    Args:
+        checkpoint: what ``read`` gave.
+        where: for messages.
+        heads: refuse a network whose outputs do not fit its priors and classes.
 
     Raises:
         FormatError: the tensors are not the ones that the config describes.
@@ -227,7 +232,8 @@ def build(checkpoint: Checkpoint, *, where: str = "") -> SSD:
                 got=held.get(name, "no such tensor"),
             )
     state = {n: t.float() if t.is_floating_point() else t for n, t in checkpoint.state_dict.items()}
-    _check_heads(model, where)
+    if heads:
+        _check_heads(model, where)
     model.load_state_dict(state, assign=True)
     return model.eval()
 

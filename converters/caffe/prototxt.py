@@ -93,9 +93,19 @@ def write_prototxt(net: CaffeNet, path: Path) -> None:
         FormatError: a parameter that Caffe's schema does not have.
         OutputError: the file cannot be written; an older one stays as it was.
     """
-    text = text_format.MessageToString(net_message(net), as_utf8=True)
+    text = prototxt_text(net)
     with atomic_path(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text)
+
+
+def prototxt_text(net: CaffeNet) -> bytes:
+    """``net`` in prototxt syntax, UTF-8.
+
+    Raises:
+        FormatError: a parameter that Caffe's schema does not have.
+    """
+    text: str = text_format.MessageToString(net_message(net), as_utf8=True)
+    return text.encode()
 
 
 def net_message(net: CaffeNet, *, layers: bool = True) -> Any:

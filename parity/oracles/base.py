@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.results import Gap
 
 Array = npt.NDArray[Any]
 
@@ -72,11 +73,25 @@ class OracleRun:
         outputs: every layer's output that the oracle shows.
         detections: final detections per image; None where the network has no detection layer.
         kinds: layer type by name, where the oracle tells.
+        gaps: what the oracle cannot tell about this network: layers, by the names of their probes, or "detections".
     """
 
     outputs: Outputs
     detections: tuple[Rows, ...] | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+
+
+Lend = Callable[[Sequence[str]], Mapping[str, Mapping[int, Array]]]
+"""Names of layers -> the reference's values of their outputs by number, for those layers that it has."""
+
+
+@runtime_checkable
+class Borrower(Protocol):
+    """An oracle that cannot run some layers, and goes on behind them with the reference's values."""
+
+    def run_with(self, pixels: Array, lend: Lend) -> OracleRun:
+        """``Oracle.run``; layers for which values were lent are gaps."""
 
 
 class Oracle(Protocol):

@@ -11,43 +11,61 @@ from ssdconv.converters.caffe.recognise import tells_nothing
 from ssdconv.converters.convert import Opened
 from ssdconv.errors import UsageError
 from ssdconv.parity.activations import Probe
+from ssdconv.parity.oracles.caffe_native import CaffeOracle
 from ssdconv.parity.oracles.column import Prepared, runs
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Basis
 
-ORACLES = ("opencv",)
+ORACLES = ("caffe", "opencv")
+WRITTEN_HERE = "given a deploy net that was written here from what the file tells"
 MOVES = frozenset({"Permute", "Flatten", "Reshape", "Concat", "Split", "Slice", "Dropout", "PriorBox", "Silence"})
 ACTIVATIONS = frozenset({"Softmax", "Sigmoid"})
 
 
-def prepare(opened: Opened, prototxt: Path | None, oracle: str = "opencv") -> Prepared:
+def prepare(opened: Opened, prototxt: Path | None, oracle: str = "") -> Prepared:
     """Set up an oracle for an opened .caffemodel.
 
-    A deploy prototxt of the user's is handed to the oracle as it is. Without one (or with a training one), the deploy net
-    is written from what the .caffemodel itself tells; the converted checkpoint has no say in it.
+    A deploy prototxt of the user's is handed to Caffe as it is, and to OpenCV with Caffe's defaults written out. Without one (or
+    with a training one), the deploy net is written from what the .caffemodel itself tells; the converted checkpoint has no
+    say in it.
+
+    Args:
+        opened: the weight file.
+        prototxt: the network definition, where there is one.
+        oracle: one of ``ORACLES``; "" for the original Caffe where it is installed and takes the network, else OpenCV.
 
     Raises:
         UsageError: no such oracle for Caffe.
         FormatError: the prototxt is damaged.
     """
-    if oracle not in ORACLES:
+    if oracle not in ("", *ORACLES):
         raise UsageError(f"no oracle {oracle!r} for Caffe networks", expected=f"one of {', '.join(ORACLES)}")
-    from ssdconv.converters.caffe.prototxt import read_prototxt
+    from ssdconv.converters.caffe.prototxt import prototxt_text, read_prototxt
     from ssdconv.converters.caffe.source import net_of
 
     given = read_prototxt(prototxt) if prototxt else None
     net = given if given is not None and given.inputs else net_of(opened.plan.config)
-    text = prototxt if prototxt is not None and net is given else prototxt_text(net)
     name = next(iter(net.inputs))
     layers = tuple(layer_probes(opened))
     taken = {p.source for p in layers}
     heads = (p for p in head_probes(net, opened.plan.config) if p.source not in taken)
     every = (Probe(name, "@input"), *layers, *heads)
-    if net is given:
-        evidence = runs("source framework", "OpenCV's own importer of Caffe nets, given the prototxt as it is")
-    else:
-        evidence = runs("rebuilt", "OpenCV, given a deploy net that was written here from what the file tells")
-    return Prepared(OpenCVOracle(text, opened.table.path), every, name, evidence)
+    basis: Basis = "source framework" if net is given else "rebuilt"
+    text = prototxt if prototxt is not None and net is given else prototxt_text(net)
+    referee = CaffeOracle(text, opened.table.path, name)
+    refused = ""
+    if oracle == "caffe" or (not oracle and referee.available().ok):
+        pixels = opened.plan.config.pixels
+        refused = "" if oracle else referee.refuses((1, pixels.channels, *pixels.size))
+        if not refused:
+            how = "given the prototxt as it is" if net is given else WRITTEN_HERE
+            return Prepared(referee, every, name, runs(basis, f"the original Caffe, {how}"))
+    how = "given the prototxt's net with Caffe's defaults written out" if net is given else WRITTEN_HERE
+    how += f"; the original Caffe does not take it ({refused})" if refused else ""
+    return Prepared(
+        OpenCVOracle(net, opened.table.path), every, name, runs(basis, f"OpenCV's own importer of Caffe nets, {how}")
+    )
 
 
 def adopt(opened: Opened, config: SSDConfig) -> Opened:
@@ -83,16 +101,6 @@ def _for_names(config: SSDConfig, source: SSDConfig) -> SSDConfig:
 def tells_pixels(opened: Opened) -> bool:
     """Whether the file or prototxt tells mean and scale; most deploy nets do not."""
     return not tells_nothing(opened.plan.config.pixels)
-
-
-def prototxt_text(net: CaffeNet) -> bytes:
-    """``net`` in prototxt syntax."""
-    from google.protobuf import text_format
-
-    from ssdconv.converters.caffe.prototxt import net_message
-
-    text: str = text_format.MessageToString(net_message(net), as_utf8=True)
-    return text.encode()
 
 
 def layer_probes(opened: Opened) -> Iterable[Probe]:

@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssdconv.errors import MissingError, UsageError
+from ssdconv.parity.oracles import native_build
 from ssdconv.parity.oracles.interpreters import find_python
 from ssdconv.parity.oracles.locking import locked
 from ssdconv.ssd_ref.files import home
@@ -39,6 +40,7 @@ class Environment:
         check: statement that must run in the finished environment.
         megabytes: what it takes on disk, roughly.
         sources: pinned source archives with hashes, built in the environment after the wheels; "" where all are wheels.
+        native: a pinned C++ source archive that ``native_build`` makes a library of; "" for none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Environment:
     check: str
     megabytes: int
     sources: str = ""
+    native: str = ""
 
     @property
     def pins(self) -> Path:
@@ -58,6 +61,8 @@ class Environment:
     def folder(self) -> Path:
         """Where the environment lives; another set of pins has another folder."""
         built = (_HERE / "requirements" / self.sources).read_bytes() if self.sources else b""
+        if self.native:
+            built += self.pins.with_name(self.native).read_bytes() + native_build.sources()
         digest = hashlib.sha256(self.pins.read_bytes() + built + repr(self.pythons).encode()).hexdigest()
         return home() / "oracles" / f"{self.name}-{digest[:12]}"
 
@@ -77,6 +82,15 @@ ENVIRONMENTS: dict[str, Environment] = {
             "gluon.txt",
             "import mxnet, gluoncv; assert float(mxnet.nd.ones(2).sum().asscalar()) == 2",
             750,
+        ),
+        Environment(
+            "caffe",
+            "the original Caffe, SSD branch (brocolli-caffe 9.0.2, CPU)",
+            ("3.11", "3.12", "3.10", "3.9"),
+            "caffe.txt",
+            f"import ctypes, pathlib, sys, numpy; ctypes.CDLL(pathlib.Path(sys.prefix) / '{native_build.LIBRARY}').net_open",
+            90,
+            native="caffe-native.txt",
         ),
         Environment(
             "chainer",
@@ -164,7 +178,7 @@ def states() -> list[State]:
     return [state(name) for name in ENVIRONMENTS]
 
 
-def install(name: str, progress: Progress | None = None, *, timeout: float = 1800.0) -> State:
+def install(name: str, progress: Progress | None = None, *, timeout: float = 3600.0) -> State:
     """Build the environment, or do nothing when it is there.
 
     Args:
@@ -210,6 +224,12 @@ def _build(env: Environment, python: Path, folder: Path, say: Progress, timeout:
         say("building what has no wheels")
         pip = [*pip, "--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
         _step(env, [*pip, "-r", str(env.pins.with_name(env.sources))], timeout)
+    if env.native:
+
+        def step(command: Sequence[str], limit: float) -> None:
+            _step(env, list(command), limit)
+
+        native_build.build(inner, env.pins.with_name(env.native), folder, say, step, timeout)
     say("checking that it runs")
     _step(env, [str(inner), "-I", "-c", env.check], 300)
     (folder / "ready").write_text(f"{python}\n")

@@ -83,16 +83,16 @@ def _run(name: str, script: Path, work: Path, timeout: float) -> None:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise OracleError(
-                f"the oracle {name!r} gave no answer within {timeout:g} s and was stopped", got=_tail(log)
+                f"the oracle {name!r} gave no answer within {timeout:g} s and was stopped", got=tail(log)
             ) from None
         finally:
-            _end(process)
+            end(process)
     if code:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        raise OracleError(f"the oracle {name!r} {how}", where=script.name, got=_tail(log))
+        raise OracleError(f"the oracle {name!r} {how}", where=script.name, got=tail(log))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     """Kill what is left of the worker, its children included."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
@@ -102,7 +102,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _tail(log: Path, lines: int = 12) -> str:
+def tail(log: Path, lines: int = 12) -> str:
     text = log.read_bytes()[-8192:].decode(errors="replace").strip().splitlines()
     return "\n    ".join(["no output"] if not text else ["", *text[-lines:]])
 

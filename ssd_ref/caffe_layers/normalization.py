@@ -94,7 +94,8 @@ class MVN(CaffeLayer):
 class LRN(CaffeLayer):
     """Local response normalisation, ``x * (k + alpha / n * sum(x^2))^-beta``.
 
-    ACROSS_CHANNELS sums over ``local_size`` neighbouring channels; WITHIN_CHANNEL averages over a square of
+    ACROSS_CHANNELS sums over ``local_size`` neighbouring channels, as Caffe does: each channel's sum is the one before with one
+    square added and one taken away, which rounds more than a sum of its own would. WITHIN_CHANNEL averages over a square of
     ``local_size`` pixels (padding counted) and uses 1 for k.
     """
 
@@ -112,8 +113,10 @@ class LRN(CaffeLayer):
         half = self.size // 2
         square = x.square()
         if self.across:
-            channels = F.pad(square.unsqueeze(1), (0, 0, 0, 0, half, half))
-            mean = F.avg_pool3d(channels, (self.size, 1, 1), stride=1).squeeze(1)
-        else:
-            mean = F.avg_pool2d(square, self.size, 1, half)
-        return x * ((self.k if self.across else 1.0) + self.alpha * mean).pow(-self.beta)
+            parts = F.pad(self.alpha / self.size * square, (0, 0, 0, 0, half, half))
+            scales = [self.k + parts[:, : self.size].sum(1)]
+            for channel in range(1, x.shape[1]):
+                scales.append(scales[-1] + parts[:, channel + self.size - 1] - parts[:, channel - 1])
+            return x * torch.stack(scales, 1).pow(-self.beta)
+        mean = F.avg_pool2d(square, self.size, 1, half)
+        return x * (1.0 + self.alpha * mean).pow(-self.beta)

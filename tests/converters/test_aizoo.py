@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssdconv.converters.caffe.prototxt import read_prototxt
 from ssdconv.converters.convert import convert, open_source
 from ssdconv.converters.reverse import reverse
 from ssdconv.errors import MappingError, UsageError
@@ -115,7 +116,7 @@ def test_boxes_are_what_the_projects_scripts_compute(
     files: dict[str, Path], converted: dict[str, Path], shared: Path, boxes: ModuleType
 ) -> None:
     """OpenCV runs the published Caffe net; the boxes follow by code that shares nothing with the reference's."""
-    oracle = OpenCVOracle(files["caffe"].with_suffix(".prototxt"), files["caffe"])
+    oracle = OpenCVOracle(read_prototxt(files["caffe"].with_suffix(".prototxt")), files["caffe"])
     model = load(converted["caffe"])
     for photo, count in FACES.items():
         image = read_image(shared / "data" / photo)

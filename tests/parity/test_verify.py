@@ -16,6 +16,7 @@ from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.errors import EXIT_MISSING, FormatError, MappingError, MissingError, UsageError
 from ssdconv.parity.oracles.base import Availability
+from ssdconv.parity.oracles.caffe_native import CaffeOracle
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.verify import PIXELS_UNTOLD, verify
@@ -285,21 +286,22 @@ def test_an_absent_oracle_is_not_run_and_never_passed(
 ) -> None:
     gone = Availability(False, "no module named cv2", "python -m pip install opencv-python-headless")
     monkeypatch.setattr(OpenCVOracle, "available", lambda self: gone)
+    monkeypatch.setattr(CaffeOracle, "available", lambda self: gone)
     with pytest.raises(MissingError, match=r"not run: no module named cv2(.|\n)*pip install") as caught:
         ssd300.verify(tmp_path)
     assert caught.value.exit_code == EXIT_MISSING
 
 
 def test_an_oracle_that_lacks_a_layer_fails(ssd300: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = OpenCVOracle.run
+    real = OpenCVOracle.run_with
 
-    def without(self: OpenCVOracle, pixels: Any) -> Any:
-        run = real(self, pixels)
+    def without(self: OpenCVOracle, pixels: Any, lend: Any) -> Any:
+        run = real(self, pixels, lend)
         run.outputs.take("relu4_2")
         return run
 
-    monkeypatch.setattr(OpenCVOracle, "run", without)
-    report = ssd300.verify(tmp_path)
+    monkeypatch.setattr(OpenCVOracle, "run_with", without)
+    report = ssd300.verify(tmp_path, oracle="opencv")
     assert not report and report.first_divergent == "relu4_2"
 
 
@@ -307,8 +309,8 @@ def test_the_wrong_source_file_is_refused(ssd300: Case, ssd512: Case, tmp_path: 
     save(tmp_path / "out.pth", ssd300.config, ssd300.tensors)
     with pytest.raises(MappingError):
         verify(tmp_path / "out.pth", ssd512.source, prototxt=ssd512.prototxt)
-    with pytest.raises(UsageError, match="no oracle 'caffe'"):
-        verify(tmp_path / "out.pth", ssd300.source, prototxt=ssd300.prototxt, oracle="caffe")
+    with pytest.raises(UsageError, match="no oracle 'mxnet'"):
+        verify(tmp_path / "out.pth", ssd300.source, prototxt=ssd300.prototxt, oracle="mxnet")
     with pytest.raises(MissingError):
         verify(tmp_path / "out.pth", tmp_path / "nothing.caffemodel")
     (tmp_path / "x.caffemodel").write_bytes(b"<html></html>")

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ssdconv.converters.caffe.prototxt import read_prototxt
 from ssdconv.converters.caffe.source import write as write_caffe
 from ssdconv.converters.chainer.caffe2npz import caffe2npz
 from ssdconv.converters.chainer.source import write
@@ -164,7 +165,7 @@ def test_caffe2npz_detects_the_same_as_caffe(tmp_path: Path, name: str) -> None:
     bgr = prepare_pixels([image], config.pixels).numpy()
     rgb = prepare_pixels([image], chainer(name).pixels).numpy()
     np.testing.assert_array_equal(bgr[:, ::-1], rgb)  # no resize, so no rounding
-    caffe = OpenCVOracle(tmp_path / "x.prototxt", tmp_path / "x.caffemodel").run(bgr)
+    caffe = OpenCVOracle(read_prototxt(tmp_path / "x.prototxt"), tmp_path / "x.caffemodel").run(bgr)
     theirs = ChainerOracle(tmp_path / "y.npz", chainer(name, 4, width=8)).run(rgb)
     loc, conf = caffe.outputs.take("mbox_loc"), caffe.outputs.take("mbox_conf")
     np.testing.assert_allclose(theirs.outputs.take("mb_locs").reshape(loc.shape), loc, atol=1e-5 * np.abs(loc).max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ssdconv.converters.caffe.prototxt import parse_prototxt
 from ssdconv.errors import EXIT_MISSING, MissingError
 from ssdconv.parity.oracles.base import Outputs, detection_rows, require
 from ssdconv.parity.oracles.opencv import OpenCVOracle
@@ -23,14 +24,18 @@ layer { name: "quiet" type: "Silence" bottom: "a" }
 )
 
 
+def opencv(text: bytes) -> OpenCVOracle:
+    return OpenCVOracle(parse_prototxt(text, "net"), b"")
+
+
 @pytest.fixture
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, 4, 3, 3)).astype(np.float32)
 
 
 def test_every_layer_is_shown_before_in_place_layers_overwrite_it(pixels: np.ndarray) -> None:
-    run = OpenCVOracle(NET, b"").run(pixels)
-    assert set(run.outputs.left) == {"cut", "cut:0", "cut:1", "relu", "twice", "off", "cat"}
+    run = opencv(NET).run(pixels)
+    assert set(run.outputs.left) == {"cut:0", "cut:1", "relu", "twice", "off", "cat"}
     assert run.detections is None and run.kinds["quiet"] == "Silence"
     expected = np.maximum(pixels[:, 1:], 0)
     assert np.array_equal(run.outputs.take("cut:0"), pixels[:, :1])
@@ -40,51 +45,52 @@ def test_every_layer_is_shown_before_in_place_layers_overwrite_it(pixels: np.nda
     assert np.array_equal(run.outputs.take("cat"), np.concatenate([pixels[:, :1], 2 * expected], 1))
 
 
-def test_files_and_bytes_give_the_same(pixels: np.ndarray, tmp_path: object) -> None:
-    from pathlib import Path
-
-    prototxt, model = Path(str(tmp_path)) / "x.prototxt", Path(str(tmp_path)) / "x.caffemodel"
-    prototxt.write_bytes(NET)
-    model.write_bytes(b"")
-    a, b = OpenCVOracle(prototxt, model).run(pixels), OpenCVOracle(NET, b"").run(pixels)
-    assert np.array_equal(a.outputs.take("cat"), b.outputs.take("cat"))
-
-
 def test_two_runs_of_one_oracle_do_not_share_results(pixels: np.ndarray) -> None:
-    oracle = OpenCVOracle(NET, b"")
+    oracle = opencv(NET)
     first, second = oracle.run(pixels), oracle.run(pixels + 1)
     assert np.array_equal(first.outputs.take("cut:0"), pixels[:, :1])
     assert np.array_equal(second.outputs.take("cut:0"), pixels[:, :1] + 1)
 
 
+POOL = b'layer { name: "c" type: "Pooling" bottom: "data" top: "c" pooling_param { kernel_size: 9 } }'
+AFTER = (
+    b'layer { name: "r" type: "ReLU" bottom: "c" top: "r" } layer { name: "s" type: "Power" bottom: "data" top: "s" }'
+)
+
+
 @pytest.mark.parametrize(
-    ("layer", "named"),
+    ("layer", "said"),
     [
-        (b'layer { name: "odd" type: "MultiBoxLoss" bottom: "data" top: "y" }', 'layer "odd" of type "MultiBoxLoss"'),
-        (b'layer { name: "x" type: "ReLU" bottom: "nowhere" top: "y" }', "nowhere"),
-        (b"layer { name: ", "cannot read"),
-        (
-            b'layer { name: "c" type: "Pooling" bottom: "data" top: "c" pooling_param { kernel_size: 9 } }',
-            "layer 'c' fails",
-        ),
+        (POOL, "cannot run it"),
+        (b'layer { name: "c" type: "MultiBoxLoss" bottom: "data" top: "c" }', 'of type "MultiBoxLoss"'),
     ],
 )
-def test_a_network_that_opencv_cannot_run_is_not_run(
-    pixels: np.ndarray, layer: bytes, named: str, capfd: pytest.CaptureFixture[str]
+def test_a_layer_that_opencv_cannot_run_is_a_gap_with_all_that_hangs_on_it(
+    pixels: np.ndarray, layer: bytes, said: str
 ) -> None:
-    with pytest.raises(MissingError) as caught:
-        OpenCVOracle(HEAD + layer, b"").run(pixels)
-    text = str(caught.value)
-    assert "not run" in text and named in text and caught.value.exit_code == EXIT_MISSING
-    assert "/io/opencv" not in text
-    printed = capfd.readouterr().err
-    assert "ERROR" not in printed.replace("[libprotobuf ERROR", ""), "only the text parser cannot be silenced"
+    run = opencv(HEAD + layer + AFTER).run(pixels)
+    assert [(g.part, g.code) for g in run.gaps] == [("c", "oracle cannot"), ("r", "oracle cannot")]
+    assert said in run.gaps[0].reason and "hangs on c" in run.gaps[1].reason and "/io/opencv" not in run.gaps[0].reason
+    assert np.array_equal(run.outputs.take("s"), pixels), "what does not hang on it is compared all the same"
+
+
+def test_what_is_lent_stands_in_for_a_layer_that_opencv_cannot_run(pixels: np.ndarray) -> None:
+    lent = np.array([[[[-1.0, 2.0]]]], np.float32)
+    run = opencv(HEAD + POOL + AFTER).run_with(pixels, lambda names: {"c": {0: lent}} if "c" in names else {})
+    assert [g.part for g in run.gaps] == ["c"] and "c" not in run.outputs
+    assert run.outputs.take("r").tolist() == [[[[0.0, 2.0]]]]
+
+
+def test_a_network_of_which_opencv_can_read_nothing_is_not_run(pixels: np.ndarray) -> None:
+    with pytest.raises(MissingError, match=r"not run(.|\n)*oracle install caffe") as caught:
+        OpenCVOracle(parse_prototxt(NET, "net"), b"\xff\xff no weights").run(pixels)
+    assert caught.value.exit_code == EXIT_MISSING
 
 
 def test_an_opencv_without_the_importer_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
     import cv2
 
-    oracle = OpenCVOracle(NET, b"")
+    oracle = opencv(NET)
     assert oracle.available().ok and oracle.name == f"OpenCV {cv2.__version__}"
     monkeypatch.delattr(cv2.dnn, "readNetFromCaffe")
     state = oracle.available()
