@@ -44,6 +44,7 @@ class Case:
         if change is not None:
             config, tensors = change(config, tensors)
         save(tmp_path / "out.pth", config, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        options.setdefault("oracle", "opencv")
         return verify(tmp_path / "out.pth", self.source, prototxt=self.prototxt, **options)
 
 
