@@ -159,8 +159,8 @@ def _text(shapes: list[Shape]) -> str:
 def in_model_order(config: SSDConfig) -> list[tuple[str, str]]:
     """(group of the class, layer) in the order in which Keras numbers a network's layers with weights.
 
-    In ssd_keras a softmax follows the class heads, so they lie deeper than the box heads and come first. jedol's model has none; there box
-    heads come first, as in a model with outputs loc and conf.
+    Class heads come first: in ssd_keras a softmax follows them, so they lie deeper than the box heads; jedol's models have the outputs
+    ``[mbox_logit, mbox_loc]`` in this order.
 
     Raises:
         MappingError: the order is not certain, or Keras would not notice a wrong one.
@@ -181,8 +181,7 @@ def in_model_order(config: SSDConfig) -> list[tuple[str, str]]:
     for project, group in SCALES.items():
         if config.name.startswith(project):
             words["scale"] = group
-    roles = ("loc", "conf") if config.name.startswith("jedol") else ("conf", "loc")
     rows = [row for row in rows_of(config) if row.kind in words]
-    heads = [[row for row in rows if row.target.startswith(f"heads.{role}.")] for role in roles]
+    heads = [[row for row in rows if row.target.startswith(f"heads.{role}.")] for role in ("conf", "loc")]
     chain = [row for row in rows if not row.target.startswith(("heads.conf.", "heads.loc."))]
     return [(words[row.kind], row.layer) for row in (*chain, *heads[0], *heads[1])]

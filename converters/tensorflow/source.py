@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from ssdconv.converters import aizoo
 from ssdconv.converters.assumed import Project, settle
 from ssdconv.converters.mapping import Drop, TensorMapping
@@ -82,7 +84,7 @@ def _side(table: TensorTable, name: str) -> int:
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
-    """Write a V2 checkpoint; ``dst`` is its prefix, or its ``.index`` file.
+    """Write a V2 checkpoint with ``global_step``; ``dst`` is its prefix, or its ``.index`` file.
 
     Raises:
         MappingError: the network is not SSD.TensorFlow's: its code fixes padding, priors, pixels and rule.
@@ -104,5 +106,11 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
             where=config.name,
             expected=f"a network converted with tf2pt ({theirs.name})",
         )
-    rows = list(entries(config))
-    return write_bundle(prefix, {e.source: apply_all(inverse(e.ops, e.source_shape), tensors[e.target]) for e in rows})
+    made = {e.source: apply_all(inverse(e.ops, e.source_shape), tensors[e.target]) for e in entries(config)}
+    return write_bundle(prefix, {**made, "global_step": np.array(step_of(prefix), np.int64)})
+
+
+def step_of(prefix: Path) -> int:
+    """The step that a checkpoint's name tells (``model.ckpt-120000``), else 0. Estimators restore ``global_step`` with the network."""
+    number = prefix.name.rpartition("-")[2]
+    return int(number) if number.isdigit() and len(number) < 19 else 0

@@ -79,7 +79,7 @@ def vgg(size, width, classes, jedol, prefix=""):
         x = _conv(x, f"conv{stage}_2", wide * width, kernel, strides=stride, padding=padding, **relu)
         sources.append((f"conv{stage}_2", x))
     loc, conf = _heads(sources, CELLS[len(sources)], classes, "{}_mbox_{}", "logit" if jedol else "conf", grids)
-    return Model(image, [loc, conf]), grids
+    return Model(image, [conf, loc] if jedol else [loc, conf]), grids  # jedol's own order, which numbers the layers
 
 
 def _block(x, stage, index, inner, out, stride, dilation):
@@ -116,7 +116,7 @@ def resnet(width, classes):
         sources.append((f"res{stage}a", x))
     sources.append(("pool8", layers.AveragePooling2D(3, 1, padding="valid", name="pool8")(x)))
     loc, conf = _heads(sources, CELLS[6], classes, "{}_mbox_{}", "logit", grids)
-    return Model(image, [loc, conf]), grids
+    return Model(image, [conf, loc]), grids
 
 
 def ssd7(width, classes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ def test_there_and_back_bit_for_bit(tmp_path: Path, name: str, classes: int) -> 
     tensors = seeded_tensors(config, 5)
     write(config, tensors, tmp_path / "a.npz", Request())
     report = convert(tmp_path / "a.npz", tmp_path / "b.pth")
-    assert report.config == config
-    assert any("VOC's prior sizes" in w for w in report.warnings) == (classes != 21)
+    assert replace(report.config, class_names=config.class_names) == config
+    (scales,) = (claim for claim in report.evidence if claim.key == "priors.scales")
+    assert (scales.basis, scales.value, scales.others) == ("assumed", "voc", ("coco",))
     held = read(tmp_path / "b.pth").state_dict
     assert held.keys() == tensors.keys()
     for key, array in tensors.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +58,9 @@ def write(packing: SimpleNamespace, config: SSDConfig, path: Path, scale: str = 
 
 def check(path: Path, tensors: Any, config: SSDConfig, tmp_path: Path, **wishes: Any) -> None:
     report = convert(path, tmp_path / "out.pth", **wishes)
-    assert report.config == config and any("no layer names" in w for w in report.warnings)
+    assert replace(report.config, class_names=config.class_names) == config and any(
+        "no layer names" in w for w in report.warnings
+    )
     state = read(tmp_path / "out.pth").state_dict
     assert all(np.array_equal(state[name].numpy(), array) for name, array in tensors.items())
 
@@ -150,13 +153,24 @@ def test_numbered_files_come_back_bit_for_bit(name: str, tmp_path: Path) -> None
     assert (tmp_path / "x.weights.h5").read_bytes() == (tmp_path / "y.weights.h5").read_bytes()
     convert(tmp_path / "x.weights.h5", tmp_path / "b.pth")
     a, b = read(tmp_path / "a.pth"), read(tmp_path / "b.pth")
-    assert a.config == b.config and all(torch.equal(a.state_dict[n], b.state_dict[n]) for n in a.state_dict)
+    assert replace(a.config, class_names=()) == replace(b.config, class_names=()) and all(
+        torch.equal(a.state_dict[n], b.state_dict[n]) for n in a.state_dict
+    )
     with h5py.File(tmp_path / "x.weights.h5", "r+") as file:
         for group in file["layers"].values():
             del group["vars"].attrs["name"]
     convert(tmp_path / "x.weights.h5", tmp_path / "c.pth", network=name)
     c = read(tmp_path / "c.pth")
     assert all(torch.equal(a.state_dict[n], c.state_dict[n]) for n in a.state_dict)
+
+
+def test_class_heads_are_written_first() -> None:
+    """As both projects' models number them: jedol's outputs are ``[mbox_logit, mbox_loc]``, ssd_keras' class heads lie deeper."""
+    for name, word in (("jedol_ssd300_vgg16_voc", "_mbox_logit"), ("ssd_keras_ssd300_voc", "_mbox_conf")):
+        heads = [layer for _, layer in in_model_order(config_of(name)) if "_mbox_" in layer]
+        assert all(layer.endswith(word) for layer in heads[:6]) and all(
+            layer.endswith("_mbox_loc") for layer in heads[6:]
+        )
 
 
 def test_uncertain_positions_are_not_written() -> None:

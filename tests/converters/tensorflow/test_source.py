@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,7 +47,10 @@ def test_names_and_shapes_are_those_of_the_manifest(shared: Path) -> None:
 
 def test_there_and_back_is_bit_identical(narrow: SimpleNamespace, tmp_path: Path) -> None:
     report = convert(narrow.index.with_suffix(""), tmp_path / "out.pth")  # the prefix: net.ckpt
-    assert report.config == narrow.config and report.source_format == "checkpoint V2"
+    assert (
+        replace(report.config, class_names=narrow.config.class_names) == narrow.config
+        and report.source_format == "checkpoint V2"
+    )
     for name, tensor in checkpoint.read(tmp_path / "out.pth").state_dict.items():
         assert tensor.numpy().tobytes() == narrow.tensors[name].tobytes(), name
     reverse(tmp_path / "out.pth", tmp_path / "back.ckpt", "tensorflow")
@@ -81,6 +85,14 @@ def test_training_state_is_dropped_by_rule(narrow: SimpleNamespace, tmp_path: Pa
     assert checkpoint.read(tmp_path / "out.pth").state_dict["heads.l2norm.0.weight"].numpy().tobytes() == (
         narrow.tensors["heads.l2norm.0.weight"].tobytes()
     )
+
+
+def test_the_step_is_written_where_estimators_look_for_it(narrow: SimpleNamespace, tmp_path: Path) -> None:
+    for name, step in (("model.ckpt-120000", 120_000), ("model.ckpt", 0)):
+        written = source.write(narrow.config, narrow.tensors, tmp_path / name, Request())
+        held = stored(written[0])
+        assert held["global_step"] == step and held["global_step"].dtype == np.int64 and held["global_step"].shape == ()
+        convert(written[0], tmp_path / "out.pth")
 
 
 def test_another_scope(narrow: SimpleNamespace, tmp_path: Path) -> None:
