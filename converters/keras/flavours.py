@@ -103,7 +103,7 @@ def names_in_config(config: bytes, where: str) -> dict[str, str]:
     """
     try:
         listed = json.loads(config)["config"]["layers"]
-        rows = [(str(layer["class_name"]), str(layer["config"]["name"])) for layer in listed]
+        rows = [(str(layer["class_name"]), str(layer.get("name") or layer["config"]["name"])) for layer in listed]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError("config.json holds no list of layers", where=where) from None
     if len(rows) > MAX_LAYERS:

@@ -190,7 +190,15 @@ def _tables(
             names = ["", *names]
         nodes = {name: [[(names[k - 1], 0, 0)] if k else []] for k, name in enumerate(names)}
         return layers, nodes, [names[0]], [(names[-1], 0, 0)]
-    return layers, nodes, [ref[0] for ref in _ends(config["input_layers"])], _ends(config["output_layers"])
+    models = {name for name, entry in layers.items() if _kind(entry) in MODELS}
+    nodes = {name: [_counted(refs, models) for refs in calls] for name, calls in nodes.items()}
+    ends = _counted(_ends(config["output_layers"]), models)
+    return layers, nodes, [ref[0] for ref in _ends(config["input_layers"])], ends
+
+
+def _counted(refs: list[Ref], models: set[str]) -> list[Ref]:
+    """Calls of models count from 1 in these texts: their own making is number 0."""
+    return [(name, max(number - 1, 0) if name in models else number, output) for name, number, output in refs]
 
 
 def _ends(value: Any) -> list[Ref]:

@@ -113,6 +113,13 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
             got=whole.config.name,
             hint="what the file does not say is set by --set KEY=VALUE; `ssdconv inspect` lists the keys",
         )
+    inner = next((weight.owner for weight in whole.made.weights if len(weight.owner) > 1), None)
+    if inner and table.meta["flavour"] == "v3":
+        raise MappingError(
+            f"model {inner[0]!r} within the model: its weights in a .keras archive are not read",
+            where=str(table.path),
+            hint="save the model as .h5: model.save('x.h5')",
+        )
     entries = tuple(
         Entry(stored_as(weight, table), weight.target, weight.shape, weight.ops) for weight in whole.made.weights
     )
@@ -310,6 +317,12 @@ def write_again(origin: Origin, tensors: Mapping[str, Array], dst: Path) -> Path
         )
     layers: dict[str, dict[str, Array]] = {}
     for weight in whole.made.weights:
+        if len(weight.owner) > 1:
+            raise MappingError(
+                f"model {weight.owner[0]!r} within the model: the order of its weights in the file is not kept",
+                where=str(dst),
+                hint="the checkpoint holds all of them; only the way back into one Keras file is missing",
+            )
         if weight.target not in tensors or weight.target not in origin.stored:
             raise MappingError("the checkpoint lacks a tensor of the model's text", where=str(dst), got=weight.target)
         array = apply_all(inverse(weight.ops, weight.shape), tensors[weight.target])

@@ -282,7 +282,9 @@ def load(model, path):
                     group = root[layer.name]
                     names = [n.decode() if isinstance(n, bytes) else n for n in group.attrs["weight_names"]]
                     names = [n for n in names if n.rsplit("/", 1)[-1].split(":")[0] not in EXTRA]
-                    layer.set_weights([group[n][()] for n in names])
+                    held = layer.trainable_weights + layer.non_trainable_weights  # Keras' order in .h5 files
+                    for variable, n in zip(held, names, strict=True):
+                        variable.assign(group[n][()])
     missing = [layer.name for layer in model.layers for value in layer.get_weights() if np.isnan(value).all()]
     if missing:
         raise SystemExit(f"not in the file: {missing[:5]}")
