@@ -156,12 +156,12 @@ def _writer(layers: Sequence[CaffeLayer], before: int, blob: str) -> int | None:
 
 
 def _activation(layers: Sequence[CaffeLayer], at: int | None) -> int | None:
-    """The softmax or sigmoid layer behind which only the shape changes up to layer ``at``."""
+    """The softmax or sigmoid layer of all scores, behind which only the shape changes up to layer ``at``; none of one map's."""
     while at is not None:
         layer = layers[at]
         if layer.type in ACTIVATIONS:
             return at
-        if layer.type not in MOVES or not layer.bottoms:
+        if layer.type not in MOVES or len(layer.bottoms) != 1:
             return None
         at = _writer(layers, at, layer.bottoms[0])
     return None

@@ -42,3 +42,32 @@ def test_heads_are_read_where_they_are_made(
     probes = [(p.source, p.reference) for p in head_probes(net, graph_config(net, name="x"))]
     wanted = [("lf", "@loc"), *([(raw, "@conf")] if raw else []), *((s, "@scores") for s in scores), ("p", "@priors")]
     assert probes == wanted
+
+
+def test_a_softmax_of_one_map_is_no_softmax_of_all_scores() -> None:
+    """Two maps, each with a softmax of its own: scores are compared where they are joined, raw class outputs nowhere."""
+    soft = SOFT.replace("TOP", "s")
+    for old, new in (("r", "r2"), ("s", "s2"), ("q", "q2")):
+        soft += "\n" + next(x for x in SOFT.replace("TOP", "s").splitlines() if f'name: "{old}"' in x).replace(
+            f'name: "{old}"', f'name: "{new}"'
+        ).replace(f'top: "{old}"', f'top: "{new}"').replace('bottom: "r"', 'bottom: "r2"').replace(
+            'bottom: "s"', 'bottom: "s2"'
+        )
+    soft += '\nlayer { name: "all" type: "Concat" bottom: "q" bottom: "q2" top: "all" }'
+    soft += '\nlayer { name: "ll" type: "Concat" bottom: "lf" bottom: "lf" top: "ll" }'
+    text = (
+        NET.replace("ACT", soft)
+        .replace("END", "all")
+        .replace('bottom: "lf" bottom: "all"', 'bottom: "ll" bottom: "all"')
+    )
+    text = text.replace(
+        'name: "p" type',
+        'name: "p2" type: "PriorBox" bottom: "y" bottom: "data" top: "p2" prior_box_param { min_size: 4 } }\nlayer { name: "p" type',
+    )
+    text = text.replace(
+        'layer { name: "o"',
+        'layer { name: "pp" type: "Concat" bottom: "p2" bottom: "p" top: "pp" concat_param { axis: 2 } }\nlayer { name: "o"',
+    ).replace('bottom: "p" top: "o"', 'bottom: "pp" top: "o"')
+    net = parse_prototxt(text.encode(), "net")
+    probes = [(p.source, p.reference) for p in head_probes(net, graph_config(net, name="x"))]
+    assert probes == [("ll", "@loc"), ("all", "@scores"), ("pp", "@priors")]
