@@ -143,7 +143,7 @@ def _checked_loc(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) ->
 def _boxes(loc: Tensor, priors: Priors, rule: DetectRule, place: Tensor, classes: int) -> Tensor:
     """Decoded boxes (M, 4) of the candidates, clipped where the rule clips before NMS."""
     cell = place // classes
-    chosen = loc.view(-1, 4)[cell if rule.share_location else place]
+    chosen = loc.reshape(-1, 4)[cell if rule.share_location else place]
     prior = cell % len(priors)
     boxes = decode(
         chosen,

@@ -76,6 +76,8 @@ def departs(layer: CaffeLayer) -> str:
         return "OpenCV cannot normalise across space with a scale per channel"
     if layer.type == "Bias" and given.get("axis", 1) != 1 and given.get("num_axes", 1) != 0:
         return "OpenCV adds a Bias along the channels only"
+    if layer.type == "Reshape" and len(given.get("shape", {}).get("dim", ())) == 1:
+        return "OpenCV has no blobs of one axis"
     if layer.type in ("Reduction", "ArgMax", "Threshold"):
         return f"OpenCV has no layer {layer.type}"
     return ""
@@ -243,12 +245,16 @@ def _permute(writer: _Writer, layer: CaffeLayer) -> list[CaffeLayer]:
 
 def _lrn(writer: _Writer, layer: CaffeLayer) -> list[CaffeLayer]:
     """x (k + a s)^-b = k^-b x (1 + a/k s)^-b; within a channel Caffe takes k as 1."""
-    given = dict(layer.params.get("lrn_param", {}))
+    given = {
+        "alpha": 1.0,
+        "beta": 0.75,
+        **layer.params.get("lrn_param", {}),
+    }  # OpenCV's alpha is 1e-4 where none is given
     k = given.pop("k", 1.0)
     if k == 1.0 or given.get("norm_region") == "WITHIN_CHANNEL":
         return [_with(layer, "lrn_param", given)]
-    power = {"scale": k ** -given.get("beta", 0.75)}
-    given["alpha"] = given.get("alpha", 1.0) / k
+    power = {"scale": k ** -given["beta"]}
+    given["alpha"] /= k
     return writer.chain(layer, ("LRN", {"lrn_param": given}), ("Power", {"power_param": power}))
 
 
@@ -258,6 +264,10 @@ def _log(writer: _Writer, layer: CaffeLayer) -> list[CaffeLayer]:
     base = given.get("base", -1.0)
     outside = {"scale": 1.0 if base <= 0 else 1.0 / math.log(base)}
     return writer.chain(layer, ("Power", {"power_param": inside}), ("Log", {}), ("Power", {"power_param": outside}))
+
+
+def _pooling(writer: _Writer, layer: CaffeLayer) -> list[CaffeLayer]:
+    return [_with(layer, "pooling_param", {"pool": "MAX", **layer.params.get("pooling_param", {})})]
 
 
 def _tile(writer: _Writer, layer: CaffeLayer) -> list[CaffeLayer]:
@@ -274,6 +284,7 @@ _REWRITTEN: dict[str, Callable[[_Writer, CaffeLayer], list[CaffeLayer]]] = {
     "LRN": _lrn,
     "Log": _log,
     "Permute": _permute,
+    "Pooling": _pooling,
     "PriorBox": _prior_box,
     "Scale": _from_front("scale_param"),
     "Tile": _tile,

@@ -308,3 +308,16 @@ def test_infinite_logits_are_numbers() -> None:
     conf[0, 0, 1], conf[0, 1, 1] = float("inf"), float("-inf")
     found = detect_with(loc, conf, priors, DetectRule(activation="none"))[0]
     assert found.scores[0] == float("inf") and found.priors[0] == 0
+
+
+def test_heads_that_lie_otherwise_in_memory_give_the_same() -> None:
+    """A layer graph may end in a transposed view; each image's and class' own boxes too."""
+    maps = (PriorMap((2, 3), (10.0, 10.0), ((8.0, 8.0),)),)
+    rule = DetectRule(share_location=False, score_threshold=0.1, keep_top_k=-1)
+    rng = torch.Generator().manual_seed(0)
+    loc, conf = torch.randn(2, 6, 12, generator=rng), torch.randn(2, 6, 3, generator=rng)
+    wanted = detect(loc, conf, maps, (20, 30), rule)
+    lying = loc.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert not lying.is_contiguous() and sum(map(len, wanted)) > 3
+    for a, b in zip(detect(lying, conf, maps, (20, 30), rule), wanted, strict=True):
+        assert torch.equal(a.boxes, b.boxes)
