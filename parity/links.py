@@ -14,6 +14,8 @@ from ssdconv.ssd_ref.evidence import BASES, INDEPENDENT, LINKS, STRENGTH, Basis,
 
 WORDS: Mapping[Link, str] = {"tensors": "weights", "architecture": "layers"}
 """How the headline calls a link, where not by its name."""
+LONGEST = 160
+"""Characters of reasons in a headline, beyond which it names the first alone."""
 SETTLED_ELSEWHERE: frozenset[Basis] = frozenset({"assumed", "user"})
 """Bases that an oracle's run does not improve: it was given the same. A project's original code is given only what ``ran`` lists."""
 
@@ -114,10 +116,17 @@ def headline(links: Sequence[LinkResult]) -> str:
         if not found:
             continue
         words = _listed([WORDS.get(r.link, r.link) for r in found])
-        told = "; ".join(dict.fromkeys(r.text for r in found if r.text))
+        told = _short([c.text for r in found for c in r.claims if c.basis == basis and c.text in r.text])
         verb = BASES[basis] if basis is not None else "vouched for by nobody"
         parts.append(f"{words} {verb}" + (f" ({told})" if told and basis in ("assumed", "user") else ""))
     return "; ".join(parts) + untold
+
+
+def _short(texts: Sequence[str]) -> str:
+    """The texts, or the first of them where all are too long for a headline."""
+    kept = list(dict.fromkeys(texts))
+    whole = "; ".join(kept)
+    return whole if len(whole) <= LONGEST or len(kept) < 2 else f"{kept[0]}; and {len(kept) - 1} more, see the table"
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -94,6 +94,12 @@ def test_the_headline_tells_what_was_assumed() -> None:
     )
 
 
+def test_many_assumptions_are_counted_in_the_headline() -> None:
+    many = tuple(Claim("priors", "assumed", f"setting {number} is the usual one") for number in range(20))
+    said = headline(tuple(table((*settled(), *many)).values()))
+    assert said.endswith("priors assumed (setting 0 is the usual one; and 19 more, see the table)")
+
+
 def test_strict_refuses_what_nobody_else_vouches_for() -> None:
     rows = table(settled(pixels="assumed", priors="rebuilt", classes="user"))
     assert [row.link for row in weak_links(tuple(rows.values()))] == ["pixels", "priors"]
