@@ -236,10 +236,10 @@ def remembered() -> Any:
     for _, path in NETWORKS.values():
         module, _, kind = path.rpartition(".")
         owner = getattr(__import__(module, fromlist=[kind]), kind)
-
         name = "run_with" if hasattr(owner, "run_with") else "run"
+        method = getattr(owner, name)
 
-        def run(self: Any, given: Any, *lend: Any, real: Any = getattr(owner, name), path: str = path) -> OracleRun:
+        def run(self: Any, given: Any, *lend: Any, real: Any = method, path: str = path) -> OracleRun:
             key = (path, np.asarray(given).tobytes())
             if key not in answers:
                 first = real(self, given, *lend)
