@@ -16,6 +16,7 @@ from ssdconv.converters.caffe.probes import probe_map
 from ssdconv.converters.caffe.prototxt import read_prototxt, write_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.recognise import as_named
+from ssdconv.converters.caffe.shapes import supported
 from ssdconv.converters.caffe.sniff import HDF5_MAGIC, state_of_training
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.converters.mapping import Drop, Entry, TensorMapping
@@ -198,7 +199,15 @@ def net_of(config: SSDConfig) -> CaffeNet:
     Raises:
         MappingError: Caffe cannot express the network.
     """
-    return graph_net(config) if config.graph else deploy_net(config)
+    if config.graph is not None:
+        foreign = next((spec for spec in config.graph.layers if spec.type not in supported()), None)
+        if foreign is not None:
+            raise MappingError(
+                f"Caffe has no layer that does what {foreign.type} of {config.source} does",
+                where=f"{config.name}, layer {foreign.name!r}",
+            )
+        return graph_net(config)
+    return deploy_net(config)
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:

@@ -19,7 +19,7 @@ from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.reverse import reverse
-from ssdconv.errors import FormatError, UsageError
+from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.config import DetectRule, SSDConfig
 from ssdconv.ssd_ref.detections import Detections
@@ -365,5 +365,7 @@ def test_there_and_back_is_the_same_file(golden: Golden, tmp_path: Path) -> None
     convert(golden.path, tmp_path / "there.pth")
     reverse(tmp_path / "there.pth", tmp_path / "back.h5", "keras")
     assert contents(tmp_path / "back.h5") == contents(golden.path)
+    with pytest.raises(MappingError, match="Caffe has no layer"):
+        reverse(tmp_path / "there.pth", tmp_path / "back.caffemodel", "caffe")
     with pytest.raises(UsageError, match="another form"):
         reverse(tmp_path / "there.pth", tmp_path / "back.keras", "keras")
