@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -369,3 +369,98 @@ def test_there_and_back_is_the_same_file(golden: Golden, tmp_path: Path) -> None
         reverse(tmp_path / "there.pth", tmp_path / "back.caffemodel", "caffe")
     with pytest.raises(UsageError, match="another form"):
         reverse(tmp_path / "there.pth", tmp_path / "back.keras", "keras")
+
+
+def edited(path: Path, target: Path, change: Callable[[dict[str, Any], Any], None]) -> Path:
+    """A copy of a file with another text, and other weights."""
+    import h5py
+
+    target.write_bytes(path.read_bytes())
+    with h5py.File(target, "r+") as file:
+        told = file.attrs["model_config"]
+        model = json.loads(told)
+        change(model, file["model_weights"])
+        del file.attrs["model_config"]
+        file.attrs["model_config"] = json.dumps(model).encode()
+    return target
+
+
+@pytest.fixture(scope="module")
+def small(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpacked(shared / "golden" / "keras_tf" / "ssd7", "h03_128x96_fast_swap", tmp_path_factory.mktemp("small"))
+
+
+def layer_of(model: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(la for la in model["config"]["layers"] if la["name"] == name)
+
+
+@pytest.mark.shared
+def test_pruning_wrappers_are_seen_through(small: Path, tmp_path: Path) -> None:
+    name = "prune_low_magnitude_conv2"
+
+    def prune(model: dict[str, Any], weights: Any) -> None:
+        conv = layer_of(model, "conv2")
+        inner = {"class_name": "Conv2D", "config": conv["config"]}
+        conv.update(
+            class_name="PruneLowMagnitude", name=name, config={"name": name, "layer": inner, "pruning_schedule": {}}
+        )
+        layer_of(model, "bn2")["inbound_nodes"] = [[[name, 0, 0, {}]]]
+        weights.move("conv2", name)
+        for extra, value in (
+            ("mask:0", np.ones((3, 3, 32, 48), "f4")),
+            ("threshold:0", np.float32(0)),
+            ("pruning_step:0", np.int64(7)),
+        ):
+            weights[name].create_dataset(f"{name}/{extra}", data=value)
+
+    path = edited(small, tmp_path / "pruned.h5", prune)
+    report = convert(path, tmp_path / "pruned.pth")
+    convert(small, tmp_path / "plain.pth")
+    assert sorted(drop.source.rsplit("/", 1)[-1] for drop in report.drops) == [
+        "mask:0",
+        "pruning_step:0",
+        "threshold:0",
+    ]
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 128, 96)).astype("f4"))
+    with torch.inference_mode():
+        for mine, theirs in zip(load(tmp_path / "pruned.pth")(x), load(tmp_path / "plain.pth")(x), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.shared
+def test_a_lambda_that_nothing_explains_is_asked_for(small: Path, tmp_path: Path) -> None:
+    def hide(model: dict[str, Any], weights: Any) -> None:
+        layer_of(model, "input_mean_normalization")["config"]["function"] = ["4wEAAAAA\n", None, None]
+
+    path = edited(small, tmp_path / "hidden.h5", hide)
+    with pytest.raises(FormatError, match="'input_mean_normalization' \\(Lambda\\)"):
+        convert(path, tmp_path / "x.pth")
+    report = convert(path, tmp_path / "x.pth", settings={"lambda.input_mean_normalization": "subtract:123,117,104"})
+    assert report.config.pixels == convert(small, tmp_path / "y.pth").config.pixels
+    with pytest.raises(UsageError, match="no step of preparing pixels"):
+        convert(path, tmp_path / "x.pth", settings={"lambda.input_mean_normalization": "import os"})
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("conv3", "padding", "causal", "conv3"),
+        ("conv3", "data_format", "channels_first", "conv3"),
+        ("conv3", "activation", "mystery", "conv3"),
+        ("conv3", "filters", 1 << 40, "conv3"),
+        ("bn3", "axis", 1, "bn3"),
+        ("anchors5", "this_scale", None, "anchors5"),
+        ("anchors5", "aspect_ratios", [1.0], "anchors5"),
+        ("anchors5", "this_steps", [8, 8], "anchors5"),
+        ("classes4_reshape", "target_shape", [-1, 7], "classes4_reshape"),
+        ("decoded_predictions", "normalize_coords", False, "decoded_predictions"),
+        ("input_1", "batch_input_shape", [None, 128, 96, 1], "input_1"),
+    ],
+)
+def test_contradictions_name_the_layer(
+    small: Path, tmp_path: Path, name: str, field: str, value: Any, message: str
+) -> None:
+    path = edited(small, tmp_path / "x.h5", lambda model, _: layer_of(model, name)["config"].update({field: value}))
+    with pytest.raises((FormatError, MappingError), match=message):
+        convert(path, tmp_path / "x.pth")
