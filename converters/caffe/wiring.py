@@ -7,7 +7,7 @@ memory. A value is known by the layer that made it, as its index in the layer li
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.caffe_layers.memory import Memory
@@ -18,10 +18,14 @@ INPUT = -1
 
 @dataclass(frozen=True)
 class Value:
-    """The blob ``name`` as layer number ``maker`` wrote it."""
+    """The blob ``name`` as layer number ``maker`` wrote it.
+
+    ``namer`` is the layer that has the name as a top, where ``maker`` wrote to the same memory under another name.
+    """
 
     maker: int
     name: str
+    namer: int = field(default=INPUT, compare=False)
 
 
 class Wiring:
@@ -36,10 +40,14 @@ class Wiring:
         self.layers = tuple(layers)
         self.reads: list[tuple[Value, ...]] = []
         writers: dict[str, int] = {}
+        namers: dict[str, int] = {}
         memory = Memory()
         for index, spec in enumerate(self.layers):
-            self.reads.append(tuple(Value(writers.get(name, INPUT), name) for name in spec.bottoms))
+            self.reads.append(
+                tuple(Value(writers.get(name, INPUT), name, namers.get(name, INPUT)) for name in spec.bottoms)
+            )
             writers.update(dict.fromkeys((*spec.tops, *memory.run(spec)), index))
+            namers.update(dict.fromkeys(spec.tops, index))
 
     def of_type(self, kind: str) -> list[int]:
         """Indices of the layers of a type."""
@@ -48,12 +56,12 @@ class Wiring:
     def needed(self, values: Iterable[Value]) -> set[int]:
         """Indices of all layers that ``values`` depend on."""
         found: set[int] = set()
-        todo = [value.maker for value in values]
+        todo = [index for value in values for index in (value.maker, value.namer)]
         while todo:
             index = todo.pop()
             if index != INPUT and index not in found:
                 found.add(index)
-                todo.extend(value.maker for value in self.reads[index])
+                todo.extend(i for value in self.reads[index] for i in (value.maker, value.namer))
         return found
 
     def after(self, sources: Iterable[int]) -> set[int]:

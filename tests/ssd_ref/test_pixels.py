@@ -202,3 +202,9 @@ def test_pil_modes(tmp_path: Path) -> None:
 def test_not_an_image_at_all() -> None:
     with pytest.raises(UsageError, match="got int"):
         prepare([3], VOC)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("rule", [{"mean": (0.0, 0.0, 5.0)}, {"std": (1.0, 1.0, 2.0)}])
+def test_a_mean_or_deviation_of_one_channel_alone_counts(rule: dict[str, tuple[float, float, float]]) -> None:
+    out = normalise(np.full((1, 1, 3), 10, np.uint8), Pixels((1, 1), "BGR", **rule))
+    assert out.tolist() == [[[10.0, 10.0, 5.0]]]

@@ -217,8 +217,9 @@ layer { name: "double" type: "Power" bottom: "c_0" top: "c_0" power_param { scal
 """
 VIEW = """
 layer { name: "flat" type: "Flatten" bottom: "c" top: "c_0" flatten_param { axis: 2 } }
+layer { name: "same" type: "Concat" bottom: "c" top: "c_2" }
+layer { name: "part" type: "Slice" bottom: "c_2" top: "c_1" }
 layer { name: "double" type: "Power" bottom: "c_0" top: "c_0" power_param { scale: 2 } }
-layer { name: "same" type: "Concat" bottom: "c" top: "c_1" }
 """
 """Caffe lets all of these names share one piece of memory, so whoever reads c_1 finds it doubled."""
 
@@ -382,6 +383,9 @@ def test_priors_may_be_joined_in_every_way_that_caffe_knows(join: str) -> None:
     out = OUT.replace('bottom: "p"', 'bottom: "pj"').replace('bottom: "lf"', 'bottom: "jl"' if both else 'bottom: "lf"')
     config = config_of(INPUT, body, text, concat, soft, out)
     assert [m.grid for m in config.priors] == [(4, 4), (1, 1)][: 2 if both else 1]
+    if both:
+        with pytest.raises(FormatError, match="joined along another axis than 2"):
+            config_of(INPUT, body, text, concat.replace(join, "concat_param { axis: 1 }"), soft, out)
 
 
 def test_input_size_can_be_given() -> None:

@@ -70,6 +70,14 @@ def test_convolution_of_an_image_smaller_than_its_kernel() -> None:
         layer.weight.copy_(counting(1, 1, 3, 3))
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     assert layer(x).flatten().tolist() == [0 * 1 + 1 * 2 + 3 * 3 + 4 * 4]
+    # Too low only: the row below reads as zeros.
+    assert layer(torch.ones(1, 1, 2, 3)).flatten().tolist() == [0 + 1 + 2 + 3 + 4 + 5]
+
+
+def test_a_group_divides_inputs_for_the_kernel_of_a_convolution_and_outputs_for_that_of_a_deconvolution() -> None:
+    params = {"num_output": 6, "kernel_size": [3], "group": 2}
+    assert made("Convolution", params, (1, 4, 5, 5)).weight.shape == (6, 2, 3, 3)
+    assert made("Deconvolution", params, (1, 4, 5, 5)).weight.shape == (4, 3, 3, 3)
 
 
 @pytest.mark.parametrize(("axes", "axis"), [(1, 1), (3, 1), (1, 2), (1, -2), (0, 3), (0, -1)])
@@ -337,6 +345,8 @@ def blob_names_of(layer: CaffeLayer) -> list[str]:
         ("Convolution", {"num_output": 4, "kernel_size": [0]}),
         ("Convolution", {"num_output": 4, "kernel_size": [3], "stride": [0]}),
         ("Convolution", {"num_output": 4, "kernel_size": [3], "group": 3}),
+        ("Convolution", {"num_output": 6, "kernel_size": [3], "group": 3}),
+        ("Convolution", {"num_output": 6, "kernel_size": [3], "group": 4}),
         ("Convolution", {"num_output": -4, "kernel_size": [3]}),
         ("Convolution", {"num_output": "4", "kernel_size": [3]}),
         ("Convolution", {"num_output": 4, "kernel_size": [9]}),
