@@ -8,6 +8,7 @@ there this oracle proves reading, layers and arithmetic, not that the descriptio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -114,12 +115,16 @@ class KerasOracle:
     Args:
         path: ``.h5``, ``.weights.h5`` or ``.keras``.
         config: the network: its name, class count and width.
+        told: what the user said about the file, see ``told_of``; None where nothing, and the published network is built.
         timeout: seconds for one run.
     """
 
-    def __init__(self, path: Path, config: SSDConfig, *, timeout: float = 600.0) -> None:
+    def __init__(
+        self, path: Path, config: SSDConfig, told: Mapping[str, Any] | None = None, *, timeout: float = 600.0
+    ) -> None:
         self.path = Path(path)
         self.config = config
+        self.told = told
         self.timeout = timeout
 
     @property
@@ -148,17 +153,52 @@ class KerasOracle:
             "width": staged.backbone.options.get("width", published) if staged else published,
             "classes": self.config.num_classes,
             "path": str(self.path.resolve()),
+            **({} if self.told is None else {"told": dict(self.told)}),
         }
+
+
+def told_of(opened: Opened) -> dict[str, Any] | None:
+    """What the user said about a file, as ``workers/keras_nets.build`` takes it; None where nothing."""
+    config = opened.plan.config
+    said = {
+        c.key: c.value
+        for c in opened.plan.evidence
+        if c.basis == "user" and not c.key.startswith(("classes", "pixels"))
+    }
+    if not said:
+        return None
+    rule, maps = config.detect, []
+    for entry in config.priors:
+        cells = np.array(entry.cells)
+        places = np.argsort(_orders(config).get(len(cells), range(len(cells))))
+        maps.append({
+            "cells": cells[places].tolist(), "step": entry.step, "offset": entry.offset, "clip": entry.clip != "none",
+        })  # fmt: skip
+    return {
+        "size": config.pixels.size,
+        "heads": said.get("heads.padding", "same"),
+        "extras": said.get("extras.padding", ""),
+        "maps": maps,
+        "variances": config.priors[0].variances,
+        "rule": [
+            rule.score_threshold,
+            rule.nms_threshold,
+            rule.max_per_class,
+            rule.keep_top_k if rule.keep_top_k >= 0 else None,
+        ],
+    }
 
 
 def reorder(array: Array, config: SSDConfig) -> Array:
     """Rows (N, P, k) of the project's anchors in the reference's order within each cell."""
-    orders: dict[int, tuple[int, ...]] = {}
+    return in_reference_order(array, config, _orders(config))
+
+
+def _orders(config: SSDConfig) -> dict[int, tuple[int, ...]]:
+    """By number of anchors in a cell, the place in the project's cell of each of the reference's."""
     if config.name.startswith("jedol"):
-        orders = {6: (0, 1, 2, 4, 3, 5)}
-    elif config.name == "ssd7":
-        orders = {4: (1, 2, 3, 0)}
-    return in_reference_order(array, config, orders)
+        return {6: (0, 1, 2, 4, 3, 5)}
+    return {4: (1, 2, 3, 0)} if config.name == "ssd7" else {}
 
 
 def oracle_run(answer: Answer, index: int, config: SSDConfig, images: int) -> OracleRun:
@@ -194,7 +234,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "keras")
             (*runs("source framework", said, "architecture"), *runs("rebuilt", rebuilt, "priors", "detection rule")),
         )
     return Prepared(
-        KerasOracle(opened.table.path, opened.plan.config),
+        KerasOracle(opened.table.path, opened.plan.config, told_of(opened)),
         plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"),
         INPUT,
         runs("rebuilt", "built again in Keras 2.15 from what is known of the project: its own code cannot run here"),

@@ -36,7 +36,7 @@ def build(job, arrays):
 def _loaded(job):
     net = gluon_nets.make(job["network"], job.get("classes"), job.get("prefix") or "ssd0_")
     net.initialize()
-    net.load_parameters(job["params"])
+    net.load_parameters(job["params"], cast_dtype=True)
     return net
 
 

@@ -41,21 +41,22 @@ def _conv(x, name, out, kernel, **options):
     return layers.Conv2D(out, kernel, padding=options.pop("padding", "same"), name=name, **options)(x)
 
 
-def _heads(sources, cells, classes, name, word, grids_used):
+def _heads(sources, cells, classes, name, word, grids_used, padding="same"):
     """Raw heads concatenated: loc (N, P, 4), conf (N, P, classes)."""
     locs, confs = [], []
     for (label, x), count in zip(sources, cells, strict=True):
-        conf = _conv(x, name.format(label, word), count * classes, 3)
-        loc = _conv(x, name.format(label, "loc" if word != "classes" else "boxes"), count * 4, 3)
+        conf = _conv(x, name.format(label, word), count * classes, 3, padding=padding)
+        loc = _conv(x, name.format(label, "loc" if word != "classes" else "boxes"), count * 4, 3, padding=padding)
         confs.append(layers.Reshape((-1, classes))(conf))
+        grids_used.append((loc.shape[1], loc.shape[2]))
         locs.append(layers.Reshape((-1, 4))(loc))
-        grids_used.append((x.shape[1], x.shape[2]))
     return layers.Concatenate(1, name="all_loc")(locs), layers.Concatenate(1, name="all_conf")(confs)
 
 
-def vgg(size, width, classes, jedol, prefix=""):
-    """jedol's SSD300 with ``jedol``, else ssd_keras' SSD300 or SSD512 behind its own pixel layers."""
-    image = x = layers.Input((size, size, 3), name=prefix + "input_1")
+def vgg(size, width, classes, jedol, prefix="", told=None):
+    """jedol's SSD300 with ``jedol``, else ssd_keras' SSD300 or SSD512; ``told``: see ``build``."""
+    told = told or {}
+    image = x = layers.Input((*told.get("size", (size, size)), 3), name=prefix + "input_1")
     relu = {"activation": "relu"}
     grids, sources = [], []
     for block, count in enumerate((2, 2, 3, 3, 3), 1):
@@ -74,7 +75,7 @@ def vgg(size, width, classes, jedol, prefix=""):
     for stage, narrow, wide, stride in plan:
         x = _conv(x, f"conv{stage}_1", narrow * width, 1, **relu)
         kernel, padding = (4 if stage == 10 else 3), "same" if stride == 2 else "valid"
-        if not jedol and (stride == 2 or stage == 10):
+        if not jedol and (stride == 2 or stage == 10) and told.get("extras") != "same":
             x, padding = layers.ZeroPadding2D(1, name=f"conv{stage}_padding")(x), "valid"
         x = _conv(x, f"conv{stage}_2", wide * width, kernel, strides=stride, padding=padding, **relu)
         sources.append((f"conv{stage}_2", x))
@@ -119,9 +120,10 @@ def resnet(width, classes):
     return Model(image, [conf, loc]), grids
 
 
-def ssd7(width, classes):
-    """ssd_keras' SSD7 at the size of its notebook."""
-    image = x = layers.Input((300, 480, 3))
+def ssd7(width, classes, told=None):
+    """ssd_keras' SSD7 at the size of its notebook; ``told``: see ``build``."""
+    told = told or {}
+    image = x = layers.Input((*told.get("size", (300, 480)), 3))
     sources, grids = [], []
     for index, channels in enumerate((32, 48, 64, 64, 48, 48, 32), 1):
         x = _conv(x, f"conv{index}", channels * width // 32, 5 if index == 1 else 3)
@@ -131,17 +133,40 @@ def ssd7(width, classes):
             sources.append((str(index), x))
         if index < 7:
             x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
-    loc, conf = _heads(sources, (4,) * 4, classes, "{1}{0}", "classes", grids)
+    loc, conf = _heads(sources, (4,) * 4, classes, "{1}{0}", "classes", grids, told.get("heads", "same"))
     return Model(image, [loc, conf]), grids
 
 
-def build(name, width, classes):
-    """(model giving raw loc and conf, grids of its sources)."""
+def build(name, width, classes, told=None):
+    """(model giving raw loc and conf, grids of its heads).
+
+    ``told``: what the user said about the file: ``size`` (height, width), ``heads`` and ``extras`` (padding), and for ``detect`` the
+    ``maps`` of priors with ``cells`` in the project's order, ``step``, ``offset`` and ``clip``, ``variances`` and ``rule``.
+    """
     if name == "ssd7":
-        return ssd7(width, classes)
+        return ssd7(width, classes, told)
     if "resnet50" in name:
         return resnet(width, classes)
-    return vgg(512 if "ssd512" in name else 300, width, classes, name.startswith("jedol"))
+    return vgg(512 if "ssd512" in name else 300, width, classes, name.startswith("jedol"), told=told)
+
+
+def told_priors(told, grids):
+    """As ``priors``, from what the user said."""
+    rows, (height, width) = [], told["size"]
+    for (down, across), entry in zip(grids, told["maps"], strict=True):
+        for y in range(down):
+            for x in range(across):
+                cx, cy = (x + entry["offset"]) * entry["step"][1], (y + entry["offset"]) * entry["step"][0]
+                for w, h in entry["cells"]:
+                    box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+                    if entry["clip"]:  # sides beyond the image go to its last pixel, sides before it to 0
+                        box = [
+                            0 if v < 0 else (e - 1 if v >= e else v)
+                            for v, e in zip(box, (width, height) * 2, strict=True)
+                        ]
+                    corner = np.array(box) / np.array([width, height] * 2)
+                    rows.append([*(corner[:2] + corner[2:]) / 2, *(corner[2:] - corner[:2])])
+    return np.array(rows, np.float32), np.float32(told["variances"])
 
 
 def priors(name, grids):
@@ -173,9 +198,10 @@ def priors(name, grids):
     return np.array(rows, np.float32), np.float32([1, 1, 1, 1] if seven else [0.1, 0.1, 0.2, 0.2])
 
 
-def detect(name, grids, loc, conf):
+def detect(name, grids, loc, conf, told=None):
     """One image's detections (label, score, x0, y0, x1, y1 as fractions): 400 per class after NMS, then the best 200."""
-    anchors, variances = priors(name, grids)
+    anchors, variances = told_priors(told, grids) if told else priors(name, grids)
+    threshold, overlap, most, keep = (told or {}).get("rule", (0.01, 0.45, 400, 200))
     centres = anchors[:, :2] + loc[:, :2] * variances[:2] * anchors[:, 2:]
     sizes = anchors[:, 2:] * np.exp(loc[:, 2:] * variances[2:])
     boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], 1).astype(np.float32)
@@ -186,8 +212,8 @@ def detect(name, grids, loc, conf):
     scores = tf.nn.softmax(conf).numpy()
     found = []
     for label in range(1, conf.shape[1]):
-        index = np.flatnonzero(usable & (scores[:, label] > 0.01))
-        kept = tf.image.non_max_suppression(boxes[index][:, [1, 0, 3, 2]], scores[index, label], 400, 0.45).numpy()
+        index = np.flatnonzero(usable & (scores[:, label] > threshold))
+        kept = tf.image.non_max_suppression(boxes[index][:, [1, 0, 3, 2]], scores[index, label], most, overlap).numpy()
         found += [(label, scores[i, label], *boxes[i]) for i in index[kept]]
     found.sort(key=lambda row: -row[1])
-    return np.array(found[:200], np.float32).reshape(-1, 6)
+    return np.array(found[:keep], np.float32).reshape(-1, 6)

@@ -74,7 +74,7 @@ def build(job, arrays):
 
 def _loaded(job):
     """The network with the weights of ``path``, each of which must come from there."""
-    model, grids = keras_nets.build(job["network"], job["width"], job["classes"])
+    model, grids = keras_nets.build(job["network"], job["width"], job["classes"], job.get("told"))
     for layer in model.layers:
         layer.set_weights([np.full(v.shape, np.nan, np.float32) for v in layer.weights])
     path = job["path"]
@@ -105,7 +105,7 @@ def activations(job, arrays):
     out = {"layers/" + n: np.ascontiguousarray(a.transpose(0, 3, 1, 2)) for n, a in out.items()}
     out["loc"], out["conf"] = heads
     for index, (loc, conf) in enumerate(zip(*heads, strict=True)):
-        out[f"{index}/detections"] = keras_nets.detect(job["network"], grids, loc, conf)
+        out[f"{index}/detections"] = keras_nets.detect(job["network"], grids, loc, conf, job.get("told"))
     return {"grids": grids}, out
 
 
