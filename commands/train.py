@@ -26,6 +26,7 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv train --network ssd_512_resnet50_v1_voc --dataset voc0712 --data-root VOCdevkit --out runs/r50 --device cuda --amp",
     "ssdconv train --finetune out.pth --dataset my.yaml --epochs 50 --lr 0.0005 --out runs/mine",
     "ssdconv train --network ssd300_voc --backbone-weights vgg.caffemodel --dataset voc0712 --data-root VOCdevkit --out runs/a",
+    "ssdconv train --finetune caffe.pth --recipe file --dataset my.yaml --out runs/own-loss",
     "ssdconv train --resume --out runs/r50",
     "ssdconv train --network ssd300_voc --dataset voc0712 --data-root VOCdevkit --preview sheet.png",
     "ssdconv train --list-recipes",

@@ -6,7 +6,7 @@ arrays (``golden``) and returns numbers; nothing is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import torch
 
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.ssd_ref.train.anchors import Anchors
+from ssdconv.ssd_ref.train.anchors import IN_PIXELS, Anchors
 from ssdconv.ssd_ref.train.distributed import Place
 from ssdconv.ssd_ref.train.loss import choose, encoded, multibox_loss, own_form
 from ssdconv.ssd_ref.train.matching import match
@@ -69,7 +69,7 @@ def anchors_of(key: str, held: dict[str, Array], whose: Whose) -> tuple[Anchors,
     recipe, name = MATCHED[key]
     config, rule = network(name), recipe_of(recipe).loss.matching
     turn = [1, 0, 3, 2] if recipe == "chainer" else [0, 1, 2, 3]
-    unit = float(config.pixels.size[0]) if rule.numerics.units == "pixels" else 1.0
+    unit = float(config.pixels.size[0]) if recipe in IN_PIXELS else 1.0
     if whose == "own":
         return Anchors.of(config.priors, config.pixels.size, rule.numerics), turn, unit
     return Anchors.given(torch.from_numpy(held["corners"][:, turn].copy()), rule.numerics, (unit, unit)), turn, unit
@@ -209,18 +209,19 @@ class BatchLoss:
     counts: bool
 
 
-def losses(golden: Path, key: str) -> Iterator[BatchLoss]:
+def losses(golden: Path, key: str, only: Sequence[int] = range(12)) -> Iterator[BatchLoss]:
     """The twelve batches of train/loss_<key>.npz; in the last all losses are equal."""
     held = opened(golden / f"train/loss_{key}.npz")
     recipe, name = LOSSES[key]
     config, rule = network(name), recipe_of(recipe).loss
     turn = [1, 0, 3, 2] if recipe == "chainer" else [0, 1, 2, 3]
-    unit = 300.0 if rule.matching.numerics.units == "pixels" else 1.0
+    unit = 300.0 if recipe in IN_PIXELS else 1.0
     anchors, priors = (
         Anchors.of(config.priors, (300, 300), rule.matching.numerics),
         Priors.of(config.priors, (300, 300)),
     )
-    for batch, scale in enumerate(held["scales"].tolist()):
+    for batch in only:
+        scale = float(held["scales"][batch])
         draw = np.random.Generator(np.random.PCG64(1000 + batch))
         conf = draw.standard_normal((2, 8732, 21), dtype=np.float32) * np.float32(scale)
         loc = draw.standard_normal((2, 8732, 4), dtype=np.float32) * np.float32(min(scale, 5))
@@ -255,7 +256,7 @@ def losses(golden: Path, key: str) -> Iterator[BatchLoss]:
         )
 
 
-def keras_losses(golden: Path, key: str) -> Iterator[BatchLoss]:
+def keras_losses(golden: Path, key: str, only: Sequence[int] = range(8)) -> Iterator[BatchLoss]:
     """The eight batches of keras_tf/targets/<key>_loss.npz; gradients of the first two images, by the largest of them."""
     stored = opened(golden / f"keras_tf/targets/{key}_loss.npz")
     held, starts = keras_objects(golden)
@@ -268,7 +269,7 @@ def keras_losses(golden: Path, key: str) -> Iterator[BatchLoss]:
     order = torch.arange(len(priors)) if anchors.order is None else anchors.order
     place = order.argsort()
     turn = [1, 0, 3, 2] if key == "hikapok" else [0, 1, 2, 3]
-    for batch in range(8):
+    for batch in only:
         limit = SETTINGS[key][batch >= 4][1]
         rule = replace(base, mining=replace(base.mining, overlap=limit))
         draw = np.random.RandomState(1000 + batch)

@@ -26,6 +26,9 @@ from ssdconv.ssd_ref.config import PriorMap
 from ssdconv.ssd_ref.loss_rule import Numerics
 from ssdconv.ssd_ref.priors import prior_boxes, prior_corners
 
+IN_PIXELS = ("chainer", "gluon")
+"""Arithmetics whose priors are pixels of the network's input; the others' are fractions of the image."""
+
 _F64 = npt.NDArray[np.float64]
 _Array = npt.NDArray[Any]
 
@@ -100,14 +103,18 @@ def _cached(
     maps: tuple[PriorMap, ...], image_size: tuple[int, int], numerics: Numerics, device: torch.device
 ) -> Anchors:
     height, width = image_size
-    unit = np.array([width, height, width, height], np.float64) if numerics.units == "pixels" else np.ones(4)
+    size = np.array([width, height, width, height], np.float64)
+    unit = size if numerics.units == "pixels" else np.ones(4)
     with torch.inference_mode(False):
-        parts = [_priors(entry, image_size, numerics.priors, unit) for entry in maps]
+        natural = size if numerics.priors in IN_PIXELS else np.ones(4)
+        parts = [_priors(entry, image_size, numerics.priors, natural) for entry in maps]
         corners, centers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        if not np.array_equal(natural, unit):  # another unit than the arithmetic's own
+            corners = corners.astype(np.float64) / natural * unit
         order = _order(maps, numerics.cell_order)
         return Anchors(
             torch.from_numpy(corners.astype(numerics.dtype)).to(device),
-            torch.from_numpy(centers.astype(np.float64) / unit).to(device),
+            torch.from_numpy(centers.astype(np.float64) / natural).to(device),
             torch.from_numpy(unit).to(device),
             None if order is None else torch.from_numpy(order).to(device),
             numerics,

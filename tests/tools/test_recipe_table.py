@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import msgspec
 import pytest
 
+from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.train.recipe import Recipe, ScheduleSpec
 from ssdconv.ssd_ref.train.recipes import RECIPES, recipe_of
 
@@ -59,3 +64,46 @@ def test_a_stale_document_is_noticed(tool: ModuleType) -> None:
     assert tool.inserted(stale) == text
     with pytest.raises(SystemExit, match="no markers"):
         tool.inserted("nothing")
+
+
+def test_every_field_of_every_loss_has_its_basis(tool: ModuleType) -> None:
+    """What was measured was measured of today's recipes: a changed rule needs ``tools/computation.py`` again."""
+    measured = json.loads(tool.MEASURED.read_text())
+    assert set(measured) == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        told = measured[name]
+        assert msgspec.convert(told["rule"], type=LossRule) == recipe.loss, f"measure {name} again"
+        assert set(told["fields"]) == {path for path, _ in _paths(recipe.loss)}
+        assert set(told["fields"].values()) <= {"arrays", "reading"}
+        assert "/" in recipe.facts or "." in recipe.facts, "where its figures come from"
+        for row in told.get("targets", ()):
+            assert row["priors differ"] == row["images differ"] == row.get("neutral differ", 0) == 0
+        if "losses" in told:
+            assert told["losses"]["terms"] < 1e-6 and told["gradients"] < 1e-5
+            assert told["losses"].get("negatives differ", 0) == told["losses"].get("labels differ", 0) == 0
+
+
+def _paths(rule: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(rule):
+        value = getattr(rule, field.name)
+        if is_dataclass(value):
+            yield from _paths(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("gluon", 8),
+        ("chainer", 8),
+        ("ssd.pytorch", 8),
+        ("simple-ssd", 6),
+        ("keras", 8),
+        ("ssd_keras", 8),
+        ("tensorflow", 8),
+    ],
+)
+def test_the_recorded_arrays_tell_most_rules(tool: ModuleType, name: str, least: int) -> None:
+    told = json.loads(tool.MEASURED.read_text())[name]["fields"]
+    assert sum(basis == "arrays" for basis in told.values()) >= least
