@@ -309,7 +309,7 @@ def steps_cell(name: str, told: dict[str, Any]) -> str:
     if not rows:
         return FORMULA
     if "update" in rows:
-        return f"update rule live: {rows['update']:.0e} after five"
+        return f"update rule live, five updates: {rows['update']:g} of their change"
     return f"three updates recorded: loss {rows['losses']:.0e}, weights {rows['weights']:.0e} of their change"
 
 

@@ -211,6 +211,16 @@ def test_without_mining_all_priors_count() -> None:
     assert out.conf.item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.7, 2.5, 3.0])
+def test_negatives_are_whole_numbers_cut_off(ratio: float) -> None:
+    loc, conf, priors, targets = small()
+    one = replace(targets, valid=targets.valid & torch.tensor([[True], [False], [False]]))
+    out = multibox_loss(loc, conf, priors, one, LossRule(mining=MiningRule(ratio=ratio)))
+    assert out.positives > 1 and out.negatives == int(int(out.positives) * ratio)
+    odd = [r for r in (0.5, 1.7, 2.5) if (int(out.positives) * r) % 1]
+    assert odd, "a ratio that leaves a rest"
+
+
 @pytest.mark.parametrize(("name", "count"), [("priors", 90), ("images", 3), ("one", 1)])
 def test_normalizers(name: Any, count: int) -> None:
     loc, conf, priors, targets = small()
