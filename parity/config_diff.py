@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import msgspec
 
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import LINKS, Link
@@ -46,7 +44,7 @@ def config_differences(mine: SSDConfig, theirs: SSDConfig, *, layers: bool = Tru
         mine, theirs: the configs.
         layers: compare the layers too.
     """
-    a, b = (msgspec.to_builtins(c, enc_hook=str) for c in (mine, theirs))
+    a, b = asdict(mine), asdict(theirs)  # not msgspec, which leaves out fields that an older JSON did not have
     found: list[FieldDifference] = []
 
     def add(link: Link, left: Any, right: Any) -> None:

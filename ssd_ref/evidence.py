@@ -85,6 +85,10 @@ class Notice(str):
         made.code = code
         return made
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """For copies and pickles."""
+        return self.code, str(self)
+
 
 def code_of(warning: str) -> str:
     """The code of a warning; "" for one without."""

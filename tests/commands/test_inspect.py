@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ssdconv import cli
+from ssdconv.ssd_ref.evidence import LINKS
 
 
 @pytest.mark.shared
@@ -22,6 +23,8 @@ def test_json_and_text_tell_the_same(converted: Any, capsys: pytest.CaptureFixtu
         text = capsys.readouterr().out
         assert str(file) in text
         assert all(tensor["name"] in text for tensor in summary["tensors"])
+        assert {claim["link"] for claim in summary["evidence"]} == set(LINKS)
+        assert "  classes  stated in the file: 2 conf channels" in text
 
 
 @pytest.mark.parametrize(("content", "code"), [(None, 4), (b"", 3), (b"<!DOCTYPE html><html>", 3), ("folder", 2)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from ssdconv import cli
 from ssdconv.converters.caffe.source import write
 from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write as write_torch
 from ssdconv.errors import FormatError, MappingError, MissingError
 from ssdconv.parity.diff import diff
 from ssdconv.ssd_ref.checkpoint import save
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig
 from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.seeded import seeded_tensors
@@ -77,6 +79,23 @@ def test_each_difference_is_named_with_its_figures(files: Any, b: str) -> None:
     assert 0 < rows["heads.conf.0.bias"].relative < 1e-3
     data = report.to_json()
     assert data["same"] is False and len(data["rows"]) == 4 and data["rows"][0]["kind"] == "kernel-layout"
+
+
+def test_equal_tensors_under_another_config_are_a_difference(files: Any, tmp_path: Path, capsys: Any) -> None:
+    folder, config, tensors = files
+    assert config.staged is not None
+    heads = replace(config.staged.heads, l2norm={0: L2NormSpec(1e-3)})
+    sizes = (replace(config.priors[0], cells=config.priors[0].cells[::-1]), *config.priors[1:])
+    other = replace(config, staged=replace(config.staged, heads=heads), priors=sizes)
+    save(tmp_path / "other.pth", other, tensors)
+    report = diff(tmp_path / "other.pth", folder / "x.pth")
+    assert not report and report.equal == report.tensors and not report.rows
+    assert [d.field for d in report.fields] == ["heads.l2norm[0].eps", "priors[0].cells"]
+    assert report.to_json()["same"] is False and len(report.to_json()["fields"]) == 2
+    assert cli.main(["diff", str(tmp_path / "other.pth"), str(folder / "x.pth")]) == 1
+    told = capsys.readouterr().out
+    assert "architecture: heads.l2norm[0].eps is 0.001 in A, 1e-10 in B" in told
+    assert "71 of 71 tensors are bit-identical, but the configs differ in 2 fields" in " ".join(told.split())
 
 
 def test_different_networks_are_refused(files: Any, tmp_path: Path) -> None:

@@ -348,6 +348,15 @@ def test_a_field_that_differs_is_named(field: str, config: SSDConfig) -> None:
     assert found and all(field in d.field or d.field.startswith(field) for d in found), found
 
 
+def test_a_config_of_an_older_version_has_the_defaults_of_new_fields() -> None:
+    base = network("ssd300_voc", "caffe")
+    data = json.loads(base.to_json())
+    for entry in data["priors"]:
+        del entry["clip"], entry["offset"]
+    del data["detect"]["nms_margin"], data["pixels"]["scale"]
+    assert config_differences(SSDConfig.from_json(json.dumps(data)), base) == ()
+
+
 def test_names_and_rounding_are_no_differences() -> None:
     base = network("ssd300_voc", "caffe")
     close = replace(base, name="mine", source="keras", pixels=replace(base.pixels, scale=1.00000001), class_names=())

@@ -157,6 +157,8 @@ def test_classes_are_matched_by_name() -> None:
     assert coco[1] == 14  # COCO's person is VOC's 15th class
     assert coco[5] == 0  # airplane is aeroplane
     assert coco.count(-1) == 81 - 20
+    wide = class_map(network("ssd_pytorch_ssd300_coco201"), network("ssd300_coco").class_names[1:])
+    assert wide == (-1, *range(80), *(-1,) * 120), "ssd.pytorch's 201 channels: 80 classes, the rest unused"
     with pytest.raises(UsageError, match="none of the data set's classes"):
         class_map(voc, ("face",))
     with pytest.raises(UsageError, match="count is not the data set's"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 
@@ -25,4 +27,5 @@ def test_a_notice_is_its_text_and_has_a_code() -> None:
     notice = Notice("pixels.mean.assumed", "mean 0 is assumed")
     assert notice == "mean 0 is assumed"
     assert json.dumps([notice]) == '["mean 0 is assumed"]'
+    assert [code_of(n) for n in (copy.deepcopy(notice), pickle.loads(pickle.dumps(notice)))] == [notice.code] * 2
     assert (code_of(notice), code_of("mean 0")) == ("pixels.mean.assumed", "")
