@@ -79,6 +79,13 @@ def network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Wh
         FormatError: the model does not end like an SSD, has layers that are not supported, or contradicts itself.
         UsageError: a setting that cannot be read.
     """
+    try:
+        return _network_of(model, settings, where)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        raise FormatError(f"the model's description is damaged: {type(error).__name__} {error}", where=where) from None
+
+
+def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Whole:
     ends = _ends(model, where)
     needed = _needed(model, (ends.conf, ends.loc, *(v for call in ends.anchors for v in call.inputs)))
     calls = [call for call in model.calls if call.name in needed]
