@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,11 @@ def run(args: Namespace) -> int:
     targets = _targets(images, args.out)
     weights = existing(args.weights) if args.weights else zoo_weights(args)
     device = check_device(args.device)
-    from ssdconv.ssd_ref.checkpoint import load
+    from ssdconv.ssd_ref.checkpoint import build, read
 
-    model = load(weights, device)
+    checkpoint = read(weights)
+    model = build(checkpoint, where=str(weights)).to(device)
+    _say_assumed(checkpoint.provenance)
     results = []
     with counting("detecting", len(images)) as step:
         for image, target in zip(images, targets, strict=True):
@@ -60,6 +63,22 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json({"weights": str(weights), "network": model.config.name, "images": results})
     return EXIT_OK
+
+
+def _say_assumed(provenance: Mapping[str, Any]) -> None:
+    """What boxes rest on that nobody stated, to stderr."""
+    from ssdconv.ssd_ref.evidence import from_plain
+
+    claims = from_plain(provenance.get("evidence") or ())
+    links = dict.fromkeys(
+        c.link for c in claims if c.basis == "assumed" and c.link in ("pixels", "priors", "detection rule")
+    )
+    if links:
+        print(
+            f"note: assumed, since the source file does not say: {', '.join(links)} (`ssdconv inspect` says what was taken; "
+            "convert with --spec FILE to state them)",
+            file=sys.stderr,
+        )
 
 
 def _targets(images: Sequence[Path], out: str | None) -> list[Path | None]:

@@ -188,6 +188,19 @@ def test_boxes_that_the_net_decoded_itself(
     assert torch.allclose(found.boxes, loc[0, order] / torch.tensor([*unit, *unit]), rtol=1e-6, atol=0)
 
 
+def test_detect_says_what_was_assumed(
+    faces: Made, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = spec_of({k: v for k, v in FACES.items() if k != "pixels"})
+    for name, spec in (("half", half), ("whole", spec_of(FACES))):
+        convert(faces[0], tmp_path / f"{name}.pth", prototxt=faces[1], spec=spec)
+    assert cli.main(["detect", str(picture), "--weights", str(tmp_path / "half.pth")]) == 0
+    said = capsys.readouterr()
+    assert "does not say: pixels (" in said.err and "--spec FILE" in said.err and "assumed" not in said.out
+    assert cli.main(["detect", str(picture), "--weights", str(tmp_path / "whole.pth")]) == 0
+    assert "assumed" not in capsys.readouterr().err
+
+
 def test_verify_and_inspect_remember_it(
     faces: Made, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
