@@ -67,7 +67,7 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> tupl
     """Boxes, labels, scores, priors after NMS, images one after the other and best first; and how many each has."""
     loc = _checked_loc(loc, conf, priors, rule)
     images, count, classes = conf.shape
-    scores = scores_of(conf, rule.activation)
+    scores = scores_of(conf, rule.activation).contiguous()
     passed = scores >= rule.score_threshold if rule.score_inclusive else scores > rule.score_threshold
     if rule.background is not None:
         passed[..., rule.background] = False

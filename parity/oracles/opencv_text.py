@@ -76,6 +76,8 @@ def departs(layer: CaffeLayer) -> str:
         return "OpenCV cannot normalise across space with a scale per channel"
     if layer.type == "Bias" and given.get("axis", 1) != 1 and given.get("num_axes", 1) != 0:
         return "OpenCV adds a Bias along the channels only"
+    if layer.type == "InnerProduct" and given.get("transpose"):
+        return "OpenCV takes the weights of an InnerProduct as they are not transposed"
     if layer.type == "Reshape" and len(given.get("shape", {}).get("dim", ())) == 1:
         return "OpenCV has no blobs of one axis"
     if layer.type in ("Reduction", "ArgMax", "Threshold"):
