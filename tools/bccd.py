@@ -45,8 +45,9 @@ def run(*words: str) -> None:
 
 def start(options: argparse.Namespace) -> Path:
     """The converted face detector with an input of ``--pixels``: the prototxt says the size, weights and priors stay."""
-    prototxt, weights = options.out / "deploy.prototxt", options.out / "faces.pth"
-    options.out.mkdir(parents=True, exist_ok=True)
+    out: Path = options.out
+    prototxt, weights = out / "deploy.prototxt", out / "faces.pth"
+    out.mkdir(parents=True, exist_ok=True)
     prototxt.write_text(re.sub(r"dim: 300\b", f"dim: {options.pixels}", options.prototxt.read_text()))
     run("caffe2pt", str(options.caffemodel), str(weights), "--prototxt", str(prototxt))
     return weights

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +16,9 @@ from ssdconv.parity.augmentation import LEAST_P, ORIGINALS, colour_cases, ks, or
 from ssdconv.ssd_ref.train.augment import sources
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, Expand, Photometric
 from ssdconv.ssd_ref.train.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+CONFORMANCE = json.loads((ROOT / "ssd_ref/train/conformance.json").read_text())["augmentation"]
 
 
 def compared(shared: Path, name: str, samples: int, seed: int, **more: Any) -> dict[str, float]:
@@ -109,3 +114,18 @@ def test_every_field_of_every_source_is_written_out() -> None:
     assert seen.count("AugmentSpec") == 9
     for name, recipe in RECIPES.items():
         assert any(recipe.augment is spec for spec in sources.SOURCES.values()), name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_recorded_is_about_these_recipes(name: str) -> None:
+    """Made by tools/augment_conformance.py; run it again after a change of a recipe's augmentation."""
+    row = CONFORMANCE[name]
+    spec = RECIPES[name].augment
+    assert row["spec"] == json.loads(msgspec.json.encode(spec))
+    assert set(row["fields"].values()) <= {"samples", "colour cases", "reading"}
+    if name in ORIGINALS:
+        assert (row["features"], row["below_0.001"]) == (65, 0)
+        assert row["colour_equal"] + row["colour_one_level"] == row["colour_cases"]
+        assert set(row["fields"].values()) == {"samples", "colour cases", "reading"}
+    else:
+        assert set(row["fields"].values()) == {"reading"}
