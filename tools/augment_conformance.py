@@ -148,8 +148,9 @@ def section() -> str:
     without = ", ".join(f"`{name}`" for name in rows if name not in ORIGINALS)
     lines += [
         "",
-        "A field is told where a wrong value in its place is noticed, every one that was tried. The others are set from the source's",
-        "text, and these samples cannot tell them from a neighbouring value:",
+        "A field is told where a wrong value in its place is noticed, every one that was tried, with three eighths of the samples (an",
+        "eighth where only pixels can tell). The others are set from the source's text; so few samples do not tell them from a",
+        "neighbouring value:",
         "",
         *untold,
         "",
