@@ -19,6 +19,7 @@ from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.ssd_ref.train.loss import multibox_loss
+from ssdconv.ssd_ref.train.mining import hard_examples
 from ssdconv.ssd_ref.train.targets import Targets
 
 TIED = {"042", "045", "071", "133", "155", "164"}
@@ -276,3 +277,36 @@ def test_a_class_loss_has_a_ceiling() -> None:
     free = multibox_loss(torch.zeros(3, 30, 4), conf, priors, targets)
     caffe = multibox_loss(torch.zeros(3, 30, 4), conf, priors, targets, LossRule(largest=-log(2.0**-126)))
     assert free.conf.item() == pytest.approx(200.0) and caffe.conf.item() == pytest.approx(87.33654, rel=1e-6)
+
+
+def test_an_agnostic_net_has_one_class_of_objects() -> None:
+    loc, conf, priors, targets = small()
+    named = replace(targets, labels=torch.ones_like(targets.labels))
+    out = multibox_loss(loc, conf, priors, targets, LossRule(agnostic=True))
+    assert out.total == multibox_loss(loc, conf, priors, named).total
+    assert out.total != multibox_loss(loc, conf, priors, targets).total
+
+
+@pytest.mark.parametrize("saturated", [False, True])
+def test_a_loss_at_its_ceiling_learns_in_caffe_and_not_in_ssd_keras(saturated: bool) -> None:
+    _, _, priors, targets = small()
+    conf = torch.zeros(3, 30, 4)
+    conf[..., 0] = 200.0
+    conf.requires_grad_()
+    rule = LossRule(largest=50.0, saturated=saturated)
+    multibox_loss(torch.zeros(3, 30, 4), conf, priors, targets, rule).conf.backward()
+    assert conf.grad is not None
+    assert bool((conf.grad[..., 0] > 0.01).any()) is not saturated
+
+
+def test_suppression_looks_at_its_first_candidates_only() -> None:
+    low = torch.linspace(0, 0.5, 8)[:, None].expand(8, 2)
+    boxes = torch.cat([low, low + 0.05], 1)
+    boxes[:3] = torch.tensor([0.1, 0.1, 0.6, 0.6])  # the three hardest lie on each other
+    losses = torch.arange(8, 0, -1).float()[None]
+    rule = MiningRule("examples", nms=0.5, nms_top_k=4, samples=8)
+    one = torch.tensor([True])
+    assert hard_examples(losses, boxes, one, rule)[0].nonzero()[:, 0].tolist() == [0, 3]
+    assert hard_examples(losses, boxes, one, replace(rule, nms_top_k=-1))[0].sum() == 6
+    assert hard_examples(losses, boxes, one, replace(rule, nms=0.0, samples=3))[0].nonzero()[:, 0].tolist() == [0, 1, 2]
+    assert not hard_examples(losses, boxes, torch.tensor([False]), rule).any()
