@@ -231,7 +231,7 @@ def _sides(book: _Book, maps: Maps, size: tuple[int, int], *, resized: bool) -> 
         f"{name}: corners of priors move by up to {pixels:.3g} pixels" for name, pixels in changes.items()
     )
     given = book.take("priors", "priors.scales", usual, text, others, effect or "every prior's size")
-    if given is None:
+    if given is None or given == project.scale != "":
         return base
     if given in named:
         return rebuilt(maps, project, project.scales[given], size)

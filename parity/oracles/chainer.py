@@ -27,6 +27,7 @@ from ssdconv.parity.oracles.column import (
     check_choice,
     layers_under,
     plan_probes,
+    refuse_settings,
     runs,
 )
 from ssdconv.parity.oracles.process import Answer
@@ -116,6 +117,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "chainer
             where=str(opened.table.path),
             hint="write one with `ssdconv pt2chainer` from the converted checkpoint, and verify against that",
         )
+    refuse_settings(opened, "ChainerCV")
     runner = ChainerOracle(opened.table.path, opened.plan.config)
     return Prepared(
         runner,

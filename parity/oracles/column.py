@@ -10,7 +10,7 @@ import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import UsageError
+from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.activations import Probe
 from ssdconv.parity.inputs import Image
 from ssdconv.parity.oracles.base import Availability, Oracle
@@ -108,6 +108,22 @@ def plan_probes(layers: Iterable[tuple[str, str]], input: str, **heads: str) -> 
     """The input, every layer of a plan, and ``loc`` and ``conf`` under the names that the oracle gives them."""
     ends = (Probe(name, f"@{head}") for head, name in heads.items())
     return (Probe(input, "@input"), *(Probe(name, module) for name, module in layers), *ends)
+
+
+def refuse_settings(opened: Opened, title: str) -> None:
+    """Raise where the user said something about layers, input, priors or rule that this oracle has no ear for.
+
+    Raises:
+        MissingError: names the settings; the oracle is not run rather than compared with another network.
+    """
+    deaf = ("heads.", "extras.", "input.", "priors.", "detect.")
+    said = [f"{c.key}={c.value}" for c in opened.plan.evidence if c.basis == "user" and c.key.startswith(deaf)]
+    if said:
+        raise MissingError(
+            f"oracle {title} not run: it builds the project's published network, and was not told {', '.join(said)}",
+            where=str(opened.table.path),
+            hint="tensors are compared bit for bit by `ssdconv diff`; the original code may know: `--oracle original`",
+        )
 
 
 def check_choice(oracle: str, known: Sequence[str], title: str) -> None:

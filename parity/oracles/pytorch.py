@@ -32,6 +32,7 @@ from ssdconv.parity.oracles.column import (
     check_choice,
     layers_under,
     plan_probes,
+    refuse_settings,
     runs,
 )
 from ssdconv.parity.oracles.plain_ssd import RULES, SIZES, PlainSSD, detections, priors
@@ -185,6 +186,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch")
         runner = TorchvisionOracle(weights, config)
         transform = partial(WORKER.prepared, runner.job() | {"do": "prepare"}, path=SITE_PACKAGES)
         return Prepared(runner, probes, INPUT, evidence, transform)
+    refuse_settings(opened, f"plain modules of {style}")
     evidence = runs("rebuilt", f"plain modules written here from what is known of {style}")
     return Prepared(PlainOracle(weights, config), probes, INPUT, evidence)
 

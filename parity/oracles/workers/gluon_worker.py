@@ -36,7 +36,12 @@ def build(job, arrays):
 def _loaded(job):
     net = gluon_nets.make(job["network"], job.get("classes"), job.get("prefix") or "ssd0_")
     net.initialize()
-    net.load_parameters(job["params"], cast_dtype=True)
+    stored = mx.nd.load(job["params"])
+    path = job["params"]
+    if isinstance(stored, dict) and any("syncbatchnorm" in name for name in stored):
+        path = "renamed.params"  # statistics over several GPUs: the same layer under another name
+        mx.nd.save(path, {name.replace("syncbatchnorm", "batchnorm"): array for name, array in stored.items()})
+    net.load_parameters(path, cast_dtype=True)
     return net
 
 

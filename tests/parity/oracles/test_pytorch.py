@@ -71,6 +71,16 @@ def test_full_width(tmp_path: Path, name: str) -> None:
     proved(tmp_path, pytorch(name), LAYERS + 3)
 
 
+def test_an_oracle_without_an_ear_for_settings_is_not_run(tmp_path: Path) -> None:
+    config = pytorch("ssd_pytorch_ssd300_voc", 4, width=8)
+    write(config, quiet(config, 2), tmp_path / "x.pth", Request())
+    wish = {"priors.scales": "coco", "pixels.order": "RGB"}
+    report = convert(tmp_path / "x.pth", tmp_path / "o.pth", settings=wish)
+    assert report.config.name == "ssd_pytorch_ssd300_coco" and report.config.priors[0].cells[0] == (21.0, 21.0)
+    with pytest.raises(MissingError, match=r"was not told priors\.scales=coco"):
+        verify(tmp_path / "o.pth", tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "wrapped"])
 def test_files_as_training_scripts_left_them(tmp_path: Path, form: str) -> None:
     config = pytorch("ssd_pytorch_ssd300_voc", 3, width=8)
