@@ -177,6 +177,8 @@ def _figures(path: Path, weights: Path) -> dict[str, Any]:
     found = [i.detections for i in report.inputs if i.detections is not None]
     return {
         "passed": report.passed,
+        "headline": report.headline,
+        **{f"{row.link}, who says so": row.says for row in report.links},
         "oracle": report.oracle,
         "inputs": len(report.inputs),
         "probes": report.probes,

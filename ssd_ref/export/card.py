@@ -116,8 +116,13 @@ def _provenance(provenance: Mapping[str, Any], sha256: str) -> str:
 def _parity(parity: Mapping[str, Any] | None) -> str:
     if parity is None:
         return "Not measured. `ssdconv verify` compares every layer with a live run of the source file."
-    rows = [(key.replace("_", " "), value) for key, value in parity.items() if not isinstance(value, Mapping)]
-    verdict = "The network computes what its source computes." if parity.get("passed") else "**The check failed.**"
+    rows = [
+        (key.replace("_", " "), value)
+        for key, value in parity.items()
+        if not isinstance(value, Mapping) and key != "headline"
+    ]
+    verdict = "Both sides agree: " + str(parity.get("headline") or "who vouches for what was not recorded") + "."
+    verdict = _plain(verdict) if parity.get("passed") else "**The check failed.**"
     return f"{verdict} Ratios are errors over the rounding floor of float32.\n\n{_table(rows, ('', 'value'))}"
 
 

@@ -87,7 +87,13 @@ def test_hub_folder_with_parity(converted: Any, tmp_path: Path, capsys: pytest.C
     arguments = ["export", str(converted.checkpoint), "--hub", str(folder), "--parity", str(tmp_path / "parity.json")]
     assert cli.main([*arguments, "--license", "bsd-3-clause", "--dataset", "faces"]) == EXIT_OK
     card = (folder / "README.md").read_text()
-    assert '"bsd-3-clause"' in card and '- "faces"' in card and "OpenCV" in card and "| probes | 212 |" in card
+    assert (
+        '"bsd-3-clause"' in card
+        and '- "faces"' in card
+        and "pixels, who says so | stated in the file" in card
+        and "Both sides agree: same " in card
+        and "| probes | 212 |" in card
+    )
     assert cli.main(arguments) == EXIT_USAGE and "--overwrite" in capsys.readouterr().err
     assert cli.main(["detect", str(converted.picture), "--weights", str(folder)]) == EXIT_OK
     model, back = ssdconv.load(converted.checkpoint), ssdconv.load(folder)

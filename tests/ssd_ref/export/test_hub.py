@@ -100,7 +100,9 @@ def test_parity_figures_travel_with_the_weights(checkpoint: Checkpoint, tmp_path
     assert read(tmp_path).provenance["parity"]["probes"] == 212
     card = (tmp_path / "README.md").read_text()
     assert (
-        "| probes | 212 |" in card and "| worst ratio | 1.235 |" in card and "computes what its source computes" in card
+        "| probes | 212 |" in card
+        and "| worst ratio | 1.235 |" in card
+        and "who vouches for what was not recorded" in card
     )
 
 
