@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, NormSpec
+from ssdconv.ssd_ref.epsilon import plus
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -131,9 +132,9 @@ class L2Norm(nn.Module):
         """(N, C, H, W) -> the same shape."""
         squares = (x * x).sum(dim=1, keepdim=True)
         if self.form == "inside":
-            x = x / (squares + self.eps).sqrt()
+            x = x / plus(squares, self.eps).sqrt()
         elif self.form == "outside":
-            x = x / (_root(squares) + self.eps)
+            x = x / plus(_root(squares), self.eps)
         elif self.form == "max_inside":
             x = x * squares.clamp_min(self.eps).rsqrt()
         else:

@@ -53,10 +53,10 @@ class Clip(CaffeLayer):
 
 @layer("ELU")
 class ELU(CaffeLayer):
-    """``x`` above 0, ``alpha * (exp(x) - 1)`` below."""
+    """``x`` above 0, ``alpha * (exp(x) - 1)`` below, with the difference taken as it stands: torch's own is more exact."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(x, self.p.number("alpha", 1.0))
+        return x.clamp(min=0) + self.p.number("alpha", 1.0) * (x.clamp(max=0).exp() - 1)
 
 
 @layer("Sigmoid")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer
 from ssdconv.ssd_ref.config import LayerSpec
+from ssdconv.ssd_ref.epsilon import plus
 
 
 @layer("BatchNorm")
@@ -64,7 +65,7 @@ class Normalize(CaffeLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         axes = tuple(range(1, x.dim())) if self.whole else (1,)
-        norm = (x.square().sum(axes, keepdim=True) + self.eps).sqrt()
+        norm = plus(x.square().sum(axes, keepdim=True), self.eps).sqrt()
         return x / norm * self.weight.reshape((1, -1) + (1,) * (x.dim() - 2))
 
 
@@ -87,7 +88,7 @@ class MVN(CaffeLayer):
         centred = image - image.mean(self.axes, keepdim=True)
         if not self.divides:
             return centred
-        return centred / (centred.square().mean(self.axes, keepdim=True).sqrt() + self.eps)
+        return centred / plus(centred.square().mean(self.axes, keepdim=True).sqrt(), self.eps)
 
 
 @layer("LRN")

@@ -61,14 +61,15 @@ def _with_places(x: Tensor, out: tuple[int, int], w: Window) -> tuple[Tensor, Te
 
 
 def _torch_agrees(size: tuple[int, int], out: tuple[int, int], w: Window) -> bool:
-    """Whether torch's own rounding up gives Caffe's output size (it always takes away a last window in the padding)."""
+    """Whether torch's own rounding up gives Caffe's output size, with no last window to take away.
+
+    ONNX keeps a last window that starts in the padding, which torch takes away, and its exporter does not tell.
+    """
     for i in (0, 1):
         if 2 * w.pad[i] > w.kernel[i] or size[i] + 2 * w.pad[i] < w.kernel[i]:
             return False
         theirs = -(-(size[i] + 2 * w.pad[i] - w.kernel[i]) // w.stride[i]) + 1
-        if (theirs - 1) * w.stride[i] >= size[i] + w.pad[i]:
-            theirs -= 1
-        if theirs != out[i]:
+        if (theirs - 1) * w.stride[i] >= size[i] + w.pad[i] or theirs != out[i]:
             return False
     return True
 
