@@ -93,10 +93,10 @@ class Swish(CaffeLayer):
 
 @layer("BNLL")
 class BNLL(CaffeLayer):
-    """``log(1 + exp(x))``."""
+    """``log(1 + exp(x))``, without overflow, in ONNX too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.logaddexp(x, torch.zeros_like(x))
+        return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
 @layer("Exp")
