@@ -27,6 +27,7 @@ from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, SsdconvError, UsageError
+from ssdconv.parity.oracles.environments import environment, state
 from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.sweep_weights import calibrated_tensors
 from ssdconv.parity.verify import verify, versions
@@ -106,7 +107,10 @@ def cached(folder: Path, name: str, seed: int = 0) -> SweepResult | None:
 
 def cache_path(folder: Path, name: str, seed: int = 0) -> Path:
     """Where a network's result is kept; another set of versions has another file."""
-    key = hashlib.sha256(repr((sorted(versions().items()), seed)).encode()).hexdigest()[:12]
+    judges = sorted(versions().items())
+    if name.startswith("caffe/") and state("caffe").installed:  # another oracle than without it
+        judges.append(("caffe", environment("caffe").folder.name))
+    key = hashlib.sha256(repr((judges, seed)).encode()).hexdigest()[:12]
     return folder / f"{name.replace('/', '.')}-{key}.json"
 
 

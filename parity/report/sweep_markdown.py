@@ -12,8 +12,8 @@ from ssdconv.ssd_ref.evidence import INDEPENDENT
 from ssdconv.ssd_ref.networks.registry import networks
 
 HEAD = (
-    "| network | probes compared | worst error / floor | rms / floor | detections equal | stored tensors | round trip | rests on our reading |\n"
-    "|---|--:|--:|--:|--:|--:|--:|---|"
+    "| network | oracle | probes compared | worst error / floor | rms / floor | detections equal | stored tensors | round trip | rests on our reading |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|---|"
 )
 
 INTRODUCTION = f"""# Parity of every network
@@ -82,9 +82,10 @@ def _row(r: SweepResult) -> str:
     found = f"{r.matched} of {max(r.oracle_rows, r.matched)}" if r.oracle_rows or r.unexplained else "–"
     found += f", {r.boundary} at a boundary" if r.boundary else ""
     found += f", **{r.unexplained} unexplained**" if r.unexplained else ""
-    mark = "" if r.status == "passed" else " ❌"
+    mark = {"passed": "", "not compared": " (not all compared)"}.get(r.status, " ❌")
     cells = (
         f"`{r.network.split('/')[1]}`{mark}",
+        r.oracle.split(" (")[0].split(",")[0],
         r.probes,
         f"{r.worst:.2f}",
         f"{r.worst_rms:.2f}",

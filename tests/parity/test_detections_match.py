@@ -169,3 +169,49 @@ def test_a_class_that_one_side_lacks_is_no_rounding() -> None:
         result = match_detections(rows(1), rows(wrong), candidates, replace(rule, background=background))
         assert not result
         assert any("nothing of this class" in b.reason for b in result.one_sided)
+
+
+def scene_of(scores: list[float], boxes: list[tuple[float, float, float, float]]) -> Candidates:
+    """Candidates of one class beside the background, all but exact."""
+    both = np.stack([1 - np.array(scores), np.array(scores)], 1)
+    exact = np.array(boxes)
+    return Candidates(
+        both, exact, both.astype(np.float32).astype(np.float64), exact.astype(np.float32).astype(np.float64)
+    )
+
+
+def rows_of(scene: Candidates, *places: int) -> Rows:
+    index = list(places)
+    return Rows(np.ones(len(index), np.int64), scene.scores32[index, 1], scene.boxes32[index])
+
+
+APART = [(0.2 * i, 0.0, 0.2 * i + 0.1, 0.1) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "shift, explained", [(0.3751, False), (0.375, True), (0.3749, False), (0.36, False), (0.39, False)]
+)
+def test_an_overlap_counts_as_a_tie_at_the_threshold_only(shift: float, explained: bool) -> None:
+    """IoU (1 - s) / (1 + s) of two unit squares s apart: 5/11 at 0.375. Kept on one side, suppressed on the other."""
+    scene = scene_of([0.9, 0.6], [(0.0, 0.0, 1.0, 1.0), (shift, 0.0, 1.0 + shift, 1.0)])
+    rule = replace(RULE, nms_threshold=5 / 11, top_k=-1, keep_top_k=-1)
+    found = match_detections(rows_of(scene, 0, 1), rows_of(scene, 0), scene, rule)
+    assert bool(found) is explained and len(found.one_sided) == 1
+
+
+@pytest.mark.parametrize("oracle, reference, lonely, explained", [
+    ([0, 1], [0], 0.8, True), ([0, 1, 2], [0, 1], 0.7, True), ([0, 1, 3], [0, 1], 0.6, False), ([0, 1], [1], 0.9, False),
+])  # fmt: skip
+def test_only_the_last_kept_and_the_first_cut_are_at_the_edge_of_top_k(
+    oracle: list[int], reference: list[int], lonely: float, explained: bool
+) -> None:
+    scene = scene_of([0.9, 0.8, 0.7, 0.6], APART)
+    rule = replace(RULE, top_k=2, keep_top_k=-1)
+    found = match_detections(rows_of(scene, *oracle), rows_of(scene, *reference), scene, rule)
+    assert [round(b.score, 3) for b in found.one_sided] == [lonely] and bool(found) is explained
+
+
+def test_coordinates_far_outside_round_in_proportion_to_themselves() -> None:
+    scene = scene_of([0.9], [(3000.0001, 0.0, 3000.1001, 0.1)])
+    moved = Rows(np.ones(1, np.int64), scene.scores32[:, 1], scene.boxes32 + np.float32(2.0**-12))
+    assert match_detections(moved, rows_of(scene, 0), scene, RULE).matched == 1

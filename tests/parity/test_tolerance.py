@@ -134,3 +134,24 @@ def test_blocks_add_up() -> None:
     assert m.floor == np.abs(forward - exact).max()
     assert m.floor_rms == pytest.approx(np.sqrt(np.mean((forward - exact) ** 2)), rel=1e-9)
     assert m.magnitude_rms == pytest.approx(np.sqrt(np.mean(exact**2)), rel=1e-9)
+
+
+def test_a_probe_of_many_elements_keeps_its_own_floor_whatever_the_others_have() -> None:
+    sharp = Measurement((FEW,), magnitude=1.0, magnitude_rms=1.0, floor=1e-6, floor_rms=1e-7)
+    blunt = Measurement((FEW,), magnitude=1.0, magnitude_rms=1.0, floor=1e-2, floor_rms=1e-2)
+    first, second = floors([sharp, blunt])
+    assert (first.max, first.rms) == (1e-6, 1e-7) and (second.max, second.rms) == (1e-2, 1e-2)
+    few = Measurement((FEW - 1,), magnitude=1.0, magnitude_rms=1.0, floor=1e-6, floor_rms=1e-7)
+    assert [(f.max, f.rms) for f in floors([few, blunt])] == [(1e-2, 1e-2)] * 2
+
+
+def test_an_error_that_few_elements_carry_is_judged_by_its_maximum() -> None:
+    """A softmax that is 0 or 1 but for two of its values: their errors are all that the rms sees."""
+    exact = np.zeros(4 * FEW)
+    exact[:2] = 0.3
+    ref32 = exact + np.where(exact > 0, 1e-6, 0.0)
+    assert measure(ref32, exact, ref32).carriers == 2
+    assert judge(exact + np.where(exact > 0, 6.5e-6, 0.0), exact, ref32)
+    assert not judge(exact + np.where(exact > 0, 8.5e-6, 0.0), exact, ref32)
+    spread = 1e-6 * np.random.default_rng(0).standard_normal(4 * FEW)
+    assert measure(spread, 0 * spread, spread).carriers > FEW
