@@ -123,7 +123,10 @@ def test_the_document_lists_every_network() -> None:
     for info in networks():
         assert f"`{info.name}`" in text or f"`{info.source}/{info.name}`" in text
     assert "| `aizoo_facemask` | OpenCV 4.14.0 | 110 | 1.57 | 1.30 | 20 of 20 | 56 of 56 | bit-identical |" in text
-    assert "| `ssd300_voc` ❌ | OpenCV 4.14.0 | 110 | 123.46 | 1.30 | 18 of 20, 1 at a boundary, **1 unexplained** |" in text
+    assert (
+        "| `ssd300_voc` ❌ | OpenCV 4.14.0 | 110 | 123.46 | 1.30 | 18 of 20, 1 at a boundary, **1 unexplained** |"
+        in text
+    )
     assert "**55 of 56**" in text and "`caffe/ssd300_voc` failed: first divergent: fc6" in text
     assert "| `gluon/ssd_512_resnet50_v1_voc` | oracle MXNet not run |" in text
     assert "| `gluon/ssd_512_resnet50_v1_coco` | not in this run |" in text
