@@ -78,6 +78,8 @@ def departs(layer: CaffeLayer) -> str:
         return "OpenCV adds a Bias along the channels only"
     if layer.type == "InnerProduct" and given.get("transpose"):
         return "OpenCV takes the weights of an InnerProduct as they are not transposed"
+    if layer.type == "MVN" and given.get("normalize_variance", True) and given.get("eps", 1e-9) > 1e-9:
+        return "OpenCV adds MVN's eps to the variance, Caffe to the deviation"
     if layer.type == "Reshape" and len(given.get("shape", {}).get("dim", ())) == 1:
         return "OpenCV has no blobs of one axis"
     if layer.type in ("Reduction", "ArgMax", "Threshold"):
