@@ -38,7 +38,8 @@ class Pooling(CaffeLayer):
         edges = _edges(size, out, w)
         if self.maximum:
             return F.max_pool2d(F.pad(x, edges, value=torch.finfo(torch.float32).min), w.kernel, w.stride)
-        total = F.avg_pool2d(F.pad(x, edges), w.kernel, w.stride, divisor_override=1)
+        # Not divisor_override, which torch's ONNX exporter ignores.
+        total = F.avg_pool2d(F.pad(x, edges), w.kernel, w.stride) * (w.kernel[0] * w.kernel[1])
         rows, columns = (torch.tensor(_counts(out[i], size[i], w, i), dtype=x.dtype, device=x.device) for i in (0, 1))
         return total / (rows[:, None] * columns[None, :])
 
