@@ -114,6 +114,14 @@ ENVIRONMENTS: dict[str, Environment] = {
             sources="ssd_keras-build.txt",
         ),
         Environment(
+            "hikapok",
+            "TensorFlow 1.6.0 on Python 3.6, for SSD.TensorFlow's own code",
+            ("3.6",),
+            "hikapok.txt",
+            "import tensorflow, tensorflow.contrib.slim; assert tensorflow.__version__ == '1.6.0'",
+            280,
+        ),
+        Environment(
             "torchvision",
             "torchvision 0.28.0 on this interpreter's torch",
             (f"{sys.version_info[0]}.{sys.version_info[1]}",),

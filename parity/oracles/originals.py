@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.inputs import Image
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import Prepared, layers_under, plan_probes, runs
 from ssdconv.parity.oracles.environments import state
@@ -88,6 +89,14 @@ ORIGINALS: dict[str, Original] = {
             "ssd_keras",
             "original_keras",
             any_of=("keras_ssd7.py", "keras_ssd300.py", "keras_ssd512.py"),
+        ),
+        Original(
+            "hikapok",
+            "HiKapok/SSD.TensorFlow",
+            "b47ff6164c8925a8bbccc593719d5bbbab996058",
+            ("eval_ssd.py", "net/ssd_net.py", "utility/anchor_manipulator.py", "preprocessing/ssd_preprocessing.py"),
+            "hikapok",
+            "original_tensorflow",
         ),
     )
 }  # fmt: skip
@@ -269,15 +278,24 @@ class OriginalOracle:
         Raises:
             MissingError: the code cannot run here, or not with this file.
         """
-        found = recorded(self.original.name)
-        assert found is not None
-        borrowed = (
-            sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}) if self.original.borrow else []
-        )
-        asked = {"checkout": found.path, "project": self.original.name, "path": borrowed, **self.job}
         given = {"input": np.ascontiguousarray(pixels, np.float32)}
-        answer = ask(self.original.environment, self.original.worker, asked, given, timeout=self.timeout)
-        return self.rows(answer, self.config, len(pixels))
+        return self.rows(_asked(self.original, self.job, given, self.timeout), self.config, len(pixels))
+
+
+def _asked(project: Original, job: Mapping[str, Any], arrays: Mapping[str, Array], timeout: float = 900.0) -> Answer:
+    """A worker's answer; the checkout must have been added."""
+    found = recorded(project.name)
+    assert found is not None
+    borrowed = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}) if project.borrow else []
+    request = {"checkout": found.path, "project": project.name, "path": borrowed, **job}
+    return ask(project.environment, project.worker, request, arrays, timeout=timeout)
+
+
+def prepared_pixels(name: str, job: Mapping[str, Any], images: Sequence[Image]) -> list[Array]:
+    """Images (height, width, 3) BGR uint8 as a project's own code prepares them, which is given RGB under their numbers."""
+    given = {str(number): np.ascontiguousarray(image[..., ::-1]) for number, image in enumerate(images)}
+    answer = _asked(original(name), job, given)
+    return [answer.arrays[str(number)] for number in range(len(images))]
 
 
 def oracle_run(answer: Answer, config: SSDConfig, images: int) -> OracleRun:

@@ -1,12 +1,14 @@
 """TensorFlow 2.15, running TensorFlow 1 operations, as the oracle of checkpoints and frozen graphs, in an interpreter of its own.
 
 It restores the source file itself, by TensorFlow's own reader, never the converted checkpoint. The network is built in
-``workers/tf_hikapok.py`` from what is known of HiKapok/SSD.TensorFlow: the original code needs TensorFlow 1.6 and cannot run here, so this
-oracle proves reading, layers and arithmetic, not that the description of the original is complete.
+``workers/tf_hikapok.py`` from what is known of HiKapok/SSD.TensorFlow, so this oracle proves reading, layers and arithmetic, not that the
+description of the original is complete. The original code on TensorFlow 1.6 is an oracle of its own, where a checkout was added.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ssdconv.converters.tensorflow.names import SCOPE, YX_TO_XY, scope_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.oracles import aizoo
+from ssdconv.parity.oracles import aizoo, originals
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (
     Prepared,
@@ -35,7 +37,7 @@ from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
-ORACLES = ("tensorflow",)
+ORACLES = ("tensorflow", "original")
 WORKER = Worker("tensorflow", "tf_worker", "TensorFlow 2.15.1 (TensorFlow 1 operations)", "2.15.1")
 ask_jobs = WORKER.ask
 adopt = as_opened
@@ -107,6 +109,8 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
         UsageError: no such oracle for TensorFlow networks, or a frozen graph, whose nodes have other names in every file.
     """
     check_choice(oracle, ORACLES, "TensorFlow")
+    if oracle == "original":
+        return _original(opened)
     if opened.plan.config.name == AIZOO and opened.table.meta["flavour"] == "graph":
         return aizoo.prepare(opened, WORKER)
     if opened.table.meta["flavour"] == "graph" or opened.plan.config.name == AIZOO:
@@ -122,10 +126,59 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
     refuse_settings(opened, WORKER.title)
     scope = scope_of(list(opened.table)) or SCOPE
     runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope)
-    evidence = runs(
-        "rebuilt", "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow, whose code cannot run here"
-    )
+    evidence = runs("rebuilt", "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow")
     return Prepared(runner, plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"), INPUT, evidence)
+
+
+FLAGS = {
+    "detect.score_threshold": ("select_threshold", float),
+    "detect.nms_threshold": ("nms_threshold", float),
+    "detect.top_k": ("keep_topk", int),
+    "detect.max_per_class": ("nms_topk", int),
+}
+"""Settings of the user that are flags of the project's ``eval_ssd.py``."""
+
+
+def _original(opened: Opened) -> Prepared:
+    """SSD.TensorFlow's own code with its flags' defaults; its priors, pixels and paddings stand in that code and are not told.
+
+    Raises:
+        UsageError: a frozen graph, or another network.
+    """
+    config = opened.plan.config
+    if config.name == AIZOO or opened.table.meta["flavour"] == "graph":
+        raise UsageError(
+            "the original code runs checkpoints of SSD.TensorFlow only",
+            where=str(opened.table.path),
+            got=f"{config.name}, a {opened.table.meta['flavour']}",
+            hint="leave out `--oracle original`",
+        )
+    told = tuple(c for c in opened.plan.evidence if c.basis == "user" and c.key in FLAGS and c.value != "all")
+    job = {
+        "do": "activations",
+        "checkpoint": str(opened.table.path.resolve()).removesuffix(".index"),
+        "scope": (scope_of(list(opened.table)) or SCOPE).rstrip("/"),
+        "classes": config.num_classes,
+        "flags": {FLAGS[c.key][0]: FLAGS[c.key][1](c.value) for c in told},
+        "layers": [layer for layer, _ in opened.plan.probes],
+    }
+    made = originals.prepared("hikapok", opened, job, _original_run)
+    said = made.evidence[0].text
+    return replace(
+        made,
+        evidence=(*made.evidence, *runs("original code", said, "pixels"), *told),
+        pixels=partial(originals.prepared_pixels, "hikapok", {**job, "do": "prepare", "layers": []}),
+    )
+
+
+def _original_run(answer: Answer, config: SSDConfig, images: int) -> OracleRun:
+    """Heads and priors in the reference's order of anchors and coordinates."""
+    arrays = dict(answer.arrays)
+    arrays["loc"] = in_reference_order(arrays["loc"], config, ANCHORS)[..., YX_TO_XY]
+    arrays["conf"] = in_reference_order(arrays["conf"], config, ANCHORS)
+    rows = arrays["priors"][0].reshape(2, -1, 4)
+    arrays["priors"] = in_reference_order(rows, config, ANCHORS).reshape(1, 2, -1)
+    return originals.oracle_run(Answer(answer.data, arrays), config, images)
 
 
 def why_not(kind: str) -> str:

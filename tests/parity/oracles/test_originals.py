@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write
+from ssdconv.converters.tensorflow import source as tensorflow_source
 from ssdconv.errors import FormatError, MissingError, UsageError
-from ssdconv.parity.links import link_results
+from ssdconv.parity.links import headline, link_results
+from ssdconv.parity.oracles import tensorflow as tensorflow_oracle
 from ssdconv.parity.oracles.originals import ORIGINALS, OriginalOracle, add, forget, recorded
 from ssdconv.parity.verify import verify
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.pytorch import pytorch
+from ssdconv.ssd_ref.networks.tensorflow import hikapok
 from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
@@ -79,6 +83,15 @@ def test_original_code_settles_what_was_assumed_but_not_what_it_was_told() -> No
     assert link_results([padding], rebuilt, {"architecture": "layers"}, {})[1].basis == "assumed"
 
 
+def calm(config: SSDConfig) -> dict[str, np.ndarray]:
+    """Seeded weights whose heads see background nearly everywhere."""
+    tensors = {key: np.asarray(array) for key, array in seeded_tensors(config, 2).items()}
+    for key, array in tensors.items():
+        if key.startswith("heads.conf.") and key.endswith("bias"):
+            array.reshape(-1, config.num_classes)[:, 0] += 8
+    return tensors
+
+
 @pytest.mark.oracle
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssd_pytorch_ssd300_voc", "ssd_pytorch_ssd300_coco201", "simple_ssd_ssd300_voc"])
@@ -88,14 +101,44 @@ def test_the_original_code_agrees(tmp_path: Path, name: str) -> None:
     state = OriginalOracle(project, {}, config).available()
     if not state.ok:
         pytest.skip(state.reason)
-    tensors = seeded_tensors(config, 2)
-    for key, array in tensors.items():
-        if key.startswith("heads.conf.") and key.endswith("bias"):
-            np.asarray(array).reshape(-1, config.num_classes)[:, 0] += 8
-    write(config, tensors, tmp_path / "x.pth", Request())
+    write(config, calm(config), tmp_path / "x.pth", Request())
     convert(tmp_path / "x.pth", tmp_path / "o.pth", network=name, channel_order=config.pixels.order)
     report = verify(tmp_path / "o.pth", tmp_path / "x.pth", oracle="original")
     assert report.passed and {p.reference for p in report.inputs[0].probes} >= {"@loc", "@conf", "@priors"}
     for link in report.links:
         if link.link in ("architecture", "priors", "detection rule"):
             assert link.basis == "original code" and link.independent
+
+
+def test_ssd_tensorflow_is_told_its_flags_and_nothing_of_its_code(tmp_path: Path) -> None:
+    config = hikapok("hikapok_ssd300_vgg16_voc", 5, width=2)
+    tensorflow_source.write(config, seeded_tensors(config, 2), tmp_path / "x.ckpt", Request())
+    given = {"detect.nms_threshold": "0.3", "detect.top_k": "all", "priors.steps": "even"}
+    opened = open_source(tmp_path / "x.ckpt.index", request=Request(settings=given))
+    made = tensorflow_oracle.prepare(opened, oracle="original")
+    opened.table.close()
+    oracle = made.oracle
+    assert isinstance(oracle, OriginalOracle) and oracle.job["flags"] == {"nms_threshold": 0.3}
+    assert {c.link for c in made.evidence if c.basis == "original code"} >= {"pixels", "priors", "detection rule"}
+    assert [c.key for c in made.evidence if c.basis == "user"] == ["detect.nms_threshold"]
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+def test_ssd_tensorflow_s_own_code_agrees_and_finds_lies(tmp_path: Path) -> None:
+    config = hikapok("hikapok_ssd300_vgg16_voc")
+    state = OriginalOracle("hikapok", {}, config).available()
+    if not state.ok:
+        pytest.skip(state.reason)
+    tensorflow_source.write(config, calm(config), tmp_path / "x.ckpt", Request())
+    source = tmp_path / "x.ckpt.index"
+    convert(source, tmp_path / "o.pth")
+    report = verify(tmp_path / "o.pth", source, oracle="original")
+    assert report.passed and headline(report.links) == "same network"
+    assert all(link.basis == "original code" for link in report.links if link.link not in ("tensors", "classes"))
+    told = {"priors.steps": "even", "pixels.order": "RGB", "detect.keep_top_k": "100"}
+    convert(source, tmp_path / "lie.pth", settings=told)
+    report = verify(tmp_path / "lie.pth", source, oracle="original")
+    assert not report.passed and report.first_divergent == "priors"
+    assert any(link.link == "pixels" and link.differs for link in report.links)
+    assert all(found.detections.reference < found.detections.oracle for found in report.inputs)

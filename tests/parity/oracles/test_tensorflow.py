@@ -1,6 +1,6 @@
 """Checkpoints and graphs that TensorFlow itself wrote, read bit for bit; SSD.TensorFlow's network against TensorFlow layer by layer.
 
-The network is built with TensorFlow 1 operations in the worker; the original code of 2018 cannot run on any TensorFlow of today.
+The network is built with TensorFlow 1 operations in the worker; the original code of 2018 is run in ``test_originals``.
 """
 
 from __future__ import annotations
