@@ -162,7 +162,7 @@ def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
     if options.recipe == FILE:
         recipe = of_file(recipe, config)
     if options.quirks == "sane":
-        recipe = replace(recipe, loss=sane(recipe.loss))
+        recipe = replace(recipe, loss=sane(recipe.loss), norm=replace(recipe.norm, scales="exact"))
     return edited(
         recipe,
         images,

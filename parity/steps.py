@@ -15,18 +15,22 @@ gradients of every parameter, and weights after some updates. Two comparisons:
     steps before made of the first rounding errors; ``StepReport.growth`` says how much. MXNet's batch normalisation sums
     in float32, torch's in float64, so that networks with it lie above this floor there, and are compared in float64.
 
-What is compared of the weights is their change since the start.
+What is compared of the weights is their change since the start. Caffe computes in float32 only, and shows neither its targets nor
+the terms of its loss one by one: its loss is compared as their sum, and its gradients tell the targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
 import torch
 
 from ssdconv.errors import UsageError
+from ssdconv.parity.oracles.caffe_native import TITLE as CAFFE
+from ssdconv.parity.oracles.caffe_training import caffe_trace
 from ssdconv.parity.oracles.training import FRAMEWORKS, framework_trace
 from ssdconv.parity.step_reference import Array, Batch, LossFunction, StepPlan, Trace, reference_trace
 from ssdconv.parity.step_report import Precision, StepReport, StepRow, What
@@ -37,6 +41,8 @@ from ssdconv.ssd_ref.train.recipe import Recipe
 from ssdconv.ssd_ref.train.recipes import default_recipe
 
 DOUBLE_ULP = 2.0**-48
+RUN_BY = {**FRAMEWORKS, "caffe": CAFFE}
+"""Source -> what runs its training step."""
 
 
 def step_parity(
@@ -53,7 +59,7 @@ def step_parity(
     """Compare training steps with the network's source framework.
 
     Args:
-        config: a network of ChainerCV or GluonCV.
+        config: a network of Caffe, ChainerCV or GluonCV.
         tensors: float32 weights to start from, by the reference's names.
         batch: of every step.
         recipe: default: the source's.
@@ -63,14 +69,16 @@ def step_parity(
         loss_function: stands in for the reference's loss, to try faults.
 
     Raises:
-        UsageError: no training step of that source can be run.
+        UsageError: no training step of that source can be run, or not in that precision.
         MissingError: the framework is not installed.
     """
     recipe, plan = recipe or default_recipe(config), plan or StepPlan()
-    if config.source not in FRAMEWORKS:
+    if config.source not in RUN_BY:
         raise UsageError(
-            f"no training step of {config.source!r} to compare with", expected=f"one of {', '.join(FRAMEWORKS)}"
+            f"no training step of {config.source!r} to compare with", expected=f"one of {', '.join(RUN_BY)}"
         )
+    if config.source == "caffe" and precision != "float32":
+        raise UsageError("Caffe's training step is run in float32 only", got=precision, hint='precision="float32"')
 
     def mine(dtype: torch.dtype) -> Trace:
         return reference_trace(config, tensors, batch, recipe, plan, dtype, loss_function)
@@ -80,7 +88,7 @@ def step_parity(
     theirs = theirs or oracle_trace(config, tensors, batch, recipe, plan, precision)
     rows = tuple(_rows(theirs, exact, rounded, tensors, plan))
     growth = {k: _growth(exact, rounded, tensors, k) for k in plan.keep} if rounded else {}
-    return StepReport(FRAMEWORKS[config.source], config.name, recipe.name, precision, exact.positives, rows, growth)
+    return StepReport(RUN_BY[config.source], config.name, recipe.name, precision, exact.positives, rows, growth)
 
 
 def oracle_trace(
@@ -92,6 +100,8 @@ def oracle_trace(
     precision: Precision = "float64",
 ) -> Trace:
     """The framework's side alone; see ``step_parity``."""
+    if config.source == "caffe":
+        return caffe_trace(config, tensors, batch, recipe.optimizer, plan)
     offsets = None
     if precision == "float64":
         short = StepPlan((0,), plan.lr)
@@ -102,17 +112,22 @@ def oracle_trace(
 def _rows(
     theirs: Trace, exact: Trace, rounded: Trace | None, start: Mapping[str, Array], plan: StepPlan
 ) -> Iterator[StepRow]:
-    different = int((theirs.labels != exact.labels).sum()) if theirs.labels.shape == exact.labels.shape else -1
-    problem = f"{different} priors are matched otherwise" if different else ""
-    yield StepRow("targets", 0, "labels", exact.labels.size, 1.0, 0.0, 0.0, 0.0, problem)
-    if not problem:
-        yield _offsets(theirs, exact)
+    if theirs.labels.size:
+        yield from _targets(theirs, exact)
     yield from _losses(theirs, exact, rounded)
     own = None if rounded is None else rounded.gradients
     yield from _tensors("gradient", 0, theirs.gradients, exact.gradients, own, {})
     for k in plan.keep:
         own = None if rounded is None else _changes(rounded, start, k)
         yield from _tensors("weights", k, _changes(theirs, start, k), _changes(exact, start, k), own, start)
+
+
+def _targets(theirs: Trace, exact: Trace) -> Iterator[StepRow]:
+    different = int((theirs.labels != exact.labels).sum()) if theirs.labels.shape == exact.labels.shape else -1
+    problem = f"{different} priors are matched otherwise" if different else ""
+    yield StepRow("targets", 0, "labels", exact.labels.size, 1.0, 0.0, 0.0, 0.0, problem)
+    if not problem:
+        yield _offsets(theirs, exact)
 
 
 def _offsets(theirs: Trace, exact: Trace) -> StepRow:
@@ -126,11 +141,16 @@ def _offsets(theirs: Trace, exact: Trace) -> StepRow:
 def _losses(theirs: Trace, exact: Trace, rounded: Trace | None) -> Iterator[StepRow]:
     """Both terms before each update. A single number's own rounding error is no measure, so the floor is the largest
     relative one of both terms up to that step, and one unit of float32 at least."""
+    names: tuple[str, ...] = ("loc", "conf")
+    if theirs.losses.shape[-1] == 1:
+        names = ("sum",)
+        exact = replace(exact, losses=exact.losses.sum(1, keepdims=True))
+        rounded = rounded and replace(rounded, losses=rounded.losses.sum(1, keepdims=True))
     floor = 2 * HALF_ULP if rounded else HALF_ULP
     for step, values in enumerate(exact.losses.tolist()):
         if rounded is not None:
             floor = max(floor, *np.abs(rounded.losses[step] / exact.losses[step] - 1).tolist())
-        for name, mine, other in zip(("loc", "conf"), values, theirs.losses[step].tolist(), strict=True):
+        for name, mine, other in zip(names, values, theirs.losses[step].tolist(), strict=True):
             limit = MAX_RATIO if rounded else 1.0
             yield StepRow("loss", step, name, 1, abs(mine), abs(other - mine), floor * abs(mine), limit)
 

@@ -6,7 +6,7 @@ All tensors are NCHW. Every step that a source framework can show is a module of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -119,8 +119,11 @@ def batch_norm(channels: int, spec: NormSpec) -> nn.Module:
 class L2Norm(nn.Module):
     """Normalise each position's channel vector to unit length, then scale each channel (ParseNet, arXiv:1506.04579).
 
-    The place of eps differs between sources; see ``L2NormSpec``. The scale starts at 20 and is learned.
+    The place of eps differs between sources; see ``L2NormSpec``. The scale starts at 20 and is learned. ``outside`` trains with
+    Caffe's gradient; see ``scaled_outside``.
     """
+
+    outside = False
 
     def __init__(self, channels: int, spec: L2NormSpec) -> None:
         super().__init__()
@@ -130,16 +133,29 @@ class L2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
+        scale = self.weight.view(1, -1, 1, 1)
+        if self.outside and self.training:
+            return scaled_outside(self._unit, x, scale)
+        return self._unit(x) * scale
+
+    def _unit(self, x: Tensor) -> Tensor:
         squares = (x * x).sum(dim=1, keepdim=True)
         if self.form == "inside":
-            x = x / plus(squares, self.eps).sqrt()
-        elif self.form == "outside":
-            x = x / plus(_root(squares), self.eps)
-        elif self.form == "max_inside":
-            x = x * squares.clamp_min(self.eps).rsqrt()
-        else:
-            x = x / _root(squares).clamp_min(self.eps)
-        return x * self.weight.view(1, -1, 1, 1)
+            return x / plus(squares, self.eps).sqrt()
+        if self.form == "outside":
+            return x / plus(_root(squares), self.eps)
+        if self.form == "max_inside":
+            return x * squares.clamp_min(self.eps).rsqrt()
+        return x / _root(squares).clamp_min(self.eps)
+
+
+def scaled_outside(unit: Callable[[Tensor], Tensor], x: Tensor, scale: Tensor) -> Tensor:
+    """``unit(x) * scale`` with the gradient that Caffe's Normalize layer hands down: ``scale * J(g)``, where J is the derivative of
+    ``unit`` and g the gradient of the output. The true one is ``J(scale * g)``; both are equal where all channels' scales are.
+    """
+    held = x.detach()
+    found = unit(held + scale.detach().to(x.dtype) * (x - held))
+    return found.detach() * scale + (found - found.detach())
 
 
 def _root(squares: Tensor) -> Tensor:

@@ -196,13 +196,19 @@ def measured(golden: Path, name: str, quick: bool) -> dict[str, Any]:
 
 
 def steps(only: list[str] | None) -> int:
-    """Measure three updates of the recorded runs and the update rules of TensorFlow and Keras."""
+    """Measure three updates of the recorded runs, the update rules of TensorFlow and Keras, and Caffe's solvers."""
     table: dict[str, Any] = json.loads(FILE.read_text())
-    for name in (*original.RECORDED, *original.UPDATES):
+    for name in (*original.RECORDED, *original.UPDATES, *original.SOLVERS):
         if only and name not in only:
             continue
         if name in original.UPDATES:
             table[name]["steps"] = {"update": _short(original.updates(name))}
+        elif name in original.SOLVERS:
+            plan = original.SOLVERS[name]
+            report = original.beside(original.solved(name), original.solver_recipe(name), plan)
+            assert report.passed, report.failures()[:3]
+            ratios = {what: _short(report.worst(what).ratio) for what in ("loss", "gradient", "weights")}
+            table[name]["steps"] = {"updates": max(plan.keep), "ratios": ratios}
         else:
             found = original.recorded(name)
             told = {"losses": found.losses, "weights": found.weights, "floor": found.floor, "changes": found.changes}

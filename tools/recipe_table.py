@@ -226,6 +226,7 @@ ROWS: dict[str, Callable[[Recipe], str]] = {
     "JPEG between stages": lambda r: "yes" if r.augment.jpeg else "no",
     "new kernels": initial,
     "running statistics": lambda r: f"share {number(r.norm.share)}, {r.norm.variance} variance",
+    "scales of the L2 norm": lambda r: "after the gradient" if r.norm.scales == "outside" else "in the gradient",
 }
 
 
@@ -308,6 +309,9 @@ def steps_cell(name: str, told: dict[str, Any]) -> str:
         return LIVE[name]
     if not rows:
         return FORMULA
+    if "ratios" in rows:
+        ratios = ", ".join(f"{what} {ratio:g}" for what, ratio in rows["ratios"].items())
+        return f"Caffe's solver live, {rows['updates']} updates, error over float32's own: {ratios}"
     if "update" in rows:
         return f"update rule live, five updates: {rows['update']:g} of their change"
     return f"three updates recorded: loss {rows['losses']:.0e}, weights {rows['weights']:.0e} of their change"

@@ -2,7 +2,8 @@
 
 ssd.pytorch and simple-ssd were run for three updates each (torch 2.13, CPU, float32, their own network, loss and optimizer, from
 seeded weights on a made batch); what is kept of it in ``tests/parity/steps_<name>.npz`` are numbers: losses before each update and, of
-every tensor, sum and largest size of its change and sixteen of its values. Keras' and TensorFlow's update rules are run live.
+every tensor, sum and largest size of its change and sixteen of its values. Keras' and TensorFlow's update rules are run live, and so
+are Caffe's solvers, on an SSD300 with its own priors, matching and loss.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import numpy as np
 import torch
 
 from ssdconv.parity.oracles.process import ask
-from ssdconv.parity.step_reference import StepPlan, made_batch, reference_trace
+from ssdconv.parity.step_reference import Batch, StepPlan, Trace, made_batch, reference_trace
+from ssdconv.parity.step_report import StepReport
+from ssdconv.parity.steps import oracle_trace, step_parity
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.ssd_ref.seeded import seeded_tensors
@@ -32,6 +37,8 @@ UPDATES = {
     "tensorflow": ("momentum", "l2_loss", 5e-4),
 }
 """Recipe -> TensorFlow's rule, form of the penalty, and the number that the project writes."""
+SOLVERS = {"caffe": StepPlan((1, 2, 3, 4, 5), 1e-3, (2,)), "caffe-mobilenet": StepPlan((1, 2, 3), 1e-6, (2,))}
+"""Recipe -> updates by Caffe's solver: SGD, RMSProp. The rate drops to a tenth before the third."""
 SEED, RATE, STEPS = 3, 1e-4, 3
 NUMBERS = Path(__file__).resolve().parents[1] / "tests" / "parity"
 UPDATE_STEPS, DROP = 5, 2
@@ -64,10 +71,7 @@ def recorded(name: str, recipe: Recipe | None = None, updates: int = STEPS) -> S
         updates: fewer compare the losses only.
     """
     config = network(RECORDED[name])
-    tensors = {
-        key: array * np.float32(0.1) if key.startswith("heads.") and "l2norm" not in key else array
-        for key, array in seeded_tensors(config, SEED).items()
-    }
+    tensors = calm(config, SEED)
     plan = StepPlan((updates,), RATE)
     ours = reference_trace(
         config, tensors, made_batch(config, 2, 6, SEED), recipe or recipe_of(name), plan, torch.float32
@@ -91,6 +95,41 @@ def recorded(name: str, recipe: Recipe | None = None, updates: int = STEPS) -> S
         floor = max(floor, float(np.abs(tensors[key]).max() * 2.0**-24 / largest))
         changes = max(changes, float(abs(change.sum() - row[0]) / row[1]))
     return Steps(float(worst), weights, floor, changes, len(names))
+
+
+def calm(config: SSDConfig, seed: int) -> dict[str, Any]:
+    """Seeded tensors with heads as small as those of a trained network."""
+    return {
+        key: array * np.float32(0.1) if key.startswith("heads.") and "l2norm" not in key else array
+        for key, array in seeded_tensors(config, seed).items()
+    }
+
+
+def given() -> tuple[SSDConfig, dict[str, Any], Batch]:
+    """What Caffe's solvers train: SSD300 with a sixteenth of the channels, seeded weights, one image."""
+    config = vgg("ssd300_voc", width=4)
+    return config, calm(config, 2), made_batch(config, 1, 6, 2)
+
+
+def solver_recipe(name: str) -> Recipe:
+    """Caffe's recipe, with the update rule of the one named."""
+    caffe = recipe_of("caffe")
+    return replace(caffe, optimizer=replace(recipe_of(name).optimizer, rules=caffe.optimizer.rules))
+
+
+def solved(name: str) -> Trace:
+    """Some updates by Caffe.
+
+    Raises:
+        MissingError: Caffe's oracle is not installed.
+    """
+    return oracle_trace(*given(), solver_recipe(name), SOLVERS[name], "float32")
+
+
+def beside(theirs: Trace, recipe: Recipe, plan: StepPlan) -> StepReport:
+    """The same updates by ``recipe``, compared with ``theirs``."""
+    config, tensors, batch = given()
+    return step_parity(config, tensors, batch, recipe=recipe, plan=plan, precision="float32", theirs=theirs)
 
 
 def updates(name: str) -> float:

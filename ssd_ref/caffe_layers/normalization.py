@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer
 from ssdconv.ssd_ref.config import LayerSpec
 from ssdconv.ssd_ref.epsilon import plus
+from ssdconv.ssd_ref.layers import scaled_outside
 
 
 @layer("BatchNorm")
@@ -50,10 +51,11 @@ class Normalize(CaffeLayer):
     """``x / sqrt(sum(x^2) + eps) * weight``: the sum runs over channels, or over channels and pixels.
 
     Two to four axes. ``weight`` (C,), or () with ``channel_shared``. ``across_spatial`` takes one norm per image; eps is 1e-10 and stands
-    inside the root.
+    inside the root. ``outside`` trains with Caffe's gradient; see ``scaled_outside``.
     """
 
     weight: Tensor
+    outside = False
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__(spec)
@@ -64,9 +66,14 @@ class Normalize(CaffeLayer):
         return torch.ones(shape)
 
     def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.reshape((1, -1) + (1,) * (x.dim() - 2))
+        if self.outside and self.training:
+            return scaled_outside(self._unit, x, scale)
+        return self._unit(x) * scale
+
+    def _unit(self, x: Tensor) -> Tensor:
         axes = tuple(range(1, x.dim())) if self.whole else (1,)
-        norm = plus(x.square().sum(axes, keepdim=True), self.eps).sqrt()
-        return x / norm * self.weight.reshape((1, -1) + (1,) * (x.dim() - 2))
+        return x / plus(x.square().sum(axes, keepdim=True), self.eps).sqrt()
 
 
 @layer("MVN")

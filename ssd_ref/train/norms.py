@@ -1,21 +1,24 @@
-"""Batch normalisation while training, as a recipe's source does it."""
+"""Normalisation while training, as a recipe's source does it."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from ssdconv.ssd_ref.caffe_layers.normalization import Normalize
 from ssdconv.ssd_ref.caffe_layers.registry import LAYERS, CaffeLayer
-from ssdconv.ssd_ref.layers import BatchNorm, Standardize
+from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
 from ssdconv.ssd_ref.train.recipe import Recipe
 
 
 def training_mode(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """Put a network into training mode: ``model.train()``, with the running statistics by the recipe's rule.
+    """Put a network into training mode: ``model.train()``, with running statistics and the L2 norm's gradient by the recipe's rule.
 
     Batch normalisations of a layer graph always run on their stored statistics.
     """
     model.train()
     for module in model.modules():
+        if isinstance(module, L2Norm | Normalize):
+            module.outside = recipe.norm.scales == "outside"
         if isinstance(module, BatchNorm | Standardize):
             module.momentum = recipe.norm.share
             if isinstance(module, BatchNorm):

@@ -121,17 +121,20 @@ class InitSpec:
 
 @dataclass(frozen=True)
 class NormRule:
-    """How batch normalisation keeps its running statistics while training.
+    """How batch normalisation keeps its running statistics while training, and which gradient an L2 norm hands down.
 
     Attributes:
         share: of the batch's statistics in the running ones at each step: torch's ``momentum``, 1 - MXNet's and Keras'.
         variance: ``unbiased`` (times n / (n - 1): torch, Caffe, TensorFlow's fused kernel) or ``biased`` (MXNet).
         frozen: it runs on its stored statistics, which stay.
+        scales: of the L2 norm's channels: in its gradient (``exact``), or multiplied after it (``outside``: Caffe's Normalize
+            layer, on CPU and GPU; another gradient as soon as scales differ).
     """
 
     share: float = 0.1
     variance: Literal["unbiased", "biased"] = "unbiased"
     frozen: bool = False
+    scales: Literal["exact", "outside"] = "exact"
 
 
 @dataclass(frozen=True)

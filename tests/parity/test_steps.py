@@ -215,7 +215,9 @@ def test_gluoncvs_matching_with_ties_and_crowds() -> None:
 
 def test_sources_without_a_training_step_to_run() -> None:
     config = vgg("ssd300_voc", width=4)
-    with pytest.raises(UsageError, match="no training step of 'caffe'"):
+    with pytest.raises(UsageError, match="no training step of 'keras'"):
+        step_parity(replace(config, source="keras"), {}, made_batch(config, 1))
+    with pytest.raises(UsageError, match="float32 only"):
         step_parity(config, {}, made_batch(config, 1))
 
 

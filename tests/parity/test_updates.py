@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.environments import install
+from ssdconv.parity.step_reference import StepPlan, Trace
+from ssdconv.ssd_ref.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec
 from ssdconv.ssd_ref.train.recipes import RECIPES, recipe_of
+from ssdconv.ssd_ref.train.schedule import lr_at
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_steps.py"
 
@@ -61,3 +66,67 @@ def test_update_rules_of_keras_and_tensorflow(name: str, monkeypatch: pytest.Mon
     wrong = replace(recipe, optimizer=replace(recipe.optimizer, velocity=other))
     monkeypatch.setitem(RECIPES, name, wrong)  # type: ignore[arg-type]
     assert steps.updates(name) > 1e-3, "the rate is on the other side of the velocity"
+
+
+@pytest.fixture(scope="module")
+def caffes() -> Mapping[str, Trace]:
+    """What Caffe's solvers made of SSD300."""
+    try:
+        install("caffe", print)
+    except MissingError as error:
+        pytest.skip(f"no caffe: {error}")
+    return {name: steps.solved(name) for name in steps.SOLVERS}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", steps.SOLVERS)
+def test_caffes_own_solver(name: str, caffes: Mapping[str, Trace]) -> None:
+    plan = steps.SOLVERS[name]
+    spec = ScheduleSpec("iterations", 10, plan.drop)
+    rates = [lr_at(spec, k, 0, 10) for k in range(max(plan.keep))]
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.1][: len(rates)]), (
+        "the schedule drops where Caffe's stepvalue does"
+    )
+    report = steps.beside(caffes[name], steps.solver_recipe(name), plan)
+    assert report.passed, report.failures()[:3]
+    assert report.positives >= 20
+    assert {(r.what, r.step) for r in report.rows} >= {("weights", k) for k in plan.keep}
+    assert sum(r.what == "gradient" for r in report.rows) == 71
+    assert report.worst("gradient").error <= 1e-5 * report.worst("gradient").magnitude
+
+
+CAFFE = recipe_of("caffe").optimizer
+SOLVER_FAULTS: dict[str, tuple[str, int, dict[str, Any], int | None]] = {
+    "rate outside the velocity": ("caffe", 3, {"optimizer": replace(CAFFE, velocity="lr_outside")}, None),
+    "decay on biases": ("caffe", 1, {"optimizer": replace(CAFFE, rules=(ParamRule(("bias",), lr=2.0),))}, None),
+    "rate of biases": ("caffe", 1, {"optimizer": replace(CAFFE, rules=(ParamRule(("bias",), decay=0.0),))}, None),
+    "no decay": ("caffe", 1, {"optimizer": replace(CAFFE, weight_decay=0.0)}, None),
+    "momentum": ("caffe", 2, {"optimizer": replace(CAFFE, momentum=0.899)}, None),
+    "the rate drops late": ("caffe", 3, {}, 3),
+    "true gradient of the L2 norm": ("caffe", 1, {"norm": NormRule()}, None),
+    "share of RMSProp": (
+        "caffe-mobilenet",
+        1,
+        {"optimizer": OptimizerSpec("rmsprop", rho=0.98, rules=CAFFE.rules)},
+        None,
+    ),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("fault", SOLVER_FAULTS)
+def test_another_rule_than_caffes_is_seen(fault: str, caffes: Mapping[str, Trace]) -> None:
+    name, updates, change, drop = SOLVER_FAULTS[fault]
+    rightful: StepPlan = steps.SOLVERS[name]
+    plan = replace(rightful, keep=tuple(range(1, updates + 1)), drop=rightful.drop if drop is None else (drop,))
+    report = steps.beside(caffes[name], replace(steps.solver_recipe(name), **change), plan)
+    failed = report.failures()
+    assert any(r.what == "weights" and r.step == updates for r in failed)
+    if fault == "true gradient of the L2 norm":
+        below = {r.name for r in failed if r.what == "gradient"}
+        assert below and all(n.startswith(tuple(f"backbone.conv{k}_" for k in (1, 2, 3, 4))) for n in below)
+        return
+    assert all(r.passed for r in report.rows if r.what == "gradient"), "the update only is wrong"
+    assert all(r.step == updates for r in failed if r.what == "weights"), "the updates before are right"
+    if fault == "decay on biases":
+        assert all(r.name.endswith("bias") for r in failed)

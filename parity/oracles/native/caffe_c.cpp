@@ -1,4 +1,4 @@
-// A plain C interface to Caffe's Net, for ctypes: open, feed, run layer by layer, read blobs.
+// A plain C interface to Caffe's Net and Solver, for ctypes: open, feed, run layer by layer or train, read blobs.
 // A network that Caffe refuses ends the process (glog's FATAL), which is why it is loaded in a process of its own.
 #include <glog/logging.h>
 
@@ -10,6 +10,7 @@
 
 using caffe::Blob;
 using caffe::Net;
+using caffe::Solver;
 
 extern "C" {
 
@@ -54,4 +55,42 @@ int net_top_shape(void* handle, int layer, int top, int* shape) {
 const float* net_top_data(void* handle, int layer, int top) {
   return static_cast<Net<float>*>(handle)->top_vecs()[layer][top]->cpu_data();
 }
+
+int net_blobs(void* handle, int layer) { return static_cast<Net<float>*>(handle)->layers()[layer]->blobs().size(); }
+
+// Axes of a layer's own blob (weights); shape gets at most 32 sizes.
+int net_blob_shape(void* handle, int layer, int blob, int* shape) {
+  boost::shared_ptr<Blob<float>> held = static_cast<Net<float>*>(handle)->layers()[layer]->blobs()[blob];
+  for (int i = 0; i < held->num_axes(); ++i) shape[i] = held->shape(i);
+  return held->num_axes();
+}
+
+const float* net_blob_data(void* handle, int layer, int blob) {
+  return static_cast<Net<float>*>(handle)->layers()[layer]->blobs()[blob]->cpu_data();
+}
+
+const float* net_blob_diff(void* handle, int layer, int blob) {
+  return static_cast<Net<float>*>(handle)->layers()[layer]->blobs()[blob]->cpu_diff();
+}
+
+// Forward and backward without an update: gradients of the loss alone lie in the blobs' diffs.
+void net_gradients(void* handle) {
+  Net<float>* net = static_cast<Net<float>*>(handle);
+  net->ClearParamDiffs();
+  net->ForwardBackward();
+}
+
+// The solver that a solver prototxt tells, with the weights of a .caffemodel; its net is in its TRAIN phase.
+void* solver_open(const char* prototxt, const char* weights) {
+  caffe::Caffe::set_mode(caffe::Caffe::CPU);
+  caffe::SolverParameter told;
+  caffe::ReadSolverParamsFromTextFileOrDie(prototxt, &told);
+  std::unique_ptr<Solver<float>> solver(caffe::SolverRegistry<float>::CreateSolver(told));
+  solver->net()->CopyTrainedLayersFrom(std::string(weights));
+  return solver.release();
+}
+
+void* solver_net(void* handle) { return static_cast<Solver<float>*>(handle)->net().get(); }
+
+void solver_step(void* handle, int updates) { static_cast<Solver<float>*>(handle)->Step(updates); }
 }

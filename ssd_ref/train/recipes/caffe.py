@@ -10,7 +10,7 @@ from math import log
 
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.train.augment.sources import CAFFE
-from ssdconv.ssd_ref.train.recipe import InitSpec, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
+from ssdconv.ssd_ref.train.recipe import InitSpec, NormRule, OptimizerSpec, ParamRule, Recipe, ScheduleSpec
 
 FACTS = (
     "weiliu89/caffe@4817bf8b examples/ssd/ssd_pascal.py, ssd_coco.py, src/caffe/util/bbox_util.cpp, im_transforms.cpp"
@@ -34,6 +34,7 @@ VOC = Recipe(
     init=InitSpec("xavier_uniform_fan_in"),
     difficult="keep",
     origin=0,
+    norm=NormRule(scales="outside"),
     notes=(
         "four GPUs with eight images each: Caffe divides each eight's loss by its own matched priors, here it is the batch's",
         "the rate is written 0.00004 x 25",

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssdconv.ssd_ref.config import L2NormSpec
+from ssdconv.ssd_ref.caffe_layers import all_layers  # noqa: F401
+from ssdconv.ssd_ref.caffe_layers.normalization import Normalize
+from ssdconv.ssd_ref.config import L2NormSpec, LayerSpec
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
 from ssdconv.ssd_ref.train.norms import training_mode
 from ssdconv.ssd_ref.train.recipe import NormRule
@@ -74,3 +76,24 @@ def test_l2_normalisation_of_a_dead_column_has_a_gradient(form: str) -> None:
     assert bool(torch.isfinite(x.grad).all())
     assert layer.weight.grad is not None
     assert bool(torch.isfinite(layer.weight.grad).all())
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_caffes_gradient_of_the_l2_norm(graph: bool) -> None:
+    """``scale * (g - x <x, g> / n^2) / n``: the scales are not in the product, as Caffe's Normalize layer has it."""
+    spec = LayerSpec("norm", "Normalize", ("x",), ("y",), {"across_spatial": False}, ((3,),))
+    layer = (Normalize(spec) if graph else L2Norm(3, L2NormSpec())).double()
+    scale = torch.tensor([2.0, 5.0, 11.0], dtype=torch.float64)
+    layer.weight = nn.Parameter(scale)
+    model = training_mode(nn.Sequential(layer), recipe_of("caffe"))
+    x, g = pixels().requires_grad_(), torch.randn(2, 3, 2, 1, generator=torch.Generator().manual_seed(2)).double()
+    y = model(x)
+    y.backward(g)
+    held, norm = x.detach(), x.detach().norm(dim=1, keepdim=True)
+    wanted = scale.view(1, 3, 1, 1) * (g - held * (held * g).sum(1, keepdim=True) / norm**2) / norm
+    torch.testing.assert_close(y, held / norm * scale.view(1, 3, 1, 1), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(x.grad, wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(layer.weight.grad, (g * held / norm).sum((0, 2, 3)), rtol=1e-9, atol=1e-9)
+    x.grad = None
+    training_mode(model, recipe_of("chainer"))(x).backward(g)
+    assert x.grad is not None and (x.grad - wanted).abs().max() > 0.1
