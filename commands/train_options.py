@@ -77,7 +77,7 @@ def configure(parser: ArgumentParser) -> None:
     way(
         "--quirks",
         choices=("source", "sane"),
-        help="what a source's loss does by accident (underflow, 0/0, errors) is done too, or not (default: source)",
+        help="what a source does by accident (underflow, 0/0, errors, an inexact gradient) is done too, or not (default: source)",
     )
     way("--epochs", type=int, metavar="N", help="length; milestones keep their share")
     way("--iterations", type=int, metavar="N", help="length in updates instead")

@@ -311,7 +311,8 @@ def steps_cell(name: str, told: dict[str, Any]) -> str:
         return FORMULA
     if "ratios" in rows:
         ratios = ", ".join(f"{what} {ratio:g}" for what, ratio in rows["ratios"].items())
-        return f"Caffe's solver live, {rows['updates']} updates, error over float32's own: {ratios}"
+        how = "on SSD300" if name == "caffe" else "on SSD300 by `caffe`'s multipliers"
+        return f"Caffe's solver live {how}, {rows['updates']} updates, error over float32's own: {ratios}"
     if "update" in rows:
         return f"update rule live, five updates: {rows['update']:g} of their change"
     return f"three updates recorded: loss {rows['losses']:.0e}, weights {rows['weights']:.0e} of their change"

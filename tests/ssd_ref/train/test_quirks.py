@@ -120,6 +120,7 @@ def test_options_choose_quirks_and_the_files_loss() -> None:
     told = replace(CONFIG, source="caffe", loss=LossRule(MatchRule(0.4), use_difficult=False))
     assert chosen(recipe="simple-ssd").loss == recipe_of("simple-ssd").loss
     assert chosen(recipe="simple-ssd", quirks="sane").loss == sane(recipe_of("simple-ssd").loss)
+    assert [chosen(recipe="caffe", quirks=q).norm.scales for q in ("source", "sane")] == ["outside", "exact"]
     mine = chosen(recipe="file")
     assert (mine.name, mine.loss, mine.difficult) == ("file", told.loss, "drop")
     assert mine.optimizer == recipe_of("caffe").optimizer
