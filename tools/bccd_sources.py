@@ -163,11 +163,10 @@ def ours(
     """Our curve, at a constant rate like the framework's."""
     run, listener = RunFolder(folder / f"ours{seed}"), Quiet()
     run.create(Identity(model.config, recipe, describe_data(train), seed, "faithful", False), {})
-    settings = Settings(seed=seed, workers=0, eval_every=options.every, keep=1)
+    settings = Settings(seed=seed, workers=0, eval_every=max(options.every, 1), keep=1)
     samples = TrainingSet(train, model.config, recipe, seed, cache=True)
-    training = Training(
-        run, model, samples, recipe, settings, listener, evaluate=Evaluation(held, run.path / "evaluation", 8)
-    )
+    score = Evaluation(held, run.path / "evaluation", 8) if options.every else None
+    training = Training(run, model, samples, recipe, settings, listener, evaluate=score)
     training.total = options.epochs * training.per_epoch
     training.run()
     return listener.rows
@@ -295,7 +294,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder BCCD, as the archive has it")
     parser.add_argument("--with", dest="name", choices=tuple(NETWORKS), default="gluon", help="the source framework")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--every", type=int, default=10, help="epochs between evaluations")
+    parser.add_argument("--every", type=int, default=10, help="epochs between evaluations; 0 for none")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -101,7 +101,7 @@ def epochs(job, arrays):
                 updater.update()
         answers.append({"epoch": epoch, "seconds": time.time() - began, "losses": whole.losses[done:]})
         print(epoch, np.mean(np.sum(whole.losses[done:], 1)), answers[-1]["seconds"], file=sys.stderr, flush=True)
-        if epoch % job["every"] == 0 or epoch == job["epochs"]:
+        if job["every"] and (epoch % job["every"] == 0 or epoch == job["epochs"]):
             out[f"rows{epoch}"] = _detected(model, held)
     return {"epochs": answers}, out
 

@@ -83,7 +83,7 @@ def epochs(job, arrays):
             losses.append([float(part[0].sum().asscalar()) for part in (box_loss, cls_loss)])
         answers.append({"epoch": epoch, "seconds": time.time() - began, "losses": losses})
         print(epoch, np.mean(np.sum(losses, 1)), answers[-1]["seconds"], file=sys.stderr, flush=True)
-        if epoch % job["every"] == 0 or epoch == job["epochs"]:
+        if job["every"] and (epoch % job["every"] == 0 or epoch == job["epochs"]):
             out[f"rows{epoch}"] = _detected(net, held, size)
     return {"epochs": answers}, out
 
