@@ -28,6 +28,7 @@ EXAMPLES: tuple[str, ...] = (
     "ssdconv verify out.pth --source x.caffemodel --diagnose --report report",
     "ssdconv verify out.pth --source ssd300_mAP_77.43_v2.pth --oracle original",
     "ssdconv verify out.pth --source x.caffemodel --strict",
+    "ssdconv verify out.pth --source ssd-0000.params --symbol ssd-symbol.json",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --weights out.pth --report report",
     "ssdconv verify --dataset voc07 --data-root VOCdevkit --detections results/",
     "ssdconv verify --annotations mine.json --images photos --weights out.pth",
@@ -39,6 +40,12 @@ def configure(parser: ArgumentParser) -> None:
     layers = parser.add_argument_group("layer by layer, against the source file")
     layers.add_argument("--source", metavar="FILE", help="the original weight file")
     layers.add_argument("--prototxt", metavar="FILE", help="the source network's deploy.prototxt (Caffe)")
+    layers.add_argument(
+        "--symbol",
+        metavar="FILE",
+        help="MXNet's own graph of the source file, which is run instead of GluonCV's network (default: NAME-symbol.json beside "
+        "NAME-0000.params)",
+    )
     layers.add_argument(
         "--image", nargs="+", default=[], metavar="IMG", help="compare on these images besides seeded noise"
     )
@@ -63,7 +70,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     if verify_dataset.wanted(args):
-        if args.source or args.prototxt or args.image or args.diagnose or args.strict:
+        if args.source or args.prototxt or args.symbol or args.image or args.diagnose or args.strict:
             raise UsageError("--source is for the layers and --dataset for accuracy; run them one after the other")
         return verify_dataset.run(args)
     if not args.source:
@@ -80,13 +87,21 @@ def run(args: Namespace) -> int:
 def _layers(args: Namespace, weights: str) -> int:
     checkpoint, source = existing(weights), existing(args.source)
     prototxt = existing(args.prototxt) if args.prototxt else None
+    symbol = existing(args.symbol) if args.symbol else None
     images = [existing(image) for image in args.image]
     from ssdconv.parity.verify import verify
 
     with following() as progress:
         chosen = None if args.oracle == "source" else args.oracle
         report = verify(
-            checkpoint, source, prototxt=prototxt, images=images, seed=args.seed, oracle=chosen, progress=progress
+            checkpoint,
+            source,
+            prototxt=prototxt,
+            images=images,
+            seed=args.seed,
+            oracle=chosen,
+            symbol=symbol,
+            progress=progress,
         )
         found = None
         if args.diagnose and report.outcome == "failed":

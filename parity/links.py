@@ -7,7 +7,7 @@ same. A rebuilt oracle shares the converter's facts, so its agreement proves ari
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssdconv.ssd_ref.evidence import BASES, INDEPENDENT, LINKS, STRENGTH, Basis, Claim, Link, of_link
@@ -64,6 +64,7 @@ def link_results(
     ran: Sequence[Claim],
     compared: Mapping[Link, str],
     differs: Mapping[Link, Sequence[str]],
+    alone: Collection[Link] = (),
 ) -> tuple[LinkResult, ...]:
     """The table of a verdict, a row per link.
 
@@ -72,13 +73,14 @@ def link_results(
         ran: what the oracle runs, and which of the plan's assumptions it had to be told.
         compared: what this run compared; an oracle has no say in a link that was not.
         differs: fields in which the checkpoint's config is not the source file's.
+        alone: links of which the oracle was told nothing that was assumed or given.
     """
     rows = []
     for link in LINKS:
         claims = of_link(settled, link)
         run = next((c for c in ran if c.link == link and c.basis not in SETTLED_ELSEWHERE and compared.get(link)), None)
         if run is not None:
-            own = run.basis == "original code"
+            own = run.basis == "original code" or link in alone
             claims = of_link(
                 (run, *(c for c in claims if c in ran or (c.basis in SETTLED_ELSEWHERE and not own))), link
             )

@@ -75,6 +75,7 @@ def verify(
     images: Sequence[Path] = (),
     seed: int = 0,
     oracle: str | None = None,
+    symbol: Path | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Prove, or disprove, that ``weights`` compute what ``source`` computes.
@@ -86,22 +87,27 @@ def verify(
         images: photos to compare on besides noise; none for a generated picture.
         seed: of noise and picture.
         oracle: who runs the source file, where there is a choice (Caffe: "caffe", "opencv"); None for the best that is there.
+        symbol: MXNet's graph of a .params file; None for the one beside it, where there is one.
         progress: called with "input: probe", probes done, probes in all.
 
     Raises:
         MissingError: a file is missing, or the oracle cannot run.
         FormatError, UnsafeFileError: a file is damaged or refused.
         MappingError: the checkpoint is of another network than the source file.
+        UsageError: a symbol for a source that has none.
     """
     started = time.perf_counter()
     checkpoint = read(weights)
     model, unfit = _built(checkpoint, str(weights))
     column = column_of(checkpoint.config.source)
+    if symbol is not None and checkpoint.config.source != "gluon":
+        raise UsageError("only MXNet's .params files have a symbol", where=str(symbol), got=checkpoint.config.source)
+    extra = {} if symbol is None else {"symbol": symbol}
     with (
         recalled(checkpoint.provenance, prototxt, source, str(weights)) as (definition, recollections),
         (opened := open_as(source, definition, checkpoint)).table,
     ):
-        prepared = column.prepare(opened, definition, *([oracle] if oracle else []))
+        prepared = column.prepare(opened, definition, *([oracle] if oracle else []), **extra)
         require(prepared.oracle)
         tensors = compare_tensors(opened, checkpoint)
         mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
@@ -135,7 +141,7 @@ def verify(
             alike = [(one.name, one.pixels) for one in theirs]
             compared["pixels"], odd = differing_pixels(alike, original, opened.plan.config.pixels)
             differs.setdefault("pixels", []).extend(odd)
-        links = link_results(opened.plan.evidence, prepared.evidence, compared, differs)
+        links = link_results(opened.plan.evidence, prepared.evidence, compared, differs, prepared.alone)
         notes = (*notes, *([f"the checkpoint's network does not fit itself: {unfit}"] if unfit else []))
     if not results and all(links):
         raise FormatError(unfit, where=str(weights))

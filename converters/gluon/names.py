@@ -97,7 +97,7 @@ def resolve(names: Iterable[str], wanted: Sequence[ParamName], *, where: str = "
             hint="load it into its network with MXNet and save it with `net.save_parameters`",
         )
     dialect = dialect_of(names)
-    prefix = _network_prefix(names)
+    prefix = network_prefix(names)
     known = {without_counters(w.legacy): w.structural for w in wanted}
     known |= {without_counters(w.structural): w.structural for w in wanted}
     found: dict[str, str] = {}
@@ -120,11 +120,11 @@ def resolve(names: Iterable[str], wanted: Sequence[ParamName], *, where: str = "
 def plain_names(names: Iterable[str]) -> set[str]:
     """A file's names without counters and without the network's own prefix, whatever it is."""
     names = list(names)
-    prefix = _network_prefix(names)
+    prefix = network_prefix(names)
     return {without_counters(name, prefix) for name in names}
 
 
-def _network_prefix(names: Iterable[str]) -> str:
+def network_prefix(names: Iterable[str]) -> str:
     """The prefix that the user gave the whole network, read off the first box predictor; "" without one."""
     for name in names:
         name = bare(name)

@@ -32,6 +32,7 @@ class Prepared:
         evidence: what the oracle runs, a claim per link that it has a say in: the source framework on the file's own graph,
             the project's original code, or a network that was rebuilt from facts. Links without one are not run by it.
         pixels: images as the project's own code prepares them, where that can be run; a claim about pixels belongs to it.
+        alone: links that the oracle takes from the file by itself: what the plan assumes of them, or the user gave, it was not told.
     """
 
     oracle: Oracle
@@ -39,6 +40,7 @@ class Prepared:
     input: str
     evidence: tuple[Claim, ...] = ()
     pixels: OriginalPixels | None = None
+    alone: tuple[Link, ...] = ()
 
 
 RUN: tuple[Link, ...] = ("architecture", "priors", "detection rule")

@@ -1,6 +1,7 @@
 """GluonCV on MXNet as the oracle of .params files, in an interpreter of its own (``environments``, ``workers/gluon_worker.py``).
 
-It is given the source file itself, never the converted checkpoint, and the network's name in GluonCV's model zoo.
+It is given the source file itself, never the converted checkpoint, and the file's own symbol where there is one (``gluon_symbol``), else the
+network's name in GluonCV's model zoo.
 """
 
 from __future__ import annotations
@@ -15,13 +16,26 @@ import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
+from ssdconv.errors import UsageError
 from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.inputs import Image
 from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, Worker, always_tells, check_choice, layers_under, plan_probes, runs
+from ssdconv.parity.oracles.column import (
+    RUN,
+    Prepared,
+    Worker,
+    always_tells,
+    check_choice,
+    layers_under,
+    plan_probes,
+    runs,
+)
+from ssdconv.parity.oracles.gluon_symbol import Symbol, beside, read_symbol
 from ssdconv.parity.oracles.process import Answer
+from ssdconv.parity.results import Gap
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
 ORACLES = ("mxnet",)
@@ -39,15 +53,23 @@ class GluonOracle:
         params: the file, in any dialect.
         config: the network; its name is GluonCV's.
         nodes: nodes of MXNet's graph to read; None for all.
+        symbol: the file's own graph, which is run instead of the model zoo's.
         timeout: seconds for one run.
     """
 
     def __init__(
-        self, params: Path, config: SSDConfig, *, nodes: Sequence[str] | None = None, timeout: float = 600.0
+        self,
+        params: Path,
+        config: SSDConfig,
+        *,
+        nodes: Sequence[str] | None = None,
+        symbol: Symbol | None = None,
+        timeout: float = 600.0,
     ) -> None:
         self.params = Path(params)
         self.config = config
         self.nodes = nodes
+        self.symbol = symbol
         self.timeout = timeout
 
     @property
@@ -64,10 +86,21 @@ class GluonOracle:
             MissingError: MXNet is not installed, or failed.
         """
         answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
-        return oracle_run(answer, 0, self.config)
+        run = oracle_run(answer, 0, self.config)
+        return run if self.symbol is None else replace(run, gaps=self._gaps(self.symbol))
+
+    def _gaps(self, symbol: Symbol) -> tuple[Gap, ...]:
+        absent = [name for name in self.nodes or () if name not in symbol.nodes]
+        gaps = [Gap(n, "architecture", "oracle cannot", "the file's symbol has no node of that name") for n in absent]
+        if not symbol.ends:
+            why = "the file's symbol does not end in ids, scores and boxes"
+            gaps.append(Gap("detections", "detection rule", "oracle cannot", why))
+        return tuple(gaps)
 
     def job(self) -> dict[str, Any]:
         """The worker's job that computes this network's activations."""
+        if self.symbol is not None:
+            return self.symbol.job(self.params, self.nodes or self.symbol.nodes)
         return {
             "do": "activations",
             "network": self.config.name,
@@ -86,7 +119,8 @@ def class_names(config: SSDConfig) -> list[str] | None:
 def oracle_run(answer: Answer, index: int, config: SSDConfig) -> OracleRun:
     """The activations and detections of one job."""
     nodes = layers_under(answer, f"{index}/nodes/")
-    return OracleRun(Outputs(nodes), detection_rows(answer, index, config))
+    found = detection_rows(answer, index, config) if f"{index}/detections/ids" in answer.arrays else None
+    return OracleRun(Outputs(nodes), found)
 
 
 def detection_rows(answer: Answer, index: int, config: SSDConfig) -> tuple[Rows, ...]:
@@ -101,21 +135,36 @@ def detection_rows(answer: Answer, index: int, config: SSDConfig) -> tuple[Rows,
     return tuple(rows)
 
 
-def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet") -> Prepared:
+def prepare(
+    opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet", *, symbol: Path | None = None
+) -> Prepared:
     """Set up MXNet for an opened .params file.
 
+    Args:
+        symbol: the file's own graph; None for the one beside the file, else GluonCV's network.
+
     Raises:
-        UsageError: no such oracle for GluonCV networks.
+        UsageError: no such oracle for GluonCV networks, or a symbol for the face-mask detector, whose layers have no stored one.
+        FormatError, MissingError: not a symbol, or not this file's.
     """
     check_choice(oracle, ORACLES, "GluonCV")
     if opened.plan.config.name == AIZOO:
+        if symbol is not None:
+            raise UsageError("this network's file is verified without a symbol", where=str(symbol))
         return aizoo.prepare(opened, MXNET)
     probes = plan_probes(opened.plan.probes, INPUT)
     nodes = [probe.source for probe in probes if probe.source != INPUT]
-    evidence = runs("original code", f"GluonCV's own network {opened.plan.config.name} of its model zoo")
-    evidence += runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
-    runner = GluonOracle(opened.table.path, opened.plan.config, nodes=nodes)
-    return Prepared(runner, probes, INPUT, evidence, partial(prepared_pixels, opened.plan.config))
+    pixels = runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
+    stored = symbol or beside(opened.table.path)
+    graph = None if stored is None else read_symbol(stored, opened.table)
+    alone: tuple[Link, ...] = ()
+    if graph is None:
+        evidence = runs("original code", f"GluonCV's own network {opened.plan.config.name} of its model zoo")
+    else:
+        alone = RUN if graph.ends else ("architecture",)
+        evidence = runs("source framework", f"MXNet, given the file's own symbol {graph.path.name}", *alone)
+    runner = GluonOracle(opened.table.path, opened.plan.config, nodes=nodes, symbol=graph)
+    return Prepared(runner, probes, INPUT, evidence + pixels, partial(prepared_pixels, opened.plan.config), alone)
 
 
 def prepared_pixels(config: SSDConfig, images: Sequence[Image]) -> list[Array]:

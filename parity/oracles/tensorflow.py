@@ -1,12 +1,14 @@
 """TensorFlow 2.15, running TensorFlow 1 operations, as the oracle of checkpoints and frozen graphs, in an interpreter of its own.
 
-It restores the source file itself, by TensorFlow's own reader, never the converted checkpoint. The network is built in
-``workers/tf_hikapok.py`` from what is known of HiKapok/SSD.TensorFlow, so this oracle proves reading, layers and arithmetic, not that the
-description of the original is complete. The original code on TensorFlow 1.6 is an oracle of its own, where a checkout was added.
+It restores the source file itself, by TensorFlow's own reader, never the converted checkpoint. A frozen graph is run as it is. To the
+variables of a checkpoint the network is built in ``workers/tf_hikapok.py`` from what is known of HiKapok/SSD.TensorFlow, so there this
+oracle proves reading, layers and arithmetic, not that the description of the original is complete. Boxes are decoded by that description
+for both. The original code on TensorFlow 1.6 is an oracle of its own, where a checkout was added.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.convert import Opened
-from ssdconv.converters.tensorflow.names import SCOPE, YX_TO_XY, scope_of
+from ssdconv.converters.tensorflow.names import FIRST, SCALE, SCOPE, YX_TO_XY, scope_of, variable
+from ssdconv.converters.tensorflow.names import layers as layers_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.detections_match import Rows
@@ -35,6 +38,7 @@ from ssdconv.parity.oracles.column import (
 )
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
 ORACLES = ("tensorflow", "original")
@@ -49,19 +53,29 @@ ANCHORS = {4: (1, 0, 2, 3), 6: (1, 0, 2, 4, 3, 5)}
 
 
 class TensorFlowOracle:
-    """SSD.TensorFlow's network with the variables of a checkpoint or frozen graph.
+    """SSD.TensorFlow's network: with the variables of a checkpoint, or a frozen graph as it is.
 
     Args:
-        path: a checkpoint's prefix or index, a V1 checkpoint, or a ``.pb``.
+        path: a checkpoint's prefix or index, or a V1 checkpoint; a frozen graph with ``weights``.
         config: the network: its class count and width.
         scope: the network's variable scope in the file.
+        weights: of a frozen graph, the nodes of its layers' weights: see ``frozen_weights``.
         timeout: seconds for one run.
     """
 
-    def __init__(self, path: Path, config: SSDConfig, scope: str = SCOPE, *, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: SSDConfig,
+        scope: str = SCOPE,
+        *,
+        weights: Mapping[str, Any] | None = None,
+        timeout: float = 600.0,
+    ) -> None:
         self.path = Path(path)
         self.config = config
         self.scope = scope
+        self.weights = weights
         self.timeout = timeout
 
     @property
@@ -84,6 +98,8 @@ class TensorFlowOracle:
         """The worker's job that runs this network."""
         staged = self.config.staged
         path = str(self.path.resolve())
+        if self.weights is not None:
+            return {"do": "frozen", "path": path, "classes": self.config.num_classes, **self.weights}
         return {
             "do": "activations",
             "path": path.removesuffix(".index"),
@@ -106,28 +122,43 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
     """Set up TensorFlow for an opened checkpoint.
 
     Raises:
-        UsageError: no such oracle for TensorFlow networks, or a frozen graph, whose nodes have other names in every file.
+        UsageError: no such oracle for TensorFlow networks, or a checkpoint of the face-mask detector.
     """
     check_choice(oracle, ORACLES, "TensorFlow")
     if oracle == "original":
         return _original(opened)
-    if opened.plan.config.name == AIZOO and opened.table.meta["flavour"] == "graph":
+    graph = opened.table.meta["flavour"] == "graph"
+    if opened.plan.config.name == AIZOO and graph:
         return aizoo.prepare(opened, WORKER)
-    if opened.table.meta["flavour"] == "graph" or opened.plan.config.name == AIZOO:
+    if opened.plan.config.name == AIZOO:
         raise UsageError(
-            "a frozen graph is not verified layer by layer: its nodes have other names in every file"
-            if opened.plan.config.name != AIZOO
-            else "this network is verified with its frozen graph (.pb), which holds its layers",
-            where=str(opened.table.path),
-            hint="write a checkpoint with `ssdconv pt2tf` from the converted file, and verify against that"
-            if opened.plan.config.name != AIZOO
-            else None,
+            "this network is verified with its frozen graph (.pb), which holds its layers", where=str(opened.table.path)
         )
     refuse_settings(opened, WORKER.title)
     scope = scope_of(list(opened.table)) or SCOPE
-    runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope)
-    evidence = runs("rebuilt", "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow")
-    return Prepared(runner, plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"), INPUT, evidence)
+    weights = frozen_weights(opened.plan.config, scope) if graph else None
+    runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope, weights=weights)
+    rebuilt = "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow"
+    evidence = runs("rebuilt", rebuilt)
+    alone: tuple[Link, ...] = ("architecture",) if graph else ()
+    if graph:
+        layers = runs("source framework", "TensorFlow, given the frozen graph as it is", "architecture")
+        evidence = (*layers, *runs("rebuilt", f"boxes of the graph's heads: {rebuilt}", "priors", "detection rule"))
+    probes = plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf")
+    return Prepared(runner, probes, INPUT, evidence, alone=alone)
+
+
+def frozen_weights(config: SSDConfig, scope: str) -> dict[str, Any]:
+    """Names of nodes in a frozen graph: of each probed layer's weight, of the heads' weights in order, and of the first one."""
+    layers: dict[str, str] = {}
+    heads: dict[str, list[str]] = {"loc": [], "conf": []}
+    for layer in layers_of(config):
+        name = variable(layer)
+        if layer.role in heads:
+            heads[layer.role].append(f"{scope}{name}/kernel")
+        else:
+            layers[name] = f"{scope}{SCALE}" if layer.role == "l2norm" else f"{scope}{name}/kernel"
+    return {"layers": layers, **heads, "first": scope + FIRST}
 
 
 FLAGS = {

@@ -20,6 +20,7 @@ os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 
 import gluon_aizoo
 import gluon_nets
+import gluon_symbol
 import mxnet as mx
 import numpy as np
 
@@ -153,6 +154,7 @@ def bench(job, arrays):
 
 JOBS = {f.__name__: f for f in (build, graph, activations, preprocess, load, save, save_sparse, bench_load, bench)}
 JOBS["aizoo"] = gluon_aizoo.activations
+JOBS["symbol"] = gluon_symbol.activations
 
 
 def main(folder):

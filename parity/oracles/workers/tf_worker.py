@@ -18,6 +18,7 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import aizoo_boxes
+import tf_frozen
 import tf_hikapok
 
 v1 = tf.compat.v1
@@ -93,29 +94,47 @@ def partitioned(job, arrays):
     return {"paths": paths}, out
 
 
-def _restored(job, session):
-    """Probes of the network with the variables of ``path``: a checkpoint's prefix, or a frozen graph."""
-    if job["path"].endswith(".pb"):
-        graph = v1.GraphDef()
-        graph.ParseFromString(Path(job["path"]).read_bytes())
-        names = [n.name for n in graph.node if n.name.startswith("probe/")]
-        found = v1.import_graph_def(graph, return_elements=[n + ":0" for n in names], name="")
-        heads = {"loc": "@loc", "conf": "@conf"}
-        return {heads.get(n[len("probe/") :], n[len("probe/") :]): t for n, t in zip(names, found, strict=True)}
-    probes = tf_hikapok.build(job["width"], job["classes"], job.get("scope", "ssd300"))
-    v1.train.Saver().restore(session, job["path"])  # raises when a variable is missing
-    return probes
-
-
 def activations(job, arrays):
     """Every probe for ``input`` (N, 3, H, W), NCHW, and detections of image i as ``<i>/detections`` (n, 6)."""
     with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
-        probes = _restored(job, session)
+        probes = tf_hikapok.build(job["width"], job["classes"], job.get("scope", "ssd300"))
+        v1.train.Saver().restore(session, job["path"])  # raises when a variable is missing
         out = session.run(probes, {"input:0": arrays["input"].transpose(0, 2, 3, 1)})
-    out = {"probes/" + n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in out.items()}
+    return {}, _with_detections(out)
+
+
+def _with_detections(values):
+    """Values by probe as an answer's arrays: NCHW, and detections by the rebuilt rule."""
+    out = {"probes/" + n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in values.items()}
     for index, (loc, conf) in enumerate(zip(out["probes/@loc"], out["probes/@conf"], strict=True)):
         out[f"{index}/detections"] = tf_hikapok.detect(loc, conf)
-    return {}, out
+    return out
+
+
+def frozen(job, arrays):
+    """A frozen graph as it is, for ``input`` (N, 3, H, W), NCHW: the outputs of ``layers`` (layer -> its weight's node), and the heads.
+
+    ``loc`` and ``conf`` name the weights' nodes of the heads, in the order of their maps. Detections as ``activations``.
+    """
+    stored = v1.GraphDef()
+    stored.ParseFromString(Path(job["path"]).read_bytes())
+    graph = tf_frozen.Graph(stored)
+    wanted = {name: graph.layer(weight) for name, weight in job["layers"].items()}
+    heads = {kind: [graph.layer(weight) for weight in job[kind]] for kind in ("loc", "conf")}
+    joined = {kind: graph.joined(nodes) for kind, nodes in heads.items()}
+    for kind, nodes in heads.items():
+        wanted |= {f"@{kind}{k}": node for k, node in enumerate([joined[kind]] if joined[kind] else nodes)}
+    entry = graph.entry(job["first"])
+    graph.check(wanted.values(), entry)
+    with v1.Graph().as_default() as made, v1.Session(config=SESSION) as session:
+        v1.import_graph_def(stored, name="")
+        tensors = {name: made.get_tensor_by_name(node + ":0") for name, node in wanted.items()}
+        out = session.run(tensors, {entry + ":0": arrays["input"].transpose(0, 2, 3, 1)})
+    count = len(arrays["input"])
+    for kind, columns in (("loc", 4), ("conf", job["classes"])):
+        parts = [out.pop(name) for name in [n for n in out if n.startswith("@" + kind)]]
+        out["@" + kind] = np.concatenate([part.reshape(count, -1, columns) for part in parts], 1)
+    return {"joined": joined, "entry": entry}, _with_detections(out)
 
 
 def graph(job, arrays):
@@ -146,6 +165,15 @@ def prepare(job, arrays):
     return {}, out
 
 
+def restore(job, arrays):
+    """All variables of the network and ``global_step`` after a Saver restored ``path``, which must hold every one."""
+    with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
+        tf_hikapok.build(job["width"], job["classes"])
+        v1.train.get_or_create_global_step()
+        v1.train.Saver().restore(session, job["path"])
+        return {}, {variable.op.name: session.run(variable) for variable in v1.global_variables()}
+
+
 def read(job, arrays):
     """All variables of the checkpoint ``path``, by TensorFlow's own reader, and the seconds that it took."""
     start = time.perf_counter()
@@ -154,7 +182,7 @@ def read(job, arrays):
     return {"seconds": time.perf_counter() - start}, out
 
 
-DO = {f.__name__: f for f in (build, partitioned, activations, graph, prepare, read)}
+DO = {f.__name__: f for f in (build, partitioned, activations, frozen, graph, prepare, read, restore)}
 
 
 def main(folder):

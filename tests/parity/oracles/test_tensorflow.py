@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.convert import convert, open_source
+from ssdconv.converters.convert import convert
 from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensorflow.reader import read_checkpoint
-from ssdconv.errors import UsageError
-from ssdconv.parity.oracles.tensorflow import ask_jobs, prepare
+from ssdconv.errors import MissingError
+from ssdconv.parity.oracles.tensorflow import ask_jobs
 from ssdconv.parity.verify import verify
+from ssdconv.ssd_ref.checkpoint import read, save
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
 
 pytestmark = pytest.mark.oracle
@@ -92,10 +94,66 @@ def test_a_changed_weight_is_found(written: SimpleNamespace, tmp_path: Path) -> 
     assert failed[0] == "additional_layers/conv9/conv9_2" and "conv9_1" not in "".join(failed)
 
 
-def test_a_frozen_graph_is_not_verified_by_layer(written: SimpleNamespace) -> None:
-    opened = open_source(written.paths["frozen"])
-    with opened.table, pytest.raises(UsageError, match="other names in every file"):
-        prepare(opened)
+def test_a_frozen_graph_is_run_as_it_is(written: SimpleNamespace, tmp_path: Path) -> None:
+    convert(written.paths["frozen"], tmp_path / "out.pth")
+    report = verify(tmp_path / "out.pth", written.paths["frozen"])
+    assert report.passed, report
+    for one in report.inputs:
+        assert len(one.probes) == 15 + 8 + 1 + 3
+        assert one.detections is not None and one.detections.matched > 100
+    says = {link.link: link.basis for link in report.links}
+    assert says["architecture"] == "source framework"
+    assert {says["priors"], says["detection rule"]} <= {"rebuilt", "assumed"}  # the graph holds heads, no boxes
+
+
+LIES = {
+    "dilation of fc6": (b"\x1a\x04\x01\x06\x06\x01", b"\x1a\x04\x01\x05\x05\x01", "fc6"),
+    "eps of conv4_3's scale": (np.float32(1e-10).tobytes(), np.float32(1e6).tobytes(), "conv4_3_scale"),
+    "a pool's kind of values": (b"MaxPool", b"AvgPool", "conv2/conv2_1"),
+}
+"""What the graph says (field 3 of an AttrValue's list, a constant, an op), what it says instead, and the first layer that shows it."""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_graph_that_computes_otherwise_fails(written: SimpleNamespace, lie: str, tmp_path: Path) -> None:
+    """Same weights and shapes, and the converter reads nothing else: only who runs the graph can tell."""
+    said, instead, layer = LIES[lie]
+    data = written.paths["frozen"].read_bytes()
+    assert said in data
+    (tmp_path / "net.pb").write_bytes(data.replace(said, instead))
+    convert(tmp_path / "net.pb", tmp_path / "out.pth")
+    report = verify(tmp_path / "out.pth", tmp_path / "net.pb")
+    assert not report.passed and not report.tensors.different
+    assert next(r.source for r in report.inputs[0].probes if not r) == layer
+
+
+def test_a_checkpoint_with_other_padding_fails_by_the_graph(written: SimpleNamespace, tmp_path: Path) -> None:
+    convert(written.paths["frozen"], tmp_path / "out.pth")
+    held = read(tmp_path / "out.pth")
+    config = SSDConfig.from_json(held.config.to_json().replace('"padding":"same"', '"padding":1'))  # as Caffe pads
+    assert config != held.config
+    save(tmp_path / "bad.pth", config, held.state_dict, held.provenance)
+    report = verify(tmp_path / "bad.pth", written.paths["frozen"])
+    assert not report.passed
+    assert next(r.source for r in report.inputs[0].probes if not r) == "additional_layers/conv9/conv9_2"
+
+
+def test_a_graph_that_would_write_files_is_not_run(written: SimpleNamespace, tmp_path: Path) -> None:
+    data = written.paths["frozen"].read_bytes()
+    convert(written.paths["frozen"], tmp_path / "out.pth")
+    (tmp_path / "net.pb").write_bytes(data.replace(b"MaxPool", b"SaveV2s"))
+    with pytest.raises(MissingError, match="SaveV2s"):
+        verify(tmp_path / "out.pth", tmp_path / "net.pb")
+
+
+def test_a_saver_restores_what_we_write(written: SimpleNamespace, tmp_path: Path) -> None:
+    """TensorFlow's own Saver, into a graph with ``global_step``, as an Estimator has it."""
+    convert(written.paths["V2"], tmp_path / "out.pth")
+    reverse(tmp_path / "out.pth", tmp_path / "model.ckpt-120000", "tensorflow")
+    job = {"do": "restore", "width": 4, "classes": 6, "path": str(tmp_path / "model.ckpt-120000")}
+    held = {name[2:]: array for name, array in ask_jobs([job]).arrays.items()}
+    assert held.pop("global_step") == 120000
+    assert {n: a.tobytes() for n, a in held.items()} == {n: a.tobytes() for n, a in written.values.items()}
 
 
 @pytest.mark.slow
