@@ -1,4 +1,4 @@
-"""Write what samples of the original code say about every recipe's augmentation: ``ssd_ref/train/conformance.json``, and the table
+"""Write what samples of the original code say about every recipe's augmentation: ``tools/augmentation.json``, and the table
 in docs/own_data.md.
 
 For each source with samples (``golden/train``): the features laid side by side, the least p, the exact colour cases, and **which
@@ -28,7 +28,7 @@ from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Retry
 from ssdconv.ssd_ref.train.recipes import RECIPES
 
-FILE = Path(__file__).parents[1] / "ssd_ref" / "train" / "conformance.json"
+FILE = Path(__file__).parents[1] / "tools" / "augmentation.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "own_data.md"
 BEGIN, END = "<!-- augmentation:begin, made by tools/augment_conformance.py -->", "<!-- augmentation:end -->"
 _IN_PIXELS = ("expand.fill", "jpeg", "precision", "rounded", "stages")

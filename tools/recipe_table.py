@@ -28,7 +28,7 @@ VARIANTS = {
 
 DIVISORS = {"same": "positives", "selected": "selected / 4 (conf), positives (loc)"}
 MEASURED = Path(__file__).with_name("computation.json")
-DRAWN = Path(__file__).resolve().parents[1] / "ssd_ref" / "train" / "conformance.json"
+DRAWN = Path(__file__).resolve().parents[1] / "tools" / "augmentation.json"
 FORMULA = "formula only"
 LIVE = {"chainer": "live, ten updates: 1.0e-12 of their change", "gluon": "live, ten updates: 2.6e-10 of their change"}
 """From the table of step parity in the same document."""

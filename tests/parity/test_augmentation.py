@@ -18,7 +18,7 @@ from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, Expand, Photom
 from ssdconv.ssd_ref.train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
-CONFORMANCE = json.loads((ROOT / "ssd_ref/train/conformance.json").read_text())["augmentation"]
+CONFORMANCE = json.loads((ROOT / "tools/augmentation.json").read_text())["augmentation"]
 
 
 def compared(shared: Path, name: str, samples: int, seed: int, **more: Any) -> dict[str, float]:

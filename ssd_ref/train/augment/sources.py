@@ -6,7 +6,7 @@ ChainerCV ``links/model/ssd/transforms.py``; GluonCV ``data/transforms/presets/s
 SSD-Keras_Tensorflow (jedol) ``lib/sample/``; ssd_keras ``data_generator/``; torchvision ``references/detection/transforms.py``.
 
 **Every field is written out for every source**, also where it is what another source does: a value that is taken over unsaid is a
-fault until it is measured. ``conformance.json`` tells which of them samples of the original code bear out.
+fault until it is measured. ``tools/augmentation.json`` tells which of them samples of the original code bear out.
 """
 
 from __future__ import annotations
