@@ -72,7 +72,10 @@ def _list(args: Namespace) -> int:
 
     listed = states()
     if args.json:
-        print_json([_as_json(state) for state in listed] + [_original_json(name) for name in ORIGINALS])
+        print_json(
+            [{"kind": "framework", **_as_json(state)} for state in listed]
+            + [{"kind": "original", **_original_json(name)} for name in ORIGINALS]
+        )
         return EXIT_OK
     rows = [(s.name, s.title, "yes" if s.installed else "no", s.folder if s.installed else s.next_step) for s in listed]
     print(table(rows, ("oracle", "what is in it", "installed", "where, or how")))

@@ -67,9 +67,15 @@ class Candidates:
 
     @cached_property
     def box_tolerance(self) -> float:
-        """Eight times the largest rounding error of a coordinate, in units of the box's larger side or coordinate (at least 1)."""
-        error = np.abs(self.boxes32 - self.boxes64) / unit(self.boxes64)[..., None]
-        return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP)
+        """Eight times the largest rounding error of a coordinate, in units of the box's larger side or coordinate (at least 1).
+
+        A side is exp of a number whose last bit alone changes it by that number's own size, so boxes far larger than the image,
+        which only untrained weights give, are never judged finer than by the exponent of the largest.
+        """
+        units = unit(self.boxes64)
+        error = np.abs(self.boxes32 - self.boxes64) / units[..., None]
+        exponent = float(np.log(units[np.isfinite(units)].max(initial=1.0)))
+        return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP * max(exponent, 1.0))
 
 
 def match_detections(oracle: Rows, reference: Rows, candidates: Candidates, rule: DetectRule) -> DetectionResult:

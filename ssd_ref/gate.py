@@ -62,7 +62,7 @@ def open_input(path: str | Path, kind: Kind, what: str = "file") -> BinaryIO:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise FormatError(f"not a regular file, so not a {what}", where=str(path))
+            raise FormatError(f"the {what} cannot be read: not a regular file", where=str(path))
         if status.st_size > LIMITS[kind]:
             raise FormatError(
                 f"too large for a {what}",

@@ -45,9 +45,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The environments; an original may bear the name of the one that it runs in."""
     rows = json.loads(run(capsys, "oracle", "list", "--json")[0])
-    return {row["name"]: row for row in rows if "installed" in row}
+    return {row["name"]: row for row in rows if row["kind"] == "framework"}
 
 
 def test_install_list_and_remove(tiny: Environment, capsys: pytest.CaptureFixture[str]) -> None:
