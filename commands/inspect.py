@@ -16,7 +16,7 @@ HELP = "list the tensors and layers of a weight file and guess its network"
 EXAMPLES: tuple[str, ...] = (
     "ssdconv inspect VGG_VOC0712_SSD_300x300.caffemodel",
     "ssdconv inspect out.pth --json",
-    "ssdconv inspect slim-320.caffemodel --prototxt slim-320.prototxt --spec-template > slim.yaml",
+    "ssdconv inspect slim-320.caffemodel --prototxt slim-320.prototxt --spec-template",
 )
 
 

@@ -47,7 +47,8 @@ class Net:
         Raises:
             FormatError: the tensors are not the ones that the config describes.
         """
-        return build(Checkpoint(self.config, {n: torch.from_numpy(a) for n, a in self.tensors.items()}))
+        state = {n: torch.from_numpy(a) for n, a in self.tensors.items()}
+        return build(Checkpoint(self.config, state), heads=False)
 
     def with_tensors(self, changed: Mapping[str, Array]) -> Net:
         """With some tensors replaced."""

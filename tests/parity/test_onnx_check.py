@@ -126,7 +126,7 @@ def test_heads_of_a_trained_network_in_any_batch(batch: int | None, shared: Path
 
 
 def test_a_rule_that_onnx_cannot_say_is_refused() -> None:
-    with pytest.raises(UsageError, match="share one NMS"):
+    with pytest.raises(UsageError, match="no operator in ONNX"):
         onnx_model(seeded("caffe/aizoo_facemask"), nms=True)
 
 
