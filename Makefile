@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORKERS ?= 2
-ORACLES ?= gluon chainer tensorflow torchvision
+ORACLES ?= gluon chainer tensorflow torchvision caffe
 
 .PHONY: help venv demo test test-oracles test-all parity bench lint clean
 
@@ -31,7 +31,7 @@ PYTEST := $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 test: venv
 	@$(PYTEST) -m "not slow and not oracle" $(ARGS)
 
-# Installs the live source frameworks that are missing (2.4 GB), each in an interpreter of its own.
+# Installs the live source frameworks that are missing (2.4 GB; Caffe is built), each in an interpreter of its own.
 test-oracles: venv
 	@for name in $(ORACLES); do $(RUN) -m ssdconv oracle install $$name || exit 4; done
 	@$(PYTEST) -m "oracle and not slow" $(ARGS)

@@ -170,7 +170,7 @@ def test_the_way_back(files: dict[str, Path], converted: dict[str, Path], tmp_pa
     for source, end in (("caffe", "caffemodel"), ("gluon", "params"), ("tensorflow", "ckpt")):
         written = reverse(converted[source], tmp_path / f"back.{end}", source).outputs[0]
         again = convert(written, tmp_path / f"again_{source}.pth")
-        assert again.config == network(f"{source}/{NAME}")
+        assert replace(again.config, class_names=()) == replace(network(f"{source}/{NAME}"), class_names=())
         first, second = (load(p).state_dict() for p in (converted[source], tmp_path / f"again_{source}.pth"))
         assert all(torch.equal(first[n], second[n]) for n in first)
     assert (tmp_path / "back.params").read_bytes() == files["gluon"].read_bytes()
