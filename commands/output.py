@@ -7,16 +7,19 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ssdconv.text import console, printable, printable_json
 
 if TYPE_CHECKING:
+    from ssdconv.converters.mapping import Drop
     from ssdconv.converters.report import FileReport
 
 SLOW_SECONDS = 2.0
+MANY = 3
+"""Tensors left out for one reason that are named one by one."""
 
 
 def plain(value: Any) -> Any:
@@ -45,12 +48,24 @@ def print_json(data: object) -> None:
 
 def print_tail(report: FileReport) -> None:
     """The end of every conversion's report: what was left out, warnings (on stderr), hash and files."""
-    for drop in report.drops:
-        print(f"left out {drop.source}: {drop.reason}")
+    for line in left_out(report.drops):
+        print(line)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"source sha256 {report.source_sha256}")
     print("\n".join(f"wrote {path}" for path in report.outputs) + f" in {report.seconds:.2f} s")
+
+
+def left_out(drops: Iterable[Drop]) -> Iterator[str]:
+    """What a conversion left out, a line per tensor; one line for all with the same reason where they are many (``--json`` has all)."""
+    reasons: dict[str, list[str]] = {}
+    for drop in drops:
+        reasons.setdefault(drop.reason, []).append(drop.source)
+    for reason, names in reasons.items():
+        if len(names) > MANY:
+            yield f"left out {len(names)} tensors, {names[0]} … {names[-1]}: {reason}"
+        else:
+            yield from (f"left out {name}: {reason}" for name in names)
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str], *, right: Sequence[int] = ()) -> str:

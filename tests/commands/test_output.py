@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ssdconv.commands import output
+from ssdconv.converters.mapping import Drop
 
 
 def test_json_is_strict_whatever_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +62,15 @@ def test_progress_is_silent_without_a_terminal(shown: str, capfd: pytest.Capture
         with output.following() as tell:
             assert tell is None
     assert capfd.readouterr() == ("", "")
+
+
+def test_many_tensors_left_out_for_one_reason_take_one_line() -> None:
+    drops = [Drop(f"optimizer/{i}", "training state") for i in range(133)] + [
+        Drop("a", "anchors"),
+        Drop("b", "anchors"),
+    ]
+    assert list(output.left_out(drops)) == [
+        "left out 133 tensors, optimizer/0 … optimizer/132: training state",
+        "left out a: anchors",
+        "left out b: anchors",
+    ]
