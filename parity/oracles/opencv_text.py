@@ -80,7 +80,8 @@ def departs(layer: CaffeLayer) -> str:
         return "OpenCV takes the weights of an InnerProduct as they are not transposed"
     if layer.type == "MVN" and given.get("normalize_variance", True) and given.get("eps", 1e-9) > 1e-9:
         return "OpenCV adds MVN's eps to the variance, Caffe to the deviation"
-    if layer.type == "Reshape" and len(given.get("shape", {}).get("dim", ())) == 1:
+    whole = given.get("axis", 0) == 0 and given.get("num_axes", -1) == -1
+    if layer.type == "Reshape" and whole and len(given.get("shape", {}).get("dim", ())) == 1:
         return "OpenCV has no blobs of one axis"
     if layer.type in ("Reduction", "ArgMax", "Threshold"):
         return f"OpenCV has no layer {layer.type}"
