@@ -62,6 +62,7 @@ def test_a_model_that_fails_is_not_written(
     assert "nothing was written" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_unchecked_is_said(
     converted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

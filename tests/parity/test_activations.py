@@ -154,6 +154,7 @@ def test_an_error_inside_the_network_reaches_the_caller_and_no_thread_stays(case
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_a_deep_network_is_not_held_in_memory() -> None:
     deep = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(30))).eval()
     x = np.zeros((1, 3, 61, 61), np.float32)

@@ -74,6 +74,7 @@ def test_a_tensor_off_by_little_fails(name: str, exported: Any, seven: SSD) -> N
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_another_rule_in_the_model_fails(shared: Path, tmp_path: Path) -> None:
     model = graph_network(shared, "res10", tmp_path)
     other = copy.copy(model)

@@ -53,6 +53,7 @@ def test_any_batch_gives_the_network_s_heads(exported: Any, small: SSD, run_onnx
     np.testing.assert_allclose(alone[0], theirs[0][1:2], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_batch_can_be_fixed(small: SSD, run_onnx: Run) -> None:
     model = onnx_model(small, batch=2, nms=True)
     assert shape(model.graph.input[0])[0] == 2
