@@ -7,6 +7,7 @@ pictures, which GluonCV allows: anchors are cropped to the feature maps.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def check_named(name: str, tmp_path: Path) -> None:
     path = build(tmp_path, name)["structural"]
     opened = open_source(path, "gluon")
     # VOC and COCO versions of a design differ by class count and priors; ResNet50 v1s is known to us under this name.
-    assert opened.plan.config == gluon(name)
+    assert replace(opened.plan.config, class_names=()) == replace(gluon(name), class_names=())
     with opened.table:
         check(opened)
     path.unlink()

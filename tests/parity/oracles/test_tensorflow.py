@@ -68,6 +68,7 @@ def test_tensorflow_reads_what_we_write(written: SimpleNamespace, tmp_path: Path
     assert [p.name for p in report.outputs] == ["back.ckpt.index", "back.ckpt.data-00000-of-00001"]
     answer = ask_jobs([{"do": "read", "path": str(tmp_path / "back.ckpt")}])
     held = {name[2:]: array for name, array in answer.arrays.items()}
+    assert held.pop("global_step").dtype == np.int64  # TensorFlow's Saver looks for it
     assert set(held) == set(written.values)
     for name, array in written.values.items():
         assert held[name].tobytes() == array.tobytes(), name
