@@ -29,8 +29,8 @@ from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.cells import caffe_cells
 from ssdconv.ssd_ref.config import PriorMap, Resize
 from ssdconv.ssd_ref.config_check import MAX_SIDE
+from ssdconv.ssd_ref.gate import load_yaml, read_text
 
-_LIMIT = 1 << 20
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Positive = Annotated[float, Meta(gt=0)]
 Positives = Annotated[tuple[Positive, ...], Meta(min_length=1, max_length=256)]
@@ -184,12 +184,7 @@ def read_spec(path: Path) -> Spec:
         raise MissingError(
             "no such spec", where=where, hint="`ssdconv inspect FILE --spec-template` writes one to fill in"
         )
-    if path.stat().st_size > _LIMIT:
-        raise FormatError("too large for a spec", where=where, expected="at most 1 MB")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"the spec cannot be read: {error}", where=where) from None
+    text = read_text(path, "description", "spec")
     return spec_of(_parse(text, path.suffix, where), where, path.stem)
 
 
@@ -197,7 +192,7 @@ def _parse(text: str, suffix: str, where: str) -> Any:
     import yaml  # here, because most commands read no spec
 
     try:
-        return json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+        return json.loads(text) if suffix == ".json" else load_yaml(text, where)
     except RecursionError:
         raise FormatError("nested too deeply", where=where) from None
     except (ValueError, yaml.YAMLError) as error:
