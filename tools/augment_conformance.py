@@ -15,12 +15,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import msgspec
+
+sys.path.insert(0, str(Path(__file__).parent))
+from nested import changed, paths  # type: ignore[import-not-found]
 
 from ssdconv.parity.augmentation import LEAST_P, ORIGINALS, Original, colour_cases, original_features, our_features
 from ssdconv.parity.augmentation import p_values as p_values_of
@@ -32,22 +33,6 @@ FILE = Path(__file__).parents[1] / "tools" / "augmentation.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "own_data.md"
 BEGIN, END = "<!-- augmentation:begin, made by tools/augment_conformance.py -->", "<!-- augmentation:end -->"
 _IN_PIXELS = ("expand.fill", "jpeg", "precision", "rounded", "stages")
-
-
-def paths(spec: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of every field; parts that a recipe does not have are one field."""
-    for field in fields(spec):
-        value = getattr(spec, field.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            yield from paths(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value
-
-
-def changed(spec: AugmentSpec, path: str, value: Any) -> AugmentSpec:
-    """The spec with another value at a dotted name."""
-    head, _, rest = path.partition(".")
-    return replace(spec, **{head: value if not rest else replace(getattr(spec, head), **{rest: value})})
 
 
 def others(spec: AugmentSpec, path: str, value: Any) -> list[Any]:

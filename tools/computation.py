@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import train_golden as arrays  # type: ignore[import-not-found]
 import train_steps as original  # type: ignore[import-not-found]
+from nested import changed, paths  # type: ignore[import-not-found]
 
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.loss_rule import LossRule
@@ -36,22 +37,6 @@ from ssdconv.ssd_ref.train.targets import Targets
 FILE = Path(__file__).with_name("computation.json")
 TERMS, GRADIENTS, OFFSETS = 1e-6, 1e-5, 2e-4
 """Largest errors of rows that count as equal."""
-
-
-def paths(rule: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of every field."""
-    for field in fields(rule):
-        value = getattr(rule, field.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            yield from paths(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value
-
-
-def changed(rule: Any, path: str, value: Any) -> Any:
-    """The rule with another value at a dotted name."""
-    head, _, rest = path.partition(".")
-    return replace(rule, **{head: value if not rest else changed(getattr(rule, head), rest, value)})
 
 
 def others(rule: LossRule, path: str, value: Any) -> list[Any]:
