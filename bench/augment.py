@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 from _plain_augment import augment as plain
 
-from ssdconv.ssd_ref.data.coco import CocoDataset, open_coco
-from ssdconv.ssd_ref.data.images import record_image
+from ssdconv.data.coco import CocoDataset, open_coco
+from ssdconv.data.images import record_image
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.train.augment.sources import SOURCES
-from ssdconv.ssd_ref.train.loader import Loader, _ready
-from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.sampler import EpochSampler
-from ssdconv.ssd_ref.train.samples import TrainingSet
+from ssdconv.train.augment.sources import SOURCES
+from ssdconv.train.loader import Loader, _ready
+from ssdconv.train.recipe import Recipe
+from ssdconv.train.sampler import EpochSampler
+from ssdconv.train.samples import TrainingSet
 
 CONFIG = replace(network("ssd300_voc"), class_names=())
 SHARED = Path(os.environ.get("SSDCONV_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data" / "images"

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import torch
 
+from ssdconv.data.coco import open_coco
 from ssdconv.parity.detections_io import read_stream
 from ssdconv.parity.run_detector import run_detector
 from ssdconv.ssd_ref import checkpoint
-from ssdconv.ssd_ref.data.coco import open_coco
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.pixels import prepare
 from ssdconv.ssd_ref.seeded import seeded_tensors

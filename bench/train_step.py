@@ -23,12 +23,12 @@ from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.ssd_ref.seeded import seeded_tensors
-from ssdconv.ssd_ref.train.loader import Batch
-from ssdconv.ssd_ref.train.norms import training_mode
-from ssdconv.ssd_ref.train.optimizer import make_optimizer
-from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.step import Step
-from ssdconv.ssd_ref.train.targets import Targets
+from ssdconv.train.loader import Batch
+from ssdconv.train.norms import training_mode
+from ssdconv.train.optimizer import make_optimizer
+from ssdconv.train.recipes import recipe_of
+from ssdconv.train.step import Step
+from ssdconv.train.targets import Targets
 
 
 def make_batch(count: int, size: tuple[int, int]) -> Batch:

@@ -57,10 +57,10 @@ def run(args: Namespace) -> int:
     for name in (args.a, args.b):
         if not Path(name).exists():
             raise MissingError("no such file or folder", where=name)
+    from ssdconv.data.catalog import DATASETS, open_dataset
     from ssdconv.parity.compare import compare, is_checkpoint, side_of
     from ssdconv.parity.report import compare_text
     from ssdconv.parity.verify_dataset import Wish
-    from ssdconv.ssd_ref.data.catalog import DATASETS, open_dataset
 
     if any(is_checkpoint(Path(name)) for name in (args.a, args.b)):
         check_device(args.device)

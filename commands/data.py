@@ -10,9 +10,9 @@ from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_INPUT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from ssdconv.ssd_ref.data.problems import Problems
-    from ssdconv.ssd_ref.data.records import Dataset
-    from ssdconv.ssd_ref.data.survey import Survey
+    from ssdconv.data.problems import Problems
+    from ssdconv.data.records import Dataset
+    from ssdconv.data.survey import Survey
 
 NAME = "data"
 GROUP: Group = "train"
@@ -44,8 +44,8 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     if not args.dataset and not args.annotations:
         raise UsageError("check which data set?", hint="ssdconv data check FOLDER, or a name with --data-root")
-    from ssdconv.ssd_ref.data.problems import Problems
-    from ssdconv.ssd_ref.data.survey import survey
+    from ssdconv.data.problems import Problems
+    from ssdconv.data.survey import survey
 
     problems = Problems()
     parts = _parts(args, problems)
@@ -59,13 +59,13 @@ def run(args: Namespace) -> int:
 
 
 def _parts(args: Namespace, problems: Problems) -> dict[str, Dataset]:
-    from ssdconv.ssd_ref.data.catalog import DATASETS, open_dataset
-    from ssdconv.ssd_ref.data.custom import split_names
+    from ssdconv.data.catalog import DATASETS, open_dataset
+    from ssdconv.data.custom import split_names
 
     own = args.dataset and args.dataset not in DATASETS and not args.annotations
     names: tuple[str | None, ...] = (args.split,)
     if own and args.split is None:
-        from ssdconv.ssd_ref.data.custom import is_path
+        from ssdconv.data.custom import is_path
 
         names = split_names(args.dataset) if is_path(args.dataset) else (None,)
     opened: dict[str, Dataset] = {}

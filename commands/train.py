@@ -13,11 +13,11 @@ from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from ssdconv.ssd_ref.data.problems import Problems
-    from ssdconv.ssd_ref.data.records import Dataset
-    from ssdconv.ssd_ref.train.distributed import Place
-    from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder
-    from ssdconv.ssd_ref.train.settings import Settings
+    from ssdconv.data.problems import Problems
+    from ssdconv.data.records import Dataset
+    from ssdconv.train.distributed import Place
+    from ssdconv.train.run_folder import Identity, RunFolder
+    from ssdconv.train.settings import Settings
 
 NAME = "train"
 GROUP: Group = "train"
@@ -47,8 +47,8 @@ def run(args: Namespace) -> int:
     if not args.out and not args.preview:
         raise UsageError("where to?", hint="--out runs/NAME for the run, or --preview sheet.png")
     from ssdconv.commands.train_setup import held_out_data, network_of, recipe_for, training_data
-    from ssdconv.ssd_ref.data.problems import Problems
-    from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder, check_same, describe_data
+    from ssdconv.data.problems import Problems
+    from ssdconv.train.run_folder import Identity, RunFolder, check_same, describe_data
 
     said = given(args)
     folder = RunFolder(args.out or ".")
@@ -73,7 +73,7 @@ def run(args: Namespace) -> int:
         return _preview(args, identity, data)
     if before is not None:
         check_same(before, identity, folder.path)
-    from ssdconv.ssd_ref.train.distributed import joined, place_from_environment
+    from ssdconv.train.distributed import joined, place_from_environment
 
     place = place_from_environment()
     settings = _settings(options, place)
@@ -110,8 +110,8 @@ def _looked_at(
     """Both sets once their images were looked at; what is in them, and what is left out, goes to stderr."""
     from ssdconv.commands.output import following
     from ssdconv.commands.train_setup import looked_at
-    from ssdconv.ssd_ref.data.survey import alike_classes
-    from ssdconv.ssd_ref.train.distributed import place_from_environment
+    from ssdconv.data.survey import alike_classes
+    from ssdconv.train.distributed import place_from_environment
 
     with following() as progress:
         data, lines = looked_at(data, options, skipped, progress)
@@ -143,7 +143,7 @@ def _stored(folder: RunFolder, args: Namespace) -> tuple[Identity | None, dict[s
 
 def _settings(options: Namespace, place: Place) -> Settings:
     from ssdconv.commands.arguments import check_device
-    from ssdconv.ssd_ref.train.settings import Settings
+    from ssdconv.train.settings import Settings
 
     for name in ("eval_every", "keep", "save_every", "log_every"):
         if getattr(options, name) < 1:
@@ -175,8 +175,8 @@ def _train(
 ) -> Any:
     from ssdconv.commands.train_progress import watching
     from ssdconv.parity.train_eval import Evaluation
-    from ssdconv.ssd_ref.train.loop import Training
-    from ssdconv.ssd_ref.train.samples import TrainingSet
+    from ssdconv.train.loop import Training
+    from ssdconv.train.samples import TrainingSet
 
     samples = TrainingSet(
         data, identity.config, identity.recipe, identity.seed, mode=options.augment, cache=bool(options.cache_images)
@@ -203,8 +203,8 @@ def _train(
 def _preview(args: Namespace, identity: Identity, data: Dataset) -> int:
     from pathlib import Path
 
-    from ssdconv.ssd_ref.train.augment.preview import preview
-    from ssdconv.ssd_ref.train.samples import Mode, TrainingSet
+    from ssdconv.train.augment.preview import preview
+    from ssdconv.train.samples import Mode, TrainingSet
 
     mode: Mode = "fast" if identity.augment == "fast" else "faithful"
     count = preview(TrainingSet(data, identity.config, identity.recipe, identity.seed, mode), args.preview)
@@ -234,7 +234,7 @@ def _print(outcome: Any, start: Any, skipped: Problems | None, as_json: bool) ->
 def _list_recipes(as_json: bool) -> int:
     import json
 
-    from ssdconv.ssd_ref.train.recipes import RECIPES
+    from ssdconv.train.recipes import RECIPES
 
     if as_json:
         print_json([json.loads(recipe.to_json()) for recipe in RECIPES.values()])

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssdconv.ssd_ref.train.step import Terms
 from ssdconv.text import console
+from ssdconv.train.step import Terms
 
 
 class Watcher:

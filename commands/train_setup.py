@@ -14,12 +14,12 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.loss_rule import sane
 
 if TYPE_CHECKING:
-    from ssdconv.ssd_ref.data.images import Progress
-    from ssdconv.ssd_ref.data.problems import Problems
-    from ssdconv.ssd_ref.data.records import Dataset
+    from ssdconv.data.images import Progress
+    from ssdconv.data.problems import Problems
+    from ssdconv.data.records import Dataset
     from ssdconv.ssd_ref.model import SSD
-    from ssdconv.ssd_ref.train.recipe import Recipe
-    from ssdconv.ssd_ref.train.start import Start
+    from ssdconv.train.recipe import Recipe
+    from ssdconv.train.start import Start
 
 HELD_OUT = {
     "voc0712": "voc07",
@@ -48,7 +48,7 @@ def training_data(options: Namespace, keep_going: Problems | None = None) -> Dat
     Raises:
         UsageError: none is named. Otherwise as ``open_dataset``.
     """
-    from ssdconv.ssd_ref.data.catalog import open_dataset
+    from ssdconv.data.catalog import open_dataset
 
     if not options.dataset and not options.annotations:
         raise UsageError(
@@ -77,9 +77,9 @@ def looked_at(
         MissingImageError, UnreadableImageError, SizeMismatchError: the first fault, without a collector.
         EmptySetError: no image is left.
     """
-    from ssdconv.ssd_ref.data.images import check_images
-    from ssdconv.ssd_ref.data.problems import EmptySetError
-    from ssdconv.ssd_ref.data.survey import count
+    from ssdconv.data.images import check_images
+    from ssdconv.data.problems import EmptySetError
+    from ssdconv.data.survey import count
 
     fine = check_images(
         dataset, keep_going, whole=keep_going is not None, workers=max(options.workers, 1), progress=progress
@@ -98,7 +98,7 @@ def held_out_data(options: Namespace, training: Dataset, keep_going: Problems | 
         MissingError: it cannot be opened; the hint tells how to go on.
         UsageError: it is the training set itself, or has other classes.
     """
-    from ssdconv.ssd_ref.data.catalog import DATASETS, open_dataset
+    from ssdconv.data.catalog import DATASETS, open_dataset
 
     if options.no_eval:
         return None
@@ -131,7 +131,7 @@ def network_of(options: Namespace, classes: Sequence[str]) -> Network:
         UsageError: none or several named, or one that cannot be trained.
         MissingError, FormatError: a file.
     """
-    from ssdconv.ssd_ref.train.adapt import check_trainable, with_classes
+    from ssdconv.train.adapt import check_trainable, with_classes
 
     named = [n for n in ("network", "config", "finetune") if getattr(options, n)]
     if len(named) != 1:
@@ -155,8 +155,8 @@ def network_of(options: Namespace, classes: Sequence[str]) -> Network:
 
 def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
     """The recipe with the run's own figures."""
-    from ssdconv.ssd_ref.train.edit import edited
-    from ssdconv.ssd_ref.train.recipes import FILE, default_recipe, of_file, recipe_of
+    from ssdconv.train.edit import edited
+    from ssdconv.train.recipes import FILE, default_recipe, of_file, recipe_of
 
     recipe = recipe_of(options.recipe) if options.recipe and options.recipe != FILE else default_recipe(config)
     if options.recipe == FILE:
@@ -179,7 +179,7 @@ def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
 def starting_network(options: Namespace, network: Network, recipe: Recipe) -> tuple[SSD, Start]:
     """The network with its starting values, and where they come from."""
     from ssdconv.ssd_ref.model import SSD
-    from ssdconv.ssd_ref.train.start import begin
+    from ssdconv.train.start import begin
 
     model = SSD(network.config)
     tensors: dict[str, Any] = {}

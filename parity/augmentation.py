@@ -17,13 +17,13 @@ import numpy.typing as npt
 from ssdconv.ssd_ref.config import Pixels
 from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.train.augment.draw import draw
-from ssdconv.ssd_ref.train.augment.faithful import render
-from ssdconv.ssd_ref.train.augment.fill import fill_value
-from ssdconv.ssd_ref.train.augment.photometric import apply_changes, draw_changes
-from ssdconv.ssd_ref.train.augment.plan import Change, Place, Window
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Photometric
-from ssdconv.ssd_ref.train.recipes import RECIPES
+from ssdconv.train.augment.draw import draw
+from ssdconv.train.augment.faithful import render
+from ssdconv.train.augment.fill import fill_value
+from ssdconv.train.augment.photometric import apply_changes, draw_changes
+from ssdconv.train.augment.plan import Change, Place, Window
+from ssdconv.train.augment.spec import AugmentSpec, Photometric
+from ssdconv.train.recipes import RECIPES
 
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ssdconv.data.coco import CocoDataset
+from ssdconv.data.records import Dataset
 from ssdconv.errors import UsageError
 from ssdconv.parity.bootstrap import Interval, Kind, draw, interval, means, resampled
 from ssdconv.parity.detections_io import read_detections, read_stream
@@ -26,8 +28,6 @@ from ssdconv.parity.metrics.truth import Truth, gather
 from ssdconv.parity.metrics.voc import evaluate_voc
 from ssdconv.parity.run_detector import run_detector
 from ssdconv.parity.verify_dataset import Wish, work_folder
-from ssdconv.ssd_ref.data.coco import CocoDataset
-from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.files import CHECKPOINTS
 
 Outcome = Literal["B is better", "A is better", "no difference shown"]

@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ssdconv.data.problems import Problems, report
+from ssdconv.data.records import Dataset
 from ssdconv.errors import FormatError, MissingError, OutputError, UsageError
 from ssdconv.parity.metrics.detections import (
     ColumnCountError,
@@ -28,8 +30,6 @@ from ssdconv.parity.metrics.detections import (
 )
 from ssdconv.parity.metrics.files_coco import read_coco_results
 from ssdconv.parity.metrics.files_voc import read_voc_detections
-from ssdconv.ssd_ref.data.problems import Problems, report
-from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.gate import read_input
 
 FORMAT, VERSION = "ssdconv-detections", 1

@@ -13,6 +13,10 @@ from typing import Literal
 
 import numpy as np
 
+from ssdconv.data.catalog import open_dataset
+from ssdconv.data.coco import CocoDataset
+from ssdconv.data.problems import Problems
+from ssdconv.data.records import Dataset
 from ssdconv.errors import UsageError
 from ssdconv.parity.detections_io import read_detections
 from ssdconv.parity.metrics.coco import COCO_RULES, CocoRule, prepared
@@ -24,10 +28,6 @@ from ssdconv.parity.metrics.summary import histogram, thinned, worst_images
 from ssdconv.parity.metrics.truth import gather
 from ssdconv.parity.published import protocol, rows
 from ssdconv.parity.verdict import Measurement, judge_all
-from ssdconv.ssd_ref.data.catalog import open_dataset
-from ssdconv.ssd_ref.data.coco import CocoDataset
-from ssdconv.ssd_ref.data.problems import Problems
-from ssdconv.ssd_ref.data.records import Dataset
 
 SHOWN_FROM = 0.5
 """Score from which a detection counts as confident when the worst images are chosen; no number depends on it."""

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssdconv.data.images import record_image
+from ssdconv.data.problems import Problems, report
+from ssdconv.data.records import Dataset
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.parity.class_map import class_map
 from ssdconv.parity.detections_io import DetectionsWriter, read_done
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.ssd_ref.data.images import record_image
-from ssdconv.ssd_ref.data.problems import Problems, report
-from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.detections import Detections
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.pixels import prepare

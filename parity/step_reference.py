@@ -21,14 +21,14 @@ from ssdconv.ssd_ref.layers import BatchNorm, L2Norm
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors, prior_corners
-from ssdconv.ssd_ref.train.anchors import Anchors
-from ssdconv.ssd_ref.train.loss import Loss, encoded, multibox_loss, own_form
-from ssdconv.ssd_ref.train.matching import match
-from ssdconv.ssd_ref.train.norms import training_mode
-from ssdconv.ssd_ref.train.optimizer import make_optimizer
-from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.schedule import set_factor
-from ssdconv.ssd_ref.train.targets import Targets
+from ssdconv.train.anchors import Anchors
+from ssdconv.train.loss import Loss, encoded, multibox_loss, own_form
+from ssdconv.train.matching import match
+from ssdconv.train.norms import training_mode
+from ssdconv.train.optimizer import make_optimizer
+from ssdconv.train.recipe import Recipe
+from ssdconv.train.schedule import set_factor
+from ssdconv.train.targets import Targets
 
 Array = npt.NDArray[Any]
 LossFunction = Callable[..., Loss]

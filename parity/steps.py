@@ -36,9 +36,9 @@ from ssdconv.parity.step_reference import Array, Batch, LossFunction, StepPlan, 
 from ssdconv.parity.step_report import Precision, StepReport, StepRow, What
 from ssdconv.parity.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Measurement, measure
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.train.loss import multibox_loss
-from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.recipes import default_recipe
+from ssdconv.train.loss import multibox_loss
+from ssdconv.train.recipe import Recipe
+from ssdconv.train.recipes import default_recipe
 
 DOUBLE_ULP = 2.0**-48
 RUN_BY = {**FRAMEWORKS, "caffe": CAFFE}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ssdconv.data.records import Dataset
 from ssdconv.parity.detections_io import read_stream
 from ssdconv.parity.evaluate import evaluate
 from ssdconv.parity.run_detector import run_detector
-from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.train.settings import Score
+from ssdconv.train.settings import Score
 
 
 class Evaluation:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssdconv import __version__
+from ssdconv.data.catalog import open_dataset
+from ssdconv.data.problems import Problems
+from ssdconv.data.records import Dataset
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.detections_io import read_stream
 from ssdconv.parity.evaluate import evaluate
 from ssdconv.parity.metrics.result import EvaluationResult
 from ssdconv.parity.run_detector import RunStats, process_place, run_detector, wait_for_all
-from ssdconv.ssd_ref.data.catalog import open_dataset
-from ssdconv.ssd_ref.data.problems import Problems
-from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.files import home
 
 Progress = Callable[[str, int, int], None]

@@ -49,14 +49,6 @@ def test_the_package_list_is_the_folders_on_disk() -> None:
         assert any(p.startswith(f"{folder}/") for p in patterns), f"{name} is neither a package nor package data"
 
 
-def test_every_package_is_mapped_to_its_folder() -> None:
-    mapped = SETUPTOOLS["package-dir"]
-    assert set(mapped) == set(SETUPTOOLS["packages"])
-    for name, folder in mapped.items():
-        assert (ROOT / folder).resolve() == folder_of(name).resolve()
-        assert (ROOT / folder / "__init__.py").is_file(), f"{folder} has no __init__.py"
-
-
 def test_one_version() -> None:
     assert PROJECT["project"]["version"] == ssdconv.__version__
 

@@ -26,8 +26,8 @@ from nested import changed, paths  # type: ignore[import-not-found]
 from ssdconv.parity.augmentation import LEAST_P, ORIGINALS, Original, colour_cases, original_features, our_features
 from ssdconv.parity.augmentation import p_values as p_values_of
 from ssdconv.ssd_ref.files import atomic_path
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Retry
-from ssdconv.ssd_ref.train.recipes import RECIPES
+from ssdconv.train.augment.spec import AugmentSpec, Retry
+from ssdconv.train.recipes import RECIPES
 
 FILE = Path(__file__).parents[1] / "tools" / "augmentation.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "own_data.md"

@@ -31,26 +31,26 @@ import torch
 
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source
+from ssdconv.data.custom import open_custom
+from ssdconv.data.records import Dataset
 from ssdconv.parity.evaluate import evaluate
 from ssdconv.parity.metrics.detections import Detections
 from ssdconv.parity.oracles.process import ask
 from ssdconv.parity.train_eval import Evaluation
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.data.custom import open_custom
-from ssdconv.ssd_ref.data.records import Dataset
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.train.adapt import with_classes
-from ssdconv.ssd_ref.train.edit import edited
-from ssdconv.ssd_ref.train.loop import Training
-from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.run_folder import Identity, RunFolder, describe_data
-from ssdconv.ssd_ref.train.samples import TrainingSet
-from ssdconv.ssd_ref.train.settings import Settings
-from ssdconv.ssd_ref.train.start import begin
-from ssdconv.ssd_ref.train.step import Terms
+from ssdconv.train.adapt import with_classes
+from ssdconv.train.edit import edited
+from ssdconv.train.loop import Training
+from ssdconv.train.recipe import Recipe
+from ssdconv.train.recipes import recipe_of
+from ssdconv.train.run_folder import Identity, RunFolder, describe_data
+from ssdconv.train.samples import TrainingSet
+from ssdconv.train.settings import Settings
+from ssdconv.train.start import begin
+from ssdconv.train.step import Terms
 
 NETWORKS = {"gluon": "gluon/ssd_300_mobilenet0.25_voc", "chainer": "chainer/ssd300_voc"}
 """Recipe, environment and worker's first word -> the network that is trained; ChainerCV's is narrowed."""

@@ -30,9 +30,9 @@ from nested import changed, paths  # type: ignore[import-not-found]
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.ssd_ref.train.loss import multibox_loss
-from ssdconv.ssd_ref.train.recipes import RECIPES
-from ssdconv.ssd_ref.train.targets import Targets
+from ssdconv.train.loss import multibox_loss
+from ssdconv.train.recipes import RECIPES
+from ssdconv.train.targets import Targets
 
 FILE = Path(__file__).with_name("computation.json")
 TERMS, GRADIENTS, OFFSETS = 1e-6, 1e-5, 2e-4

@@ -12,8 +12,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.recipes import RECIPES
+from ssdconv.train.recipe import Recipe
+from ssdconv.train.recipes import RECIPES
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "training.md"
 BEGIN, END = "<!-- recipes:begin, made by tools/recipe_table.py -->", "<!-- recipes:end -->"

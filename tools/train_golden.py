@@ -17,12 +17,12 @@ import torch
 
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.ssd_ref.train.anchors import IN_PIXELS, Anchors
-from ssdconv.ssd_ref.train.distributed import Place
-from ssdconv.ssd_ref.train.loss import choose, encoded, multibox_loss, own_form
-from ssdconv.ssd_ref.train.matching import match
-from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.targets import Targets
+from ssdconv.train.anchors import IN_PIXELS, Anchors
+from ssdconv.train.distributed import Place
+from ssdconv.train.loss import choose, encoded, multibox_loss, own_form
+from ssdconv.train.matching import match
+from ssdconv.train.recipes import recipe_of
+from ssdconv.train.targets import Targets
 
 Array = npt.NDArray[Any]
 Whose = Literal["own", "file"]

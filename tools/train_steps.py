@@ -25,10 +25,10 @@ from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.ssd_ref.seeded import seeded_tensors
-from ssdconv.ssd_ref.train.optimizer import make_optimizer
-from ssdconv.ssd_ref.train.recipe import Recipe
-from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.schedule import set_factor
+from ssdconv.train.optimizer import make_optimizer
+from ssdconv.train.recipe import Recipe
+from ssdconv.train.recipes import recipe_of
+from ssdconv.train.schedule import set_factor
 
 RECORDED = {"ssd.pytorch": "pytorch/ssd_pytorch_ssd300_voc", "simple-ssd": "pytorch/simple_ssd_ssd300_voc"}
 UPDATES = {

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdconv.data.problems import Problems, report
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.data.problems import Problems, report
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

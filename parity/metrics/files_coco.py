@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ssdconv.data.problems import Problems, report
 from ssdconv.parity.metrics.detections import (
     ColumnCountError,
     Detections,
     UnknownCategoryError,
     check_detections,
 )
-from ssdconv.ssd_ref.data.problems import Problems, report
 from ssdconv.ssd_ref.gate import read_input
 
 

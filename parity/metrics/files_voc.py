@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssdconv.data.problems import Problems, report
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.parity.metrics.detections import (
     ColumnCountError,
@@ -18,7 +19,6 @@ from ssdconv.parity.metrics.detections import (
     EmptyClassFileError,
     check_detections,
 )
-from ssdconv.ssd_ref.data.problems import Problems, report
 from ssdconv.ssd_ref.gate import read_input
 
 

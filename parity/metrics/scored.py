@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssdconv.data.coco import CocoDataset
 from ssdconv.parity.bootstrap import Interval, bootstrap, draw, interval, means, resampled
 from ssdconv.parity.metrics.coco import CocoRule, evaluate_coco
 from ssdconv.parity.metrics.coco_match import match_coco
@@ -16,7 +17,6 @@ from ssdconv.parity.metrics.detections import Detections, Ints
 from ssdconv.parity.metrics.matches import MatchTable
 from ssdconv.parity.metrics.truth import Truth
 from ssdconv.parity.metrics.voc import evaluate_voc
-from ssdconv.ssd_ref.data.coco import CocoDataset
 
 
 @dataclass(frozen=True)

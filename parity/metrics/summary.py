@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ssdconv.data.records import Dataset
 from ssdconv.parity.metrics.detections import Detections, Ints
 from ssdconv.parity.metrics.matches import FALSE, IGNORED, TRUE, MatchTable, curve
 from ssdconv.parity.metrics.result import Box, Curve, Histogram, Shown, WorstImage
 from ssdconv.parity.metrics.truth import Truth
-from ssdconv.ssd_ref.data.records import Dataset
 
 POINTS = 200
 BINS = 20

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssdconv.data.records import Dataset
 from ssdconv.errors import UsageError
 from ssdconv.parity.metrics.detections import Bools, Floats, Ints
-from ssdconv.ssd_ref.data.records import Dataset
 
 
 @dataclass(frozen=True, eq=False)

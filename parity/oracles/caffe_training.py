@@ -25,7 +25,7 @@ from ssdconv.parity.oracles.native_build import LIBRARY
 from ssdconv.parity.oracles.session import Session
 from ssdconv.parity.step_reference import Batch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.train.recipe import OptimizerSpec
+from ssdconv.train.recipe import OptimizerSpec
 
 LEARNED = [{"lr_mult": 1.0, "decay_mult": 1.0}, {"lr_mult": 2.0, "decay_mult": 0.0}]
 """``param`` of every convolution; the Normalize layer has none."""

@@ -23,7 +23,7 @@ from ssdconv.errors import UsageError
 from ssdconv.parity.oracles.process import Answer, ask
 from ssdconv.parity.step_reference import Batch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.train.recipe import Recipe
+from ssdconv.train.recipe import Recipe
 
 FRAMEWORKS = {"chainer": "Chainer 7.8.1, ChainerCV 0.13.1", "gluon": "MXNet 1.9.1, GluonCV 0.10.5.post0"}
 """Source -> what runs its training step."""

@@ -11,8 +11,8 @@ import pytest
 import ssdconv
 from ssdconv import cli
 from ssdconv.errors import EXIT_MISSING, EXIT_OK, EXIT_PARITY, EXIT_USAGE
+from ssdconv.export import onnx_heads
 from ssdconv.parity import onnx_check
-from ssdconv.ssd_ref.export import onnx_heads
 
 pytestmark = pytest.mark.shared
 

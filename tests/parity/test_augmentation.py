@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ssdconv.parity.augmentation import LEAST_P, ORIGINALS, colour_cases, ks, original_features, our_features, p_values
-from ssdconv.ssd_ref.train.augment import sources
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec, Crop, Expand, Photometric
-from ssdconv.ssd_ref.train.recipes import RECIPES
+from ssdconv.train.augment import sources
+from ssdconv.train.augment.spec import AugmentSpec, Crop, Expand, Photometric
+from ssdconv.train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 CONFORMANCE = json.loads((ROOT / "tools/augmentation.json").read_text())["augmentation"]

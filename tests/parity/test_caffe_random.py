@@ -17,6 +17,9 @@ from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.convert import convert
 from ssdconv.converters.inspect import inspect
 from ssdconv.converters.reverse import reverse
+from ssdconv.export.hub import write_hub
+from ssdconv.export.onnx_detect import differences
+from ssdconv.export.onnx_file import onnx_model
 from ssdconv.parity.diff import diff
 from ssdconv.parity.onnx_check import check_onnx
 from ssdconv.parity.oracles.base import OracleRun, Outputs, detection_rows
@@ -24,9 +27,6 @@ from ssdconv.parity.results import DetectionResult
 from ssdconv.parity.tolerance import MAX_RATIO, Floor, Measurement, floors, measure
 from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.checkpoint import load, read
-from ssdconv.ssd_ref.export.hub import write_hub
-from ssdconv.ssd_ref.export.onnx_detect import differences
-from ssdconv.ssd_ref.export.onnx_file import onnx_model
 from ssdconv.ssd_ref.model import SSD
 
 pytestmark = [pytest.mark.shared, pytest.mark.usefixtures("one_thread")]

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssdconv.data.coco import open_coco
+from ssdconv.data.records import Dataset
+from ssdconv.data.voc import open_voc
 from ssdconv.errors import UsageError
 from ssdconv.parity.bootstrap import paired_bootstrap
 from ssdconv.parity.compare import Side, compare, is_checkpoint
@@ -18,9 +21,6 @@ from ssdconv.parity.metrics.detections import Detections
 from ssdconv.parity.metrics.truth import gather
 from ssdconv.parity.metrics.voc import evaluate_voc
 from ssdconv.parity.report.compare_text import headline, markdown, rows
-from ssdconv.ssd_ref.data.coco import open_coco
-from ssdconv.ssd_ref.data.records import Dataset
-from ssdconv.ssd_ref.data.voc import open_voc
 
 Real = tuple[Dataset, Detections, Detections]
 

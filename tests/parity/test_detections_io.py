@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssdconv.data.coco import open_coco
+from ssdconv.data.problems import Problems
 from ssdconv.errors import FormatError, MissingError, OutputError, SsdconvError, UsageError
 from ssdconv.parity.detections_io import DetectionsWriter, read_detections, read_stream
 from ssdconv.parity.metrics.detections import (
@@ -18,8 +20,6 @@ from ssdconv.parity.metrics.detections import (
 )
 from ssdconv.parity.metrics.files_coco import write_coco_results
 from ssdconv.parity.metrics.files_voc import write_voc_detections
-from ssdconv.ssd_ref.data.coco import open_coco
-from ssdconv.ssd_ref.data.problems import Problems
 
 CLASSES = ("person", "dog")
 AWKWARD = [0.1 + 0.2, 1 / 3, 97.00000000000001, 2.5e2]

@@ -11,13 +11,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from ssdconv.data.coco import open_coco
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.parity.detections_io import DetectionsWriter
 from ssdconv.parity.evaluate import evaluate, evaluate_detections
 from ssdconv.parity.metrics.conventions import PRESETS
 from ssdconv.parity.metrics.detections import IncompleteDetectionsError, UnknownImageError
 from ssdconv.parity.metrics.result import EvaluationResult
-from ssdconv.ssd_ref.data.coco import open_coco
 
 CHAINER = "chainer/ssd300_voc"
 

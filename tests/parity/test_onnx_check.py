@@ -13,11 +13,11 @@ import torch
 
 import ssdconv
 from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.export.onnx_file import onnx_model
 from ssdconv.parity import onnx_check
 from ssdconv.parity.onnx_check import check_onnx
 from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
-from ssdconv.ssd_ref.export.onnx_file import onnx_model
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network, networks
 from ssdconv.ssd_ref.seeded import seeded_tensors

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from ssdconv.data.catalog import open_dataset
+from ssdconv.data.problems import MissingImageError, Problems, UnreadableImageError
 from ssdconv.errors import UsageError
 from ssdconv.parity.class_map import class_map
 from ssdconv.parity.detections_io import read_stream
 from ssdconv.parity.run_detector import run_detector
 from ssdconv.ssd_ref import checkpoint
-from ssdconv.ssd_ref.data.catalog import open_dataset
-from ssdconv.ssd_ref.data.problems import MissingImageError, Problems, UnreadableImageError
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
@@ -111,7 +111,7 @@ def test_an_interrupted_run_resumes_without_redoing(
 def test_two_processes_give_the_bytes_of_one(weights: Path, devkit: Path, whole: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from ssdconv.ssd_ref.checkpoint import load; from ssdconv.ssd_ref.data.catalog import open_dataset\n"
+        "from ssdconv.ssd_ref.checkpoint import load; from ssdconv.data.catalog import open_dataset\n"
         "from ssdconv.parity.run_detector import run_detector\n"
         "run_detector(load(sys.argv[1]), open_dataset('voc07', sys.argv[2]), Path(sys.argv[3]), batch_size=4, workers=0)"
     )

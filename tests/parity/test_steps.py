@@ -23,12 +23,12 @@ from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.seeded import seeded_tensors
-from ssdconv.ssd_ref.train.anchors import Anchors
-from ssdconv.ssd_ref.train.loss import Loss, multibox_loss
-from ssdconv.ssd_ref.train.matching import match
-from ssdconv.ssd_ref.train.recipe import NormRule, OptimizerSpec, ParamRule, Recipe
-from ssdconv.ssd_ref.train.recipes import recipe_of
-from ssdconv.ssd_ref.train.targets import Targets
+from ssdconv.train.anchors import Anchors
+from ssdconv.train.loss import Loss, multibox_loss
+from ssdconv.train.matching import match
+from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, Recipe
+from ssdconv.train.recipes import recipe_of
+from ssdconv.train.targets import Targets
 
 pytestmark = pytest.mark.oracle
 

@@ -19,9 +19,9 @@ import pytest
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.environments import install
 from ssdconv.parity.step_reference import StepPlan, Trace
-from ssdconv.ssd_ref.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec
-from ssdconv.ssd_ref.train.recipes import RECIPES, recipe_of
-from ssdconv.ssd_ref.train.schedule import lr_at
+from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec
+from ssdconv.train.recipes import RECIPES, recipe_of
+from ssdconv.train.schedule import lr_at
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,17 +13,17 @@ import cv2
 import numpy as np
 import pytest
 
+from ssdconv.data.coco import open_coco
+from ssdconv.data.description import read_description
+from ssdconv.data.voc_xml import object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.detections_io import read_stream
 from ssdconv.parity.metrics.files_coco import read_coco_results
 from ssdconv.ssd_ref import checkpoint, gate
-from ssdconv.ssd_ref.data.coco import open_coco
-from ssdconv.ssd_ref.data.description import read_description
-from ssdconv.ssd_ref.data.voc_xml import object_names
 from ssdconv.ssd_ref.gate import UnreadableError, load_yaml, open_input, read_text, reading
 from ssdconv.ssd_ref.image_file import image_head, read_image
-from ssdconv.ssd_ref.train.run_folder import RunFolder
-from ssdconv.ssd_ref.train.state import read_state
+from ssdconv.train.run_folder import RunFolder
+from ssdconv.train.state import read_state
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "weights": checkpoint.read,

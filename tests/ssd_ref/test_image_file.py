@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from ssdconv.data.images import record_image
+from ssdconv.data.voc import open_voc
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.data.images import record_image
-from ssdconv.ssd_ref.data.voc import open_voc
 from ssdconv.ssd_ref.image_file import ImageHead, image_head, read_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from ssdconv.ssd_ref.train.augment.sources import SOURCES
-from ssdconv.ssd_ref.train.augment.spec import AugmentSpec
+from ssdconv.train.augment.sources import SOURCES
+from ssdconv.train.augment.spec import AugmentSpec
 
 ROOT = Path(__file__).parents[2]
 

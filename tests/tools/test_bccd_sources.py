@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 from pytest import approx
 
+from ssdconv.data.custom import open_custom
 from ssdconv.parity.oracles.environments import state
-from ssdconv.ssd_ref.data.custom import open_custom
 
 SCRIPT = Path(__file__).parents[2] / "tools/bccd_sources.py"
 

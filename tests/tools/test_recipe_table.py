@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from ssdconv.ssd_ref.loss_rule import LossRule
-from ssdconv.ssd_ref.train.recipe import Recipe, ScheduleSpec
-from ssdconv.ssd_ref.train.recipes import RECIPES, recipe_of
+from ssdconv.train.recipe import Recipe, ScheduleSpec
+from ssdconv.train.recipes import RECIPES, recipe_of
 
 TOOL = Path(__file__).parents[2] / "tools" / "recipe_table.py"
 

@@ -17,8 +17,8 @@ import pytest
 
 from ssdconv.converters.reverse import reverse
 from ssdconv.errors import OutputError
+from ssdconv.export.hub import write_hub
 from ssdconv.ssd_ref.checkpoint import read
-from ssdconv.ssd_ref.export.hub import write_hub
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals as Linux has them")
 

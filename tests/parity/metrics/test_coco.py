@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssdconv.data.coco import open_coco
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.metrics import coco
 from ssdconv.parity.metrics.coco import COCO_RULES, EVALUATORS, NUMBERS, CocoRule, evaluate_coco, prepared
 from ssdconv.parity.metrics.detections import Detections, make_detections
 from ssdconv.parity.metrics.files_coco import read_coco_results
-from ssdconv.ssd_ref.data.coco import open_coco
 
 FAKE = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
 """From cocoapi's own results/val2014_fake_eval_res.txt."""

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssdconv.data.coco import open_coco
 from ssdconv.parity.bootstrap import resampled
 from ssdconv.parity.metrics.coco import evaluate_coco
 from ssdconv.parity.metrics.coco_match import match_coco
 from ssdconv.parity.metrics.detections import Detections, make_detections
 from ssdconv.parity.metrics.matches import FALSE, IGNORED, TRUE
 from ssdconv.parity.metrics.truth import Truth, gather
-from ssdconv.ssd_ref.data.coco import open_coco
 
 
 def reference(form: dict[str, Any], found: Detections) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ssdconv.data.problems import Problems
 from ssdconv.errors import UsageError
 from ssdconv.parity.metrics.detections import (
     Detections,
@@ -19,7 +20,6 @@ from ssdconv.parity.metrics.detections import (
     check_detections,
     make_detections,
 )
-from ssdconv.ssd_ref.data.problems import Problems
 
 GOOD = (0, 1, 0.5, 1.0, 2.0, 3.0, 4.0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ssdconv.data.problems import Problems
 from ssdconv.errors import MissingError, SsdconvError
 from ssdconv.parity.metrics.detections import (
     ColumnCountError,
@@ -17,7 +18,6 @@ from ssdconv.parity.metrics.detections import (
     ZeroBoxError,
 )
 from ssdconv.parity.metrics.files_coco import read_coco_results
-from ssdconv.ssd_ref.data.problems import Problems
 
 GOOD = {"image_id": 139, "category_id": 90, "bbox": [1.1, 2.2, 3.3, 4.4], "score": 0.5}
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssdconv.data.problems import Problems
+from ssdconv.data.voc import VOC_CLASSES
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.metrics.detections import (
     ColumnCountError,
@@ -17,8 +19,6 @@ from ssdconv.parity.metrics.detections import (
     make_detections,
 )
 from ssdconv.parity.metrics.files_voc import read_voc_detections, write_voc_detections
-from ssdconv.ssd_ref.data.problems import Problems
-from ssdconv.ssd_ref.data.voc import VOC_CLASSES
 
 CLASSES = ("car", "dog")
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssdconv.data.voc import VOC_CLASSES, open_voc
 from ssdconv.parity.metrics.conventions import PRESETS, Convention
 from ssdconv.parity.metrics.detections import Detections
 from ssdconv.parity.metrics.files_voc import read_voc_detections
 from ssdconv.parity.metrics.truth import Truth, gather
 from ssdconv.parity.metrics.voc import VocScores, evaluate_voc
-from ssdconv.ssd_ref.data.voc import VOC_CLASSES, open_voc
 
 PLAIN = Convention("plain", plus_one=False)
 

@@ -1,0 +1,98 @@
+"""The torch-free record of one annotated image, and what every data set offers.
+
+Boxes are (n, 4) float64, xyxy, in pixels of the original image, **as the annotation file writes them**: PASCAL VOC's
+corners are 1-based and inclusive (``Dataset.origin`` 1), COCO's x, y, width, height become 0-based x, y, x+w, y+h
+(``origin`` 0). Shifting is the business of an evaluation convention or of training, never of the reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdconv.data.problems import Problems
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image and its objects.
+
+    Attributes:
+        image_id: the data set's own id as text ("000001", "139").
+        path: where the image should be; None when the data set was opened without images.
+        width, height: of the original image in pixels, as annotated.
+        boxes: (n, 4) float64 xyxy, see the module's text.
+        labels: (n,) int64, index into ``Dataset.classes`` (no background).
+        difficult: (n,) bool, VOC's flag (always False for COCO).
+        crowd: (n,) bool, COCO's ``iscrowd`` (always False for VOC).
+        area: (n,) float64: COCO's ``area`` (of the mask), for VOC (x2-x1+1)*(y2-y1+1) with 1-based inclusive corners.
+        object_ids: (n,) int64, the annotation's own ids (COCO), or the object's place in the file (VOC).
+    """
+
+    image_id: str
+    path: Path | None
+    width: int
+    height: int
+    boxes: Floats
+    labels: Ints
+    difficult: Bools
+    crowd: Bools
+    area: Floats
+    object_ids: Ints
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Dataset(Protocol):
+    """What evaluation and training need of a data set; records are read when asked for and then kept."""
+
+    @property
+    def name(self) -> str:
+        """Short name for reports ("voc07", "coco-val2017")."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order, without background."""
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's own number of each class, in label order (COCO: 1..90 with gaps)."""
+
+    @property
+    def origin(self) -> int:
+        """0 or 1: the coordinate of the first pixel in ``Record.boxes``."""
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Ids of all images, in the data set's order."""
+
+    @property
+    def complete(self) -> bool:
+        """False for a subset (``take``): numbers on it do not compare with published ones."""
+
+    @property
+    def problems(self) -> Problems | None:
+        """The collector given at opening."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def take(self, image_ids: Sequence[str]) -> Dataset:
+        """The same data set with only these images, in this order.
+
+        Raises:
+            UsageError: an id is not in the set.
+        """
