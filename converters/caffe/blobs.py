@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssdconv.converters.caffe.wire import FIXED32, FIXED64, LEN, VARINT, Field, Wire, signed32, signed64
+from ssdconv.converters.protobuf_wire import FIXED32, FIXED64, LEN, VARINT, Field, Wire, signed32, signed64
 from ssdconv.converters.tensors import Array
 
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssdconv.converters.caffe.wire import LEN, Field, encode_varint
+from ssdconv.converters.protobuf_wire import LEN, Field, encode_varint
 
 # layer type: (message field, its number in our schema, its numbers elsewhere)
 ALIASES: dict[str, tuple[str, int, frozenset[int]]] = {

@@ -21,8 +21,8 @@ from ssdconv.converters.caffe.plain import Reader
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.caffe.sniff import refuse_strangers
 from ssdconv.converters.caffe.upgrade import MAX_LAYERS, MAX_NAME, inputs_of, layer_of, shown
-from ssdconv.converters.caffe.wire import LEN, Field, Wire
 from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.protobuf_wire import LEN, Field, Wire
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
 from ssdconv.converters.caffe.prototxt import layer_message, net_message
-from ssdconv.converters.caffe.wire import LEN, VARINT, encode_varint
+from ssdconv.converters.protobuf_wire import LEN, VARINT, encode_varint
 from ssdconv.errors import MappingError, OutputError
 from ssdconv.ssd_ref.files import atomic_path
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ssdconv.converters.caffe.wire import Wire
 from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.tensorflow import protos
 from ssdconv.converters.tensorflow.crc32c import crc32c, masked
 from ssdconv.converters.tensorflow.ordered import slice_key

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ssdconv.converters.caffe.wire import LEN, VARINT, Field, Wire
 from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.protobuf_wire import LEN, VARINT, Field, Wire
 from ssdconv.converters.tensorflow import protos
 from ssdconv.converters.tensors import Array, LazyTensor
 from ssdconv.errors import FormatError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.caffe.wire import FIXED32, LEN, VARINT, Field, Wire, signed64
+from ssdconv.converters.protobuf_wire import FIXED32, LEN, VARINT, Field, Wire, signed64
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import FormatError
 

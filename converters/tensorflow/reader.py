@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssdconv.converters.caffe.wire import Wire
 from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.tensorflow import graphdef, slices_v1
 from ssdconv.converters.tensorflow.bundle import Bundle, open_shard
 from ssdconv.converters.tensorflow.paths import index_of

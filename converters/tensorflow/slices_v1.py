@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from ssdconv.converters.caffe.wire import LEN, Field, Wire
 from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.protobuf_wire import LEN, Field, Wire
 from ssdconv.converters.tensorflow import protos
 from ssdconv.converters.tensorflow.bundle import MAX_SLICES, Extents, check_tiling, place_of
 from ssdconv.converters.tensorflow.ordered import slice_key

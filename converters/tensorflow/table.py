@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ssdconv.converters.caffe.wire import Wire
+from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.tensorflow.crc32c import crc32c, masked
 from ssdconv.converters.tensorflow.snappy import unpack
 from ssdconv.errors import FormatError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssdconv.converters.caffe.wire import LEN, VARINT, encode_varint
+from ssdconv.converters.protobuf_wire import LEN, VARINT, encode_varint
 from ssdconv.converters.tensorflow.bundle import shard_path
 from ssdconv.converters.tensorflow.crc32c import crc32c, masked
 from ssdconv.converters.tensorflow.protos import DTYPES

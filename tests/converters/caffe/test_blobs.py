@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.caffe.blobs import MAX_RUNS, read_blob, walk_blob
-from ssdconv.converters.caffe.wire import Wire
+from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.errors import FormatError
 
 

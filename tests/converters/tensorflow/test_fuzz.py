@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdconv.converters.caffe.wire import Wire
+from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.tensorflow import crc32c, graphdef, slices_v1
 from ssdconv.converters.tensorflow import table as tables
 from ssdconv.converters.tensorflow.bundle import Bundle

@@ -1,7 +1,7 @@
 """Protobuf's wire format, walked field by field over a buffer and never copied.
 
-A message is a run of (tag, value) pairs; a tag is ``number << 3 | wire type`` as a base-128 varint. Nothing here knows
-Caffe. Every number is bounded before it is used, unknown fields are skipped without recursion, and every complaint is a
+A message is a run of (tag, value) pairs; a tag is ``number << 3 | wire type`` as a base-128 varint. Caffe's and TensorFlow's files are
+read and written with it; it knows neither. Every number is bounded before it is used, unknown fields are skipped without recursion, and every complaint is a
 FormatError with the file and the byte offset.
 """
 

@@ -1,6 +1,6 @@
 import pytest
 
-from ssdconv.converters.caffe.wire import MAX_GROUP_DEPTH, Wire, encode_varint, signed32, signed64
+from ssdconv.converters.protobuf_wire import MAX_GROUP_DEPTH, Wire, encode_varint, signed32, signed64
 from ssdconv.errors import FormatError
 
 
