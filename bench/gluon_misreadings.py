@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ssdconv.converters.convert import open_source
-from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles.gluon import GluonOracle, ask_jobs, oracle_run
 from ssdconv.ssd_ref.config import NormSpec, SSDConfig
 from ssdconv.ssd_ref.detect import detect

@@ -16,7 +16,7 @@ from ssdconv.errors import EXIT_NOT_COMPARED, EXIT_OK, EXIT_PARITY, UsageError
 
 if TYPE_CHECKING:
     from ssdconv.parity.diagnose.result import Diagnosis
-    from ssdconv.parity.parity_report import ParityReport
+    from ssdconv.parity.layers.results import ParityReport
 
 NAME = "verify"
 GROUP: Group = "prove"

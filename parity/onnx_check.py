@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.activations import Heads, Probe, compare
-from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.inputs import make_inputs
+from ssdconv.parity.layers.activations import Heads, Probe, compare
+from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.inputs import make_inputs
+from ssdconv.parity.layers.results import InputResult, ProbeResult
+from ssdconv.parity.layers.tolerance import Array
 from ssdconv.parity.oracles.base import OracleRun, Outputs
-from ssdconv.parity.results import InputResult, ProbeResult
-from ssdconv.parity.tolerance import Array
 from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.model import SSD
 

@@ -42,15 +42,22 @@ from ssdconv.converters.registry import SOURCES
 from ssdconv.converters.remembered import recalled, wishes
 from ssdconv.converters.tensors import sha256_file
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
-from ssdconv.parity.activations import Heads, Progress, compare, outputs_of
 from ssdconv.parity.config_diff import config_differences
-from ssdconv.parity.detections_match import Candidates, Rows, match_detections
-from ssdconv.parity.inputs import ProbeInput, fainter, make_inputs
-from ssdconv.parity.links import link_results
+from ssdconv.parity.layers.activations import Heads, Progress, compare, outputs_of
+from ssdconv.parity.layers.detections import Candidates, Rows, match_detections
+from ssdconv.parity.layers.inputs import ProbeInput, differing_pixels, fainter, make_inputs
+from ssdconv.parity.layers.results import (
+    Detection,
+    DetectionResult,
+    Gap,
+    GapCode,
+    InputResult,
+    ParityReport,
+    TensorResult,
+    TensorRow,
+    link_results,
+)
 from ssdconv.parity.oracles.base import Borrower, OracleRun, require
-from ssdconv.parity.original_pixels import differing_pixels
-from ssdconv.parity.parity_report import ParityReport
-from ssdconv.parity.results import DetectionResult, Found, Gap, GapCode, InputResult, TensorResult, TensorRow
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
@@ -384,11 +391,11 @@ def boxes_of(model: SSD, heads: Heads) -> torch.Tensor:
     return box[:, 0] if rule.share_location else box
 
 
-def best(rows: Rows, count: int = 100) -> tuple[Found, ...]:
+def best(rows: Rows, count: int = 100) -> tuple[Detection, ...]:
     """The ``count`` best detections by score, best first."""
     order = np.argsort(-rows.scores, kind="stable")[:count]
     found = zip(rows.labels[order], rows.scores[order], rows.boxes[order], strict=True)
-    return tuple(Found(int(n), float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for n, s, b in found)
+    return tuple(Detection(int(n), float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for n, s, b in found)
 
 
 def versions() -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "ssdconv.converters.registry",
         "ssdconv.converters.inspect",
         "ssdconv.parity.oracles.environments",
-        "ssdconv.parity.results",
+        "ssdconv.parity.layers.results",
     ],
 )
 def test_modules_that_do_without_torch(module: str) -> None:

@@ -23,8 +23,15 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parent))
 from nested import changed, paths  # type: ignore[import-not-found]
 
-from ssdconv.parity.augmentation import LEAST_P, ORIGINALS, Original, colour_cases, original_features, our_features
-from ssdconv.parity.augmentation import p_values as p_values_of
+from ssdconv.parity.steps.augmentation import (
+    LEAST_P,
+    ORIGINALS,
+    Original,
+    colour_cases,
+    original_features,
+    our_features,
+)
+from ssdconv.parity.steps.augmentation import p_values as p_values_of
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.train.augment.spec import AugmentSpec, Retry
 from ssdconv.train.recipes import RECIPES

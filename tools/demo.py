@@ -13,7 +13,7 @@ from pathlib import Path
 import ssdconv
 from ssdconv.commands.pictures import write_drawn
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, SsdconvError
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.image_file import read_image
 

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from ssdconv.parity.oracles.process import ask
-from ssdconv.parity.step_reference import Batch, StepPlan, Trace, made_batch, reference_trace
-from ssdconv.parity.step_report import StepReport
-from ssdconv.parity.steps import oracle_trace, step_parity
+from ssdconv.parity.steps.compare import StepReport, oracle_trace, step_parity
+from ssdconv.parity.steps.reference import Batch, StepPlan, Trace, made_batch, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.caffe import vgg
@@ -40,7 +39,7 @@ UPDATES = {
 SOLVERS = {"caffe": StepPlan((1, 2, 3, 4, 5), 1e-3, (2,)), "caffe-mobilenet": StepPlan((1, 2, 3), 1e-6, (2,))}
 """Recipe -> updates by Caffe's solver: SGD, RMSProp. The rate drops to a tenth before the third."""
 SEED, RATE, STEPS = 3, 1e-4, 3
-NUMBERS = Path(__file__).resolve().parents[1] / "tests" / "parity"
+NUMBERS = Path(__file__).resolve().parents[1] / "tests" / "parity" / "steps"
 UPDATE_STEPS, DROP = 5, 2
 
 

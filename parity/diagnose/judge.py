@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ssdconv.errors import SsdconvError
-from ssdconv.parity.activations import Heads, Probe, compare
-from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.diagnose.net import Array, Net
 from ssdconv.parity.diagnose.replay import Tape
 from ssdconv.parity.diagnose.truth import View
+from ssdconv.parity.layers.activations import Heads, Probe, compare
+from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.results import DetectionResult, ProbeResult
+from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO, TINY
 from ssdconv.parity.oracles.base import OracleRun, Outputs
-from ssdconv.parity.results import DetectionResult, ProbeResult
-from ssdconv.parity.tolerance import HALF_ULP, MAX_RATIO, TINY
 from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.detect import Detections, scores_of

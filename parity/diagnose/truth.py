@@ -17,10 +17,10 @@ from torch import nn
 
 from ssdconv.converters.convert import Opened
 from ssdconv.errors import MappingError
-from ssdconv.parity.activations import Probe
-from ssdconv.parity.detections_match import Rows
 from ssdconv.parity.diagnose.net import Array, Net, writable
-from ssdconv.parity.inputs import Image, noise_image, synthetic_picture
+from ssdconv.parity.layers.activations import Probe
+from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.inputs import Image, noise_image, synthetic_picture
 from ssdconv.parity.oracles.base import OracleRun, Outputs, require
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, derived
 from ssdconv.ssd_ref.config import SSDConfig

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.results import Gap
+from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.results import Gap
 
 Array = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
 from ssdconv.converters.caffe.recognise import tells_nothing
 from ssdconv.converters.convert import Opened
 from ssdconv.errors import UsageError
-from ssdconv.parity.activations import Probe
+from ssdconv.parity.layers.activations import Probe
 from ssdconv.parity.oracles.caffe_native import CaffeOracle
 from ssdconv.parity.oracles.column import Prepared, runs
 from ssdconv.parity.oracles.opencv import OpenCVOracle

@@ -16,7 +16,7 @@ from ssdconv.converters.chainer.names import YX_TO_XY
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
-from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (
     RUN,

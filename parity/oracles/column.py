@@ -11,12 +11,11 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.activations import Probe
-from ssdconv.parity.inputs import Image
+from ssdconv.parity.layers.activations import Probe
+from ssdconv.parity.layers.inputs import Image, OriginalPixels
 from ssdconv.parity.oracles.base import Availability, Oracle
 from ssdconv.parity.oracles.environments import state
 from ssdconv.parity.oracles.process import Answer, ask
-from ssdconv.parity.original_pixels import OriginalPixels
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Basis, Claim, Link
 

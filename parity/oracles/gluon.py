@@ -17,8 +17,9 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
-from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.inputs import Image
+from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.inputs import Image
+from ssdconv.parity.layers.results import Gap
 from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (
@@ -33,7 +34,6 @@ from ssdconv.parity.oracles.column import (
 )
 from ssdconv.parity.oracles.gluon_symbol import Symbol, beside, read_symbol
 from ssdconv.parity.oracles.process import Answer
-from ssdconv.parity.results import Gap
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO

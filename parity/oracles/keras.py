@@ -23,7 +23,7 @@ from ssdconv.converters.keras.source import describes_itself, named_mapping
 from ssdconv.converters.keras.whole import RULES, anchors_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
-from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles import originals
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (

@@ -22,10 +22,10 @@ from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.prototxt import prototxt_text
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError
+from ssdconv.parity.layers.results import Gap, GapCode
 from ssdconv.parity.oracles.base import Availability, Lend, OracleRun, Outputs, detection_rows, require
 from ssdconv.parity.oracles.opencv_text import OpenCVNet, departs, named, opencv_net
 from ssdconv.parity.oracles.session import CrashedError, Reply, Session
-from ssdconv.parity.results import Gap, GapCode
 from ssdconv.ssd_ref.evidence import Link
 
 MOST_CULPRITS = 12

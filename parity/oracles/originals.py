@@ -22,8 +22,8 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import FormatError, MissingError, UsageError
-from ssdconv.parity.detections_match import Rows
-from ssdconv.parity.inputs import Image
+from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.inputs import Image
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import Prepared, layers_under, plan_probes, runs
 from ssdconv.parity.oracles.environments import state

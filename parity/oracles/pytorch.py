@@ -21,7 +21,7 @@ from ssdconv.converters.convert import Opened
 from ssdconv.converters.pytorch.source import style_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles import originals
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (

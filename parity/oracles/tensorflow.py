@@ -21,7 +21,7 @@ from ssdconv.converters.tensorflow.names import FIRST, SCALE, SCOPE, YX_TO_XY, s
 from ssdconv.converters.tensorflow.names import layers as layers_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
-from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles import aizoo, originals
 from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
 from ssdconv.parity.oracles.column import (

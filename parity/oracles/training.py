@@ -21,7 +21,7 @@ from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.oracles.process import Answer, ask
-from ssdconv.parity.step_reference import Batch, StepPlan, Trace
+from ssdconv.parity.steps.reference import Batch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.recipe import Recipe
 

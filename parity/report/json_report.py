@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.ssd_ref.gate import read_input
 
 

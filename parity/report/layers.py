@@ -10,7 +10,7 @@ from typing import Any
 
 from ssdconv.errors import OutputError
 from ssdconv.parity.diagnose.result import Diagnosis
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.report.layers_html import html_page
 from ssdconv.parity.report.layers_markdown import render
 from ssdconv.parity.report.layers_pictures import images_of

@@ -8,13 +8,12 @@ from html import escape
 from pathlib import Path
 
 from ssdconv.parity.diagnose.result import Diagnosis
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import Boundary, ParityReport, ProbeResult, TensorResult
+from ssdconv.parity.layers.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.parity.report import layers_diagnosis, layers_style, map_style
 from ssdconv.parity.report.layers_pictures import Image, both_sides, label_of
 from ssdconv.parity.report.layers_svg import error_svg
 from ssdconv.parity.report.summary import detection_line, facts, groups, verdict
-from ssdconv.parity.results import Boundary, ProbeResult, TensorResult
-from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.ssd_ref.evidence import Claim
 
 AROUND = 4

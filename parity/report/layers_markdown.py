@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ssdconv.parity.diagnose.result import Diagnosis
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.report import layers_diagnosis
 from ssdconv.parity.report import markdown as summary_markdown
 

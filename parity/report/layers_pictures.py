@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssdconv.errors import SsdconvError
-from ssdconv.parity.parity_report import ParityReport
-from ssdconv.parity.results import DetectionResult, Found
+from ssdconv.parity.layers.results import Detection, DetectionResult, ParityReport
 
 Image = npt.NDArray[np.uint8]
 WIDTH = 520
@@ -28,7 +27,7 @@ def images_of(report: ParityReport, photos: Sequence[Path] = ()) -> dict[str, Im
 
     Photos are paired by file name and must still be readable; the generated picture is made again; noise has no picture.
     """
-    from ssdconv.parity.inputs import synthetic_picture
+    from ssdconv.parity.layers.inputs import synthetic_picture
 
     by_name = {Path(photo).name: Path(photo) for photo in photos}
     found: dict[str, Image] = {}
@@ -90,7 +89,7 @@ def label_of(label: int, names: Sequence[str]) -> str:
     return names[label] if label < len(names) else f"class {label}"
 
 
-def _drawn(row: Found, kind: str, width: int, height: int, names: Sequence[str]) -> str:
+def _drawn(row: Detection, kind: str, width: int, height: int, names: Sequence[str]) -> str:
     x1, x2 = (min(max(v, -0.02), 1.02) * width for v in row.box[::2])
     y1, y2 = (min(max(v, -0.02), 1.02) * height for v in row.box[1::2])
     text = f"{label_of(row.label, names)} {row.score:.3f}"

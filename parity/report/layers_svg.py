@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from ssdconv.parity.results import InputResult, ProbeResult
-from ssdconv.parity.tolerance import MAX_RATIO
+from ssdconv.parity.layers.results import InputResult, ProbeResult
+from ssdconv.parity.layers.tolerance import MAX_RATIO
 
 LEFT, TOP, WIDTH, HEIGHT, BELOW = 58.0, 38.0, 940.0, 220.0, 96.0
 LOWEST, HIGHEST = -10, 2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
+from ssdconv.parity.layers.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.parity.report.summary import facts, failures, groups, verdict
-from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.text import markdown_code, markdown_text
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from ssdconv.parity.parity_report import ParityReport
-from ssdconv.parity.results import DetectionResult, ProbeResult
+from ssdconv.parity.layers.results import DetectionResult, ParityReport, ProbeResult
 
 MOST_GROUPS = 14
 

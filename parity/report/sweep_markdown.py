@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from ssdconv.parity.links import WORDS
+from ssdconv.parity.layers.results import WORDS
+from ssdconv.parity.layers.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.parity.sweep import SweepResult
-from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.ssd_ref.evidence import INDEPENDENT
 from ssdconv.ssd_ref.networks.registry import networks
 
@@ -22,7 +22,7 @@ Every named network at full size with seeded random weights (batch statistics in
 converted, and run beside the source's own framework on a generated picture and on noise. Made by `make parity`.
 
 - *worst error / floor*: the largest error of the oracle against the float64 reference, over what float32 rounding costs the
-  reference itself; up to {MAX_RATIO:g} passes, and up to {RMS_RATIO:g} for the root of the mean square ([how](parity/tolerance.py)).
+  reference itself; up to {MAX_RATIO:g} passes, and up to {RMS_RATIO:g} for the root of the mean square ([how](parity/layers/tolerance.py)).
 - *detections equal*: the oracle's final boxes that the reference gives too, with equal class, score and box within rounding.
   "at a boundary" are boxes of one side only where a score or overlap lies within rounding of a threshold; "–": the source's
   network ends before its boxes.

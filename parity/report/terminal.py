@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
+from ssdconv.parity.layers.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.parity.report.summary import facts, failures, groups, verdict
-from ssdconv.parity.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.text import console as safe_console
 
 

@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 import ssdconv
-from ssdconv.parity.inputs import synthetic_picture
+from ssdconv.parity.layers.inputs import synthetic_picture
 
 
 @dataclass(frozen=True)

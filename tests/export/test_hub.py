@@ -157,7 +157,7 @@ def test_names_from_a_file_cannot_write_the_card(checkpoint: Checkpoint) -> None
 def test_the_example_of_the_card_runs(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import cv2
 
-    from ssdconv.parity.inputs import synthetic_picture
+    from ssdconv.parity.layers.inputs import synthetic_picture
 
     write_hub(checkpoint, tmp_path / "this-folder")
     cv2.imwrite(str(tmp_path / "photo.jpg"), synthetic_picture(0))

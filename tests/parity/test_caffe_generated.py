@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ssdconv.converters.convert import convert
 from ssdconv.errors import MissingError
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 

@@ -21,10 +21,10 @@ from ssdconv.export.hub import write_hub
 from ssdconv.export.onnx_detect import differences
 from ssdconv.export.onnx_file import onnx_model
 from ssdconv.parity.diff import diff
+from ssdconv.parity.layers.results import DetectionResult
+from ssdconv.parity.layers.tolerance import MAX_RATIO, Floor, Measurement, floors, measure
 from ssdconv.parity.onnx_check import check_onnx
 from ssdconv.parity.oracles.base import OracleRun, Outputs, detection_rows
-from ssdconv.parity.results import DetectionResult
-from ssdconv.parity.tolerance import MAX_RATIO, Floor, Measurement, floors, measure
 from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.model import SSD

@@ -14,8 +14,16 @@ from ssdconv.converters.registry import source as source_named
 from ssdconv.errors import MissingError
 from ssdconv.parity import sweep
 from ssdconv.parity.report.sweep_markdown import render
-from ssdconv.parity.sweep import SweepResult, cache_path, cached, compare_files, sweep_one
-from ssdconv.parity.sweep_weights import CANDIDATES, LARGEST, calibrated_tensors
+from ssdconv.parity.sweep import (
+    CANDIDATES,
+    LARGEST,
+    SweepResult,
+    cache_path,
+    cached,
+    calibrated_tensors,
+    compare_files,
+    sweep_one,
+)
 from ssdconv.ssd_ref.detect import scores_of
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network, networks
@@ -90,7 +98,7 @@ def test_weights_give_usual_outputs(name: str) -> None:
     config = network(name)
     model = SSD(config)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in calibrated_tensors(config, 0).items()})
-    from ssdconv.parity.inputs import synthetic_picture
+    from ssdconv.parity.layers.inputs import synthetic_picture
 
     with torch.inference_mode():
         loc, conf = model.eval()(prepare([synthetic_picture(0)], config.pixels))

@@ -15,10 +15,10 @@ from ssdconv.converters.caffe.source import write
 from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.errors import EXIT_MISSING, FormatError, MappingError, MissingError, UsageError
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.base import Availability
 from ssdconv.parity.oracles.caffe_native import CaffeOracle
 from ssdconv.parity.oracles.opencv import OpenCVOracle
-from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.verify import PIXELS_UNTOLD, verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig

@@ -17,7 +17,7 @@ from ssdconv.parity.diagnose.net import Net
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import Search
 from ssdconv.parity.diagnose.truth import Truth, of_network, of_source
-from ssdconv.parity.sweep_weights import calibrated_tensors
+from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig

@@ -20,7 +20,7 @@ from ssdconv.converters.chainer.source import write
 from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.detections_match import Rows
+from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles.chainer import ChainerOracle, ask_jobs, detection_rows, prepare
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.verify import verify

@@ -17,7 +17,7 @@ import torch
 
 from ssdconv.converters.convert import Opened, convert, open_source
 from ssdconv.converters.gluon.source import probes
-from ssdconv.parity.activations import compare
+from ssdconv.parity.layers.activations import compare
 from ssdconv.parity.oracles.gluon import INPUT, GluonOracle, ask_jobs, class_names, oracle_run, prepare
 from ssdconv.parity.verify import derived, detections, verify
 from ssdconv.ssd_ref.config import SSDConfig

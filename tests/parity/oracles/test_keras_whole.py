@@ -13,9 +13,9 @@ import pytest
 
 from ssdconv.converters.convert import convert
 from ssdconv.parity import verify as verify_module
+from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.base import OracleRun, Outputs
 from ssdconv.parity.oracles.keras import WholeOracle
-from ssdconv.parity.parity_report import ParityReport
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import LayerSpec, SSDConfig

@@ -13,7 +13,7 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write
 from ssdconv.converters.tensorflow import source as tensorflow_source
 from ssdconv.errors import FormatError, MissingError, UsageError
-from ssdconv.parity.links import headline, link_results
+from ssdconv.parity.layers.results import headline, link_results
 from ssdconv.parity.oracles import tensorflow as tensorflow_oracle
 from ssdconv.parity.oracles.originals import ORIGINALS, OriginalOracle, add, forget, recorded
 from ssdconv.parity.verify import verify

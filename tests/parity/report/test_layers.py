@@ -16,14 +16,22 @@ import pytest
 
 from ssdconv.errors import OutputError
 from ssdconv.parity.diagnose.result import Cause, Diagnosis, State, Trial
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import (
+    Boundary,
+    Detection,
+    DetectionResult,
+    InputResult,
+    ParityReport,
+    ProbeResult,
+    TensorResult,
+    TensorRow,
+)
+from ssdconv.parity.layers.tolerance import Floor, Measurement
 from ssdconv.parity.report.layers import dumps, write_report
 from ssdconv.parity.report.layers_html import html_page, worst_rows
 from ssdconv.parity.report.layers_markdown import render
 from ssdconv.parity.report.layers_pictures import images_of
 from ssdconv.parity.report.layers_svg import HEIGHT, TOP, error_svg
-from ssdconv.parity.results import Boundary, DetectionResult, Found, InputResult, ProbeResult, TensorResult, TensorRow
-from ssdconv.parity.tolerance import Floor, Measurement
 
 LAYERS = ["data", "conv1_1", "relu1_1", "pool1", "fc6", "relu6", "mbox_loc", "mbox_conf"]
 BOX = (0.1, 0.2, 0.5, 0.6)
@@ -37,7 +45,7 @@ def probe(name: str, ratio: float, problem: str = "") -> ProbeResult:
 def report(bad: dict[str, float] | None = None, **change: object) -> ParityReport:
     bad = bad or {}
     rows = tuple(probe(n, bad.get(n, 0.0 if n == "data" else 1.25)) for n in LAYERS)
-    best = (Found(1, 0.875, BOX), Found(2, 0.5, (0.3, 0.3, 0.9, 1.4)))
+    best = (Detection(1, 0.875, BOX), Detection(2, 0.5, (0.3, 0.3, 0.9, 1.4)))
     lonely = Boundary("oracle", 2, 0.5, best[1].box, "nothing on the other side explains its absence", False)
     edge = Boundary("reference", 1, 0.0100001, BOX, "score threshold", True)
     found = DetectionResult(2, 2, 1, 1e-7, 2e-7, 1e-6, 1e-6, (lonely, edge) if bad else (), "", best, best)
@@ -198,7 +206,7 @@ def test_pictures_that_are_gone_are_left_out(tmp_path: Path) -> None:
     assert images_of(found, [tmp_path / found.inputs[0].name]) == {}
     named = replace(found, inputs=(replace(found.inputs[0], name="synthetic picture, seed 3"),))
     (image,) = images_of(named).values()
-    from ssdconv.parity.inputs import synthetic_picture
+    from ssdconv.parity.layers.inputs import synthetic_picture
 
     np.testing.assert_array_equal(image, synthetic_picture(3))
 

@@ -11,14 +11,21 @@ import pytest
 from rich.console import Console
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.links import link_results
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import (
+    Boundary,
+    DetectionResult,
+    Gap,
+    InputResult,
+    ParityReport,
+    ProbeResult,
+    TensorResult,
+    link_results,
+)
+from ssdconv.parity.layers.tolerance import Floor, Measurement
 from ssdconv.parity.report import json_report
 from ssdconv.parity.report.markdown import render
 from ssdconv.parity.report.summary import MOST_GROUPS, groups, verdict
 from ssdconv.parity.report.terminal import show
-from ssdconv.parity.results import Boundary, DetectionResult, Gap, InputResult, ProbeResult, TensorResult
-from ssdconv.parity.tolerance import Floor, Measurement
 from ssdconv.ssd_ref.evidence import LINKS as NAMED
 from ssdconv.ssd_ref.evidence import Claim
 

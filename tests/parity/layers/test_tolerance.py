@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdconv.parity.results import ProbeResult
-from ssdconv.parity.tolerance import BLOCK, FEW, HALF_ULP, TINY, Measurement, floors, measure
+from ssdconv.parity.layers.results import ProbeResult
+from ssdconv.parity.layers.tolerance import BLOCK, FEW, HALF_ULP, TINY, Measurement, floors, measure
 
 
 def judge(oracle: np.ndarray, ref64: np.ndarray, ref32: np.ndarray) -> ProbeResult:

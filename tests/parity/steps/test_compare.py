@@ -14,8 +14,8 @@ import torch
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.environments import install
 from ssdconv.parity.oracles.process import ask
-from ssdconv.parity.step_reference import Batch, StepPlan, Trace, made_batch
-from ssdconv.parity.steps import oracle_trace, step_parity
+from ssdconv.parity.steps.compare import oracle_trace, step_parity
+from ssdconv.parity.steps.reference import Batch, StepPlan, Trace, made_batch
 from ssdconv.ssd_ref.boxes import to_corners
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule

@@ -18,7 +18,7 @@ import pytest
 
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.environments import install
-from ssdconv.parity.step_reference import StepPlan, Trace
+from ssdconv.parity.steps.reference import StepPlan, Trace
 from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec
 from ssdconv.train.recipes import RECIPES, recipe_of
 from ssdconv.train.schedule import lr_at
@@ -37,7 +37,7 @@ def _single_threads(one_thread: None) -> Iterator[None]:
             os.environ[name] = value
 
 
-TOOL = Path(__file__).parents[2] / "tools" / "train_steps.py"
+TOOL = Path(__file__).parents[3] / "tools" / "train_steps.py"
 
 
 def _tool() -> ModuleType:

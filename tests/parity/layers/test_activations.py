@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdconv.errors import MappingError
-from ssdconv.parity.activations import Probe, compare
+from ssdconv.parity.layers.activations import Probe, compare
 from ssdconv.parity.oracles.base import Outputs
 
 

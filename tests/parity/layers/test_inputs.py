@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssdconv.errors import MissingError
-from ssdconv.parity.inputs import make_inputs, noise_image, synthetic_picture
+from ssdconv.parity.layers.inputs import make_inputs, noise_image, synthetic_picture
 from ssdconv.ssd_ref.config import Pixels
 
 PIXELS = Pixels((60, 80), mean=(104.0, 117.0, 123.0), scale=0.5)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.parity.detections_match import Candidates, Rows, match_detections
-from ssdconv.parity.results import DetectionResult
+from ssdconv.parity.layers.detections import Candidates, Rows, match_detections
+from ssdconv.parity.layers.results import DetectionResult
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.config import DetectRule
 from ssdconv.ssd_ref.detect import detect_with, scores_of

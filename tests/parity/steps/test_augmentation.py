@@ -12,12 +12,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from ssdconv.parity.augmentation import LEAST_P, ORIGINALS, colour_cases, ks, original_features, our_features, p_values
+from ssdconv.parity.steps.augmentation import (
+    LEAST_P,
+    ORIGINALS,
+    colour_cases,
+    ks,
+    original_features,
+    our_features,
+    p_values,
+)
 from ssdconv.train.augment import sources
 from ssdconv.train.augment.spec import AugmentSpec, Crop, Expand, Photometric
 from ssdconv.train.recipes import RECIPES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFORMANCE = json.loads((ROOT / "tools/augmentation.json").read_text())["augmentation"]
 
 

@@ -18,8 +18,7 @@ from ssdconv.converters.convert import convert, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.errors import UsageError
 from ssdconv.parity.config_diff import config_differences
-from ssdconv.parity.links import LinkResult, headline, link_results, weak_links
-from ssdconv.parity.parity_report import ParityReport
+from ssdconv.parity.layers.results import LinkResult, ParityReport, headline, link_results, weak_links
 from ssdconv.parity.report.layers import write_report
 from ssdconv.parity.report.terminal import show
 from ssdconv.parity.verify import verify

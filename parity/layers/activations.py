@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from ssdconv.errors import MappingError
-from ssdconv.parity.results import ProbeResult
-from ssdconv.parity.tolerance import Measurement, floors, measure
+from ssdconv.parity.layers.results import ProbeResult
+from ssdconv.parity.layers.tolerance import Measurement, floors, measure
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
