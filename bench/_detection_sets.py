@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssdconv.parity.metrics.detections import Detections
-from ssdconv.parity.metrics.truth import Truth
+from ssdconv.parity.accuracy.detections import Detections, Truth
 
 
 def synthetic(

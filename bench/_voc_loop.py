@@ -10,9 +10,8 @@ import math
 
 import numpy as np
 
-from ssdconv.parity.metrics.conventions import Convention
-from ssdconv.parity.metrics.detections import Detections
-from ssdconv.parity.metrics.truth import Truth
+from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.voc import Convention
 
 
 def _ap(hits: list[int], misses: list[int], npos: int, kind: str) -> float:
@@ -94,7 +93,7 @@ def evaluate_loop(
             misses.append(miss)
         found.append(hit)
         if shortcut:
-            from ssdconv.parity.metrics.matches import ap_11point
+            from ssdconv.parity.accuracy.matching import ap_11point
 
             true, false = np.asarray(hits, float), np.asarray(misses, float)
             ap.append(ap_11point(true / max(npos, 1), true / np.maximum(true + false, 1.0)) if npos else math.nan)

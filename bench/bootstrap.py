@@ -13,11 +13,9 @@ import time
 import numpy as np
 from _detection_sets import synthetic
 
-from ssdconv.parity.bootstrap import bootstrap, draw, resampled
-from ssdconv.parity.metrics.conventions import PRESETS
-from ssdconv.parity.metrics.detections import Detections
-from ssdconv.parity.metrics.truth import Truth
-from ssdconv.parity.metrics.voc import evaluate_voc
+from ssdconv.parity.accuracy.bootstrap import bootstrap, draw, resampled
+from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.voc import PRESETS, evaluate_voc
 
 
 def drawn(truth: Truth, found: Detections, times: np.ndarray) -> tuple[Truth, Detections]:

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from _detection_sets import synthetic
 
-from ssdconv.parity.metrics import coco
-from ssdconv.parity.metrics.detections import Detections
-from ssdconv.parity.metrics.truth import Truth
+from ssdconv.parity.accuracy import coco
+from ssdconv.parity.accuracy.detections import Detections, Truth
 
 
 def _form(truth: Truth) -> dict[str, Any]:

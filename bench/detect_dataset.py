@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from ssdconv.data.coco import open_coco
-from ssdconv.parity.detections_io import read_stream
-from ssdconv.parity.run_detector import run_detector
+from ssdconv.parity.accuracy.files import read_stream
+from ssdconv.parity.accuracy.run import run_detector
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.pixels import prepare

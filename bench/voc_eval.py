@@ -15,8 +15,7 @@ import time
 from _detection_sets import synthetic
 from _voc_loop import evaluate_loop
 
-from ssdconv.parity.metrics.conventions import PRESETS
-from ssdconv.parity.metrics.voc import evaluate_voc
+from ssdconv.parity.accuracy.voc import PRESETS, evaluate_voc
 
 
 def main() -> None:

@@ -58,9 +58,9 @@ def run(args: Namespace) -> int:
         if not Path(name).exists():
             raise MissingError("no such file or folder", where=name)
     from ssdconv.data.catalog import DATASETS, open_dataset
-    from ssdconv.parity.compare import compare, is_checkpoint, side_of
+    from ssdconv.parity.accuracy.compare import compare, is_checkpoint, side_of
+    from ssdconv.parity.accuracy.run import RunOptions
     from ssdconv.parity.report import compare_text
-    from ssdconv.parity.verify_dataset import Wish
 
     if any(is_checkpoint(Path(name)) for name in (args.a, args.b)):
         check_device(args.device)
@@ -73,7 +73,7 @@ def run(args: Namespace) -> int:
         split=args.split or ("val" if own else None),
     )
     dataset = whole if args.limit is None else whole.take(whole.image_ids[: args.limit])
-    wish = Wish(batch_size=args.batch_size, workers=args.workers, device=args.device)
+    wish = RunOptions(batch_size=args.batch_size, workers=args.workers, device=args.device)
     with following() as progress:
         a, b = (side_of(Path(name), whole, dataset, wish, progress) for name in (args.a, args.b))
     result = compare(

@@ -23,7 +23,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from ssdconv.parity.published import rows
+    from ssdconv.parity.accuracy.published import rows
 
     found = rows(network=args.network, dataset=args.dataset)
     if args.json:

@@ -174,7 +174,7 @@ def _train(
     start: str | None,
 ) -> Any:
     from ssdconv.commands.train_progress import watching
-    from ssdconv.parity.train_eval import Evaluation
+    from ssdconv.parity.accuracy.run import Evaluation
     from ssdconv.train.loop import Training
     from ssdconv.train.samples import TrainingSet
 

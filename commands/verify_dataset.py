@@ -91,10 +91,10 @@ def _weights(args: Namespace) -> list[Path]:
 
 
 def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
+    from ssdconv.parity.accuracy.run import RunOptions, verify_dataset
     from ssdconv.parity.report.map_terminal import show
-    from ssdconv.parity.verify_dataset import Wish, verify_dataset
 
-    wish = Wish(
+    wish = RunOptions(
         dataset=args.dataset,
         data_root=_path(args.data_root),
         annotations=_path(args.annotations),
@@ -135,7 +135,7 @@ def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
 
 
 def _stored(args: Namespace) -> int:
-    from ssdconv.parity.evaluate import evaluate_detections
+    from ssdconv.parity.accuracy.evaluate import evaluate_detections
     from ssdconv.parity.report.map_terminal import show
 
     result, problems = evaluate_detections(

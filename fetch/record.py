@@ -126,7 +126,7 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Published(Struct, frozen=True, forbid_unknown_fields=True):
-    """The rows of ``parity/published.json`` about these weights: those of the network with this ``weights`` text."""
+    """The rows of ``parity/accuracy/published.json`` about these weights: those of the network with this ``weights`` text."""
 
     network: Text
     weights: Text
@@ -147,7 +147,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
         paper: where the network is described.
         prototxt: Caffe definition that the conversion needs besides.
         channel_order: where the file cannot tell.
-        paper_network: the network of the paper with the same architecture, as ``parity/published.json`` names it.
+        paper_network: the network of the paper with the same architecture, as ``parity/accuracy/published.json`` names it.
         published: None where no number was ever published.
         parity, scores: measured here; empty where nobody measured.
         note: anything else.

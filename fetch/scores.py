@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ssdconv.fetch.record import Record
-from ssdconv.parity import published
-from ssdconv.parity.published import PublishedRow
+from ssdconv.parity.accuracy import published
+from ssdconv.parity.accuracy.published import PublishedRow
 
 NOT_MEASURED = "not measured"
 NONE = "none published"

@@ -18,7 +18,7 @@ from ssdconv.errors import DownloadError, FormatError, MappingError, MissingErro
 from ssdconv.fetch import converted, record, scores
 from ssdconv.fetch.digest import ALGORITHMS
 from ssdconv.fetch.record import Record
-from ssdconv.parity import published
+from ssdconv.parity.accuracy import published
 from ssdconv.ssd_ref.networks.registry import builders, networks
 
 ROOT = Path(__file__).parents[1]

@@ -24,9 +24,9 @@ import numpy as np
 from ssdconv.cli import main as ssdconv
 from ssdconv.data.custom import open_custom
 from ssdconv.errors import OutputError
-from ssdconv.parity.detections_io import read_stream
-from ssdconv.parity.evaluate import evaluate
-from ssdconv.parity.run_detector import run_detector
+from ssdconv.parity.accuracy.evaluate import evaluate
+from ssdconv.parity.accuracy.files import read_stream
+from ssdconv.parity.accuracy.run import run_detector
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.draw import draw
 from ssdconv.ssd_ref.files import atomic_path

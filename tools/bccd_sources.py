@@ -33,10 +33,10 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source
 from ssdconv.data.custom import open_custom
 from ssdconv.data.records import Dataset
-from ssdconv.parity.evaluate import evaluate
-from ssdconv.parity.metrics.detections import Detections
+from ssdconv.parity.accuracy.detections import Detections
+from ssdconv.parity.accuracy.evaluate import evaluate
+from ssdconv.parity.accuracy.run import Evaluation
 from ssdconv.parity.oracles.process import ask
-from ssdconv.parity.train_eval import Evaluation
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.narrow import narrowed

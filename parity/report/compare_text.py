@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssdconv.parity.bootstrap import Interval
-from ssdconv.parity.compare import Compared, Comparison
+from ssdconv.parity.accuracy.bootstrap import Interval
+from ssdconv.parity.accuracy.compare import Compared, Comparison
+from ssdconv.parity.accuracy.published import DATASET_TITLES
 from ssdconv.parity.report.map_text import percent, points, spread
-from ssdconv.parity.verdict import DATASET_TITLES
 
 HEAD = ("class", "objects", "A", "B", "B − A", "95 % interval")
 

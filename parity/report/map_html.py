@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from ssdconv.parity.metrics.result import ClassScore, EvaluationResult
+from ssdconv.parity.accuracy.published import Verdict
+from ssdconv.parity.accuracy.result import ClassScore, EvaluationResult
 from ssdconv.parity.report.map_images import gallery, listing
 from ssdconv.parity.report.map_style import STYLE
 from ssdconv.parity.report.map_svg import bars_svg, curve_svg, histogram_svg
@@ -16,7 +17,6 @@ from ssdconv.parity.report.map_text import (
     published_per_class,
     spread,
 )
-from ssdconv.parity.verdict import Verdict
 
 
 def _badge(outcome: str) -> str:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from ssdconv.errors import SsdconvError
-from ssdconv.parity.metrics.result import EvaluationResult, Shown, WorstImage
+from ssdconv.parity.accuracy.result import EvaluationResult, Shown, WorstImage
 
 WIDTH = 460
 QUALITY = 82

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ssdconv.parity.metrics.result import EvaluationResult
+from ssdconv.parity.accuracy.result import EvaluationResult
 from ssdconv.parity.report.map_text import (
     data_title,
     headline,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssdconv.errors import OutputError
-from ssdconv.parity.metrics.result import EvaluationResult
+from ssdconv.parity.accuracy.result import EvaluationResult
 from ssdconv.parity.report.map_html import html_page
 from ssdconv.parity.report.map_markdown import markdown
 

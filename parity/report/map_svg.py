@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from ssdconv.parity.metrics.result import ClassScore, Curve, EvaluationResult, Histogram
+from ssdconv.parity.accuracy.result import ClassScore, Curve, EvaluationResult, Histogram
 from ssdconv.parity.report.map_text import headline, percent
 
 

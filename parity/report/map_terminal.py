@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ssdconv.parity.metrics.result import EvaluationResult
+from ssdconv.parity.accuracy.result import EvaluationResult
 from ssdconv.parity.report.map_text import (
     data_title,
     headline,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ssdconv.parity.bootstrap import Interval
-from ssdconv.parity.metrics.result import EvaluationResult
-from ssdconv.parity.verdict import DATASET_TITLES, Verdict
+from ssdconv.parity.accuracy.bootstrap import Interval
+from ssdconv.parity.accuracy.published import DATASET_TITLES, Verdict
+from ssdconv.parity.accuracy.result import EvaluationResult
 
 NOT_MEASURED = "not measured"
 

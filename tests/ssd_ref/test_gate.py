@@ -17,8 +17,7 @@ from ssdconv.data.coco import open_coco
 from ssdconv.data.description import read_description
 from ssdconv.data.voc_xml import object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError
-from ssdconv.parity.detections_io import read_stream
-from ssdconv.parity.metrics.files_coco import read_coco_results
+from ssdconv.parity.accuracy.files import read_coco_results, read_stream
 from ssdconv.ssd_ref import checkpoint, gate
 from ssdconv.ssd_ref.gate import UnreadableError, load_yaml, open_input, read_text, reading
 from ssdconv.ssd_ref.image_file import image_head, read_image

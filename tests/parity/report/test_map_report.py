@@ -15,15 +15,14 @@ import pytest
 from rich.console import Console
 
 from ssdconv.errors import OutputError
-from ssdconv.parity.bootstrap import Interval
-from ssdconv.parity.metrics.conventions import PRESETS
-from ssdconv.parity.metrics.result import ClassScore, Curve, EvaluationResult, Histogram, Shown, WorstImage
-from ssdconv.parity.published import rows
+from ssdconv.parity.accuracy.bootstrap import Interval
+from ssdconv.parity.accuracy.published import Measurement, judge_all, rows
+from ssdconv.parity.accuracy.result import ClassScore, Curve, EvaluationResult, Histogram, Shown, WorstImage
+from ssdconv.parity.accuracy.voc import PRESETS
 from ssdconv.parity.report.map_html import html_page
 from ssdconv.parity.report.map_markdown import markdown
 from ssdconv.parity.report.map_report import write_report
 from ssdconv.parity.report.map_terminal import overview, show
-from ssdconv.parity.verdict import Measurement, judge_all
 
 NETWORK = "tensorflow/hikapok_ssd300_vgg16_voc"
 EVIL = "<script>alert('x')</script>|"

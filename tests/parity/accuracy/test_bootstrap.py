@@ -1,0 +1,128 @@
+"""Resampling: weights mean copies, the interval is Efron's, and paired draws see what single ones hide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from ssdconv.errors import UsageError
+from ssdconv.parity.accuracy.bootstrap import bootstrap, draw, interval, means, paired_bootstrap, resampled
+from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.matching import MatchTable
+from ssdconv.parity.accuracy.voc import PRESETS, Convention, evaluate_voc
+
+Bench = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def scene(bench: Bench) -> tuple[Truth, Detections]:
+    result: tuple[Truth, Detections] = bench("_detection_sets").synthetic(60, 4, 200, 1500, difficult=0.2, ties=False)
+    return result
+
+
+def tables(scene: tuple[Truth, Detections], ap: str = "11point") -> tuple[MatchTable, ...]:
+    return evaluate_voc(*scene, Convention(ap=ap)).tables  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["11point", "area"])
+def test_a_weight_is_a_number_of_copies(bench: Bench, scene: tuple[Truth, Detections], kind: str) -> None:
+    weights = draw(60, 8, 3)
+    quick = resampled(tables(scene), kind, weights)  # type: ignore[arg-type]
+    for row, times in zip(quick, weights, strict=True):
+        again = evaluate_voc(*bench("bootstrap").drawn(*scene, times), Convention(ap=kind))  # type: ignore[arg-type]
+        assert np.allclose(row, again.ap, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["11point", "area"])
+def test_weight_one_is_the_number_itself(scene: tuple[Truth, Detections], kind: str) -> None:
+    once = resampled(tables(scene), kind, np.ones((1, 60), np.int32))[0]  # type: ignore[arg-type]
+    assert np.allclose(once, evaluate_voc(*scene, Convention(ap=kind)).ap, atol=1e-12)  # type: ignore[arg-type]
+
+
+def test_chunks_do_not_matter(scene: tuple[Truth, Detections], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bootstrap(tables(scene), resamples=50)
+    monkeypatch.setattr("ssdconv.parity.accuracy.bootstrap._CELLS", 100)
+    assert bootstrap(tables(scene), resamples=50) == whole
+
+
+def test_draws() -> None:
+    weights = draw(100, 500, 0)
+    assert (weights.sum(axis=1) == 100).all() and abs(float((weights == 0).mean()) - 0.99**100) < 0.01
+    assert np.array_equal(weights, draw(100, 500, 0)) and not np.array_equal(weights, draw(100, 500, 1))
+    with pytest.raises(UsageError):
+        draw(0, 10, 0)
+
+
+def test_interval_without_bias_is_the_percentiles() -> None:
+    values = np.arange(1001) / 1000
+    found = interval(values, 0.5)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.025, 0.975), abs=1e-9) and found.resamples == 1001
+
+
+def test_interval_corrects_the_bias_as_efron_does() -> None:
+    # 30.85 % of the resamples lie below the estimate, so z0 = -0.5 and the ends are Phi(-1 -+ 1.96)
+    found = interval(np.arange(100_001) / 100_000, 0.30854)
+    assert found is not None
+    assert found.low == pytest.approx(0.5 * math.erfc(2.96 / math.sqrt(2)), abs=2e-4)
+    assert found.high == pytest.approx(0.5 * math.erfc(-0.96 / math.sqrt(2)), abs=2e-4)
+
+
+def test_interval_of_nothing() -> None:
+    assert interval(np.full(5, np.nan), 0.5) is None and interval(np.ones(5), math.nan) is None
+    edge = interval(np.ones(5), 2.0)
+    assert edge is not None and edge.low == edge.high == 1.0
+
+
+def test_coverage(bench: Bench) -> None:
+    """Of intervals from 60 small samples of one population, about 95 % hold the population's number."""
+    truth, found = bench("_detection_sets").synthetic(6000, 2, 12000, 40_000, seed=4, ties=False)
+    population = evaluate_voc(truth, found, PRESETS["devkit"]).mean
+    pick = bench("bootstrap").drawn
+    inside = 0
+    for part in range(60):
+        times = np.zeros(6000, np.int64)
+        times[part * 100 : part * 100 + 100] = 1
+        spread, _ = bootstrap(
+            evaluate_voc(*pick(truth, found, times), PRESETS["devkit"]).tables, resamples=200, seed=part
+        )
+        assert spread is not None
+        inside += spread.low <= population <= spread.high
+    assert 51 <= inside <= 60
+
+
+def test_classes_without_objects_are_left_out_of_the_mean() -> None:
+    assert means(np.asarray([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
+    assert math.isnan(means(np.asarray([[np.nan]]))[0])
+
+
+def test_paired(scene: tuple[Truth, Detections]) -> None:
+    truth, found = scene
+    worse = found.select(np.arange(len(found)) % 5 != 0)
+    better = evaluate_voc(truth, found, PRESETS["devkit"])
+    other = evaluate_voc(truth, worse, PRESETS["devkit"])
+    result = paired_bootstrap(other.tables, better.tables, resamples=300)
+    assert result.difference == pytest.approx(better.mean - other.mean, abs=1e-12)
+    assert result.interval is not None and result.interval.low <= result.difference <= result.interval.high
+    single, _ = bootstrap(better.tables, resamples=300)
+    assert single is not None and result.interval.high - result.interval.low < single.high - single.low
+    same = paired_bootstrap(better.tables, better.tables, resamples=50)
+    assert same.difference == 0.0 and same.share_better == 0.5
+    assert paired_bootstrap(better.tables, other.tables, resamples=300).share_better == pytest.approx(
+        1 - result.share_better
+    )
+
+
+def test_paired_needs_the_same_images(scene: tuple[Truth, Detections], bench: Bench) -> None:
+    other = tables(bench("_detection_sets").synthetic(60, 4, 201, 100))
+    with pytest.raises(UsageError, match="same images"):
+        paired_bootstrap(tables(scene), other)
+
+
+def test_nothing_to_resample() -> None:
+    with pytest.raises(UsageError, match="no match table"):
+        bootstrap(())
