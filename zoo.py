@@ -15,9 +15,8 @@ from ssdconv.errors import UsageError
 from ssdconv.fetch.converted import intact, known, make, target
 from ssdconv.fetch.download import Options, Progress
 from ssdconv.fetch.entry import FILE, Entry, entries, find, folder
-from ssdconv.fetch.lock import locked
 from ssdconv.fetch.store import Obtained, forget_archives, obtain, wanted
-from ssdconv.ssd_ref.files import CHECKPOINTS
+from ssdconv.ssd_ref.files import CHECKPOINTS, locked
 
 if TYPE_CHECKING:
     from ssdconv.ssd_ref.model import SSD

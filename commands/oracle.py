@@ -67,9 +67,10 @@ def _install(args: Namespace) -> int:
 
 
 def _list(args: Namespace) -> int:
-    from ssdconv.parity.oracles.environments import states
+    from ssdconv.parity.oracles.environments import states, tidy
     from ssdconv.parity.oracles.originals import ORIGINALS, recorded
 
+    tidy()
     listed = states()
     if args.json:
         print_json(

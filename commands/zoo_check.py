@@ -163,9 +163,8 @@ def _append(zoo: Path, record: dict[str, Any]) -> None:
 
     import msgspec
 
-    from ssdconv.fetch.lock import locked
     from ssdconv.fetch.record import VERSION, Record, read
-    from ssdconv.ssd_ref.files import atomic_path
+    from ssdconv.ssd_ref.files import atomic_path, locked
 
     try:
         msgspec.convert(record, Record)

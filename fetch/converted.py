@@ -14,9 +14,8 @@ from ssdconv import __version__
 from ssdconv.errors import MappingError, SsdconvError
 from ssdconv.fetch import digest
 from ssdconv.fetch.entry import Entry, folder
-from ssdconv.fetch.lock import locked
 from ssdconv.fetch.store import wanted
-from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.files import atomic_path, locked
 from ssdconv.ssd_ref.networks.registry import builders
 
 CONVERSION = 2

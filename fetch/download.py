@@ -16,9 +16,9 @@ from ssdconv.errors import DownloadError
 from ssdconv.fetch.digest import Expected, digests
 from ssdconv.fetch.faults import Fault, Refused, Transient
 from ssdconv.fetch.http import Client, loopback
-from ssdconv.fetch.lock import locked
 from ssdconv.fetch.part import Part
 from ssdconv.fetch.receive import Options, Patience, Progress, receive
+from ssdconv.ssd_ref.files import locked
 
 STEP = 1 << 14
 """Bytes that an attempt must add to count as progress."""

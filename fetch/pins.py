@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ssdconv.errors import FormatError
-from ssdconv.fetch.lock import locked
-from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.files import atomic_path, locked
 
 
 class Pin(Struct, frozen=True, forbid_unknown_fields=True):

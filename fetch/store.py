@@ -16,11 +16,10 @@ from ssdconv.fetch import pins
 from ssdconv.fetch.archive import extract
 from ssdconv.fetch.digest import Expected, digests
 from ssdconv.fetch.download import Options, Progress, fetch
-from ssdconv.fetch.lock import locked
 from ssdconv.fetch.pages import drive_address, drive_id
 from ssdconv.fetch.pypi import locate
 from ssdconv.fetch.record import File, Origin
-from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.files import atomic_path, locked
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where the tool keeps files, and writing a file whole or not at all: temp file in the same folder, fsync, rename."""
+"""Where the tool keeps files, writing one whole or not at all (temp file in the same folder, fsync, rename), and one process at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -160,6 +160,41 @@ def open_here(path: Path, flags: int) -> IO[bytes]:
         os.close(handle)
         raise OSError(errno.EINVAL, "this is not a plain file", str(path))
     return os.fdopen(handle, "r+b", buffering=0)
+
+
+PATIENCE = 2.0
+"""Seconds to wait for a lock before saying so."""
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None, *, patience: float | None = None) -> Iterator[None]:
+    """Hold an advisory lock on ``path``, which is made and left behind, empty; the system frees it when the process dies.
+
+    Args:
+        path: the lock file; its folder is made, a link in its place is not followed.
+        waiting: called once when somebody else still holds the lock after ``patience`` seconds; what it raises ends the wait.
+        patience: ``PATIENCE`` where it is None.
+
+    Raises:
+        OutputError: the file cannot be made, or is a link or no plain file.
+    """
+    from filelock import FileLock, Timeout  # 28 ms
+
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=PATIENCE if patience is None else patience)
+        except Timeout:
+            if waiting is not None:
+                waiting()
+            lock.acquire()
+    except OSError as error:
+        raise OutputError(f"cannot make a lock file: {error.strerror}", where=str(path)) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def home() -> Path:

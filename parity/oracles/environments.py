@@ -7,6 +7,7 @@ building the same one. Nothing here imports the source framework.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -18,11 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssdconv.errors import MissingError, UsageError
+from ssdconv.errors import MissingError, OutputError, UsageError
 from ssdconv.parity.oracles import native_build
 from ssdconv.parity.oracles.interpreters import find_python
-from ssdconv.parity.oracles.locking import locked
-from ssdconv.ssd_ref.files import home
+from ssdconv.ssd_ref.files import home, locked
 
 _HERE = Path(__file__).parent
 Progress = Callable[[str], None]
@@ -186,6 +186,37 @@ def states() -> list[State]:
     return [state(name) for name in ENVIRONMENTS]
 
 
+_BUILDING = "-building-"
+
+
+def _lock(env: Environment) -> Path:
+    return env.folder.parent / f"{env.name}.lock"
+
+
+def _half_built(env: Environment) -> list[Path]:
+    return [
+        path for path in env.folder.parent.glob(f"{env.name}{_BUILDING}*") if path.is_dir() and not path.is_symlink()
+    ]
+
+
+def _sweep(env: Environment) -> None:
+    """Remove what killed installations left; the lock is held, so nobody builds there."""
+    for path in _half_built(env):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def tidy() -> None:
+    """Remove what killed installations left of any environment, but for those that another process is at."""
+
+    def busy() -> None:
+        raise OutputError("another process installs this oracle")
+
+    for env in ENVIRONMENTS.values():
+        if _half_built(env):
+            with contextlib.suppress(OutputError), locked(_lock(env), busy, patience=0):
+                _sweep(env)
+
+
 def install(name: str, progress: Progress | None = None, *, timeout: float = 3600.0) -> State:
     """Build the environment, or do nothing when it is there.
 
@@ -200,7 +231,8 @@ def install(name: str, progress: Progress | None = None, *, timeout: float = 360
     """
     env, say = environment(name), progress or (lambda _: None)
     env.folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(env.folder.parent / f"{name}.lock", say):
+    with locked(_lock(env), lambda: say("waiting for another process that installs the same oracle")):
+        _sweep(env)
         if state(name).installed:
             return state(name)
         python = find_python(env.pythons)
@@ -210,7 +242,7 @@ def install(name: str, progress: Progress | None = None, *, timeout: float = 360
                 expected=f"Python {', '.join(env.pythons)} on PATH or under pyenv",
                 hint=f"`pyenv install {env.pythons[0]}`, then `{next_step(name)}`; conversion works without it",
             )
-        temporary = Path(tempfile.mkdtemp(prefix=f"{name}-building-", dir=env.folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{name}{_BUILDING}", dir=env.folder.parent))
         try:
             _build(env, python, temporary, say, timeout)
             shutil.rmtree(env.folder, ignore_errors=True)
@@ -270,7 +302,7 @@ def remove(name: str) -> bool:
     env = environment(name)
     if not env.folder.parent.is_dir():
         return False
-    with locked(env.folder.parent / f"{name}.lock", lambda _: None):
+    with locked(_lock(env)):
         found = [path for path in env.folder.parent.glob(f"{name}-*") if path.is_dir()]
         for path in found:
             shutil.rmtree(path)

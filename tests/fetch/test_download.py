@@ -432,7 +432,9 @@ def test_other_checksums(algorithm: str, server: Any, lab: Any, tmp_path: Path) 
         fetch([server.url], tmp_path / "b", Expected(None, algorithm, value[::-1]), options=lab.QUICK)
 
 
-def test_two_at_once_fetch_once(server: Any, lab: Any, tmp_path: Path) -> None:
+def test_two_at_once_fetch_once(server: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssdconv.ssd_ref.files.PATIENCE", 0.05)
+
     def slow(request: Any) -> None:
         time.sleep(0.2)
         lab.good()(request)

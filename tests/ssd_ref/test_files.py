@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssdconv.errors import MappingError, OutputError
-from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.files import atomic_path, locked
 
 
 def names(folder: Path) -> list[str]:
@@ -96,7 +96,7 @@ def test_read_only_folder(tmp_path):
     code = """if True:
         import os, sys
         from pathlib import Path
-        from ssdconv.ssd_ref.files import atomic_path
+        from ssdconv.ssd_ref.files import atomic_path, locked
         from ssdconv.errors import OutputError
         if os.getuid() == 0:
             os.setuid(65534)
@@ -124,7 +124,7 @@ def test_disk_full(tmp_path, limit):
     code = """if True:
         import resource, signal, sys
         from pathlib import Path
-        from ssdconv.ssd_ref.files import atomic_path
+        from ssdconv.ssd_ref.files import atomic_path, locked
         from ssdconv.errors import OutputError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
@@ -143,7 +143,7 @@ WRITER = """if True:
     import signal, sys, time
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     from pathlib import Path
-    from ssdconv.ssd_ref.files import atomic_path
+    from ssdconv.ssd_ref.files import atomic_path, locked
     while True:
         with atomic_path(Path(sys.argv[1])) as temporary, open(temporary, "wb") as stream:
             for _ in range(64):
@@ -192,3 +192,69 @@ def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path):
     with atomic_path(tmp_path / "a.bin") as temporary:
         temporary.write_bytes(b"new")
     assert names(tmp_path) == sorted([*kept, "a.bin"])
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ssdconv.ssd_ref.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock ``tmp_path / "a.lock"`` until a line comes or it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "a.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate(timeout=30)
+
+
+def test_a_lock_waits_and_says_so_once(tmp_path, holder):
+    told = []
+
+    def waiting():
+        told.append(time.monotonic())
+        holder.stdin.write(b"\n")
+        holder.stdin.flush()
+
+    began = time.monotonic()
+    with locked(tmp_path / "a.lock", waiting, patience=0.3):
+        assert len(told) == 1 and told[0] - began >= 0.3
+
+
+def test_a_lock_dies_with_its_holder(tmp_path, holder):
+    with locked(tmp_path / "a.lock", holder.kill, patience=0.05):
+        assert holder.wait(30) == -signal.SIGKILL
+
+
+def test_waiting_for_a_lock_can_be_given_up(tmp_path, holder):
+    def waiting():
+        raise LookupError
+
+    with pytest.raises(LookupError), locked(tmp_path / "a.lock", waiting, patience=0):
+        pytest.fail("the block must not run")
+
+
+def test_a_lock_follows_no_link_and_takes_no_folder(tmp_path):
+    (tmp_path / "there").write_text("precious")
+    (tmp_path / "a.lock").symlink_to(tmp_path / "there")
+    (tmp_path / "b.lock").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "c.lock").mkdir()
+    for name in ("a.lock", "b.lock", "c.lock"):
+        with pytest.raises(OutputError, match="cannot make a lock file"), locked(tmp_path / name, patience=0):
+            pytest.fail("the block must not run")
+    assert (tmp_path / "there").read_text() == "precious" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_lock_file_stays_empty_and_can_be_taken_again(tmp_path):
+    for _ in range(2):
+        with locked(tmp_path / "new" / "a.lock"):
+            pass
+    assert (tmp_path / "new" / "a.lock").read_bytes() == b""

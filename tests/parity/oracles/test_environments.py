@@ -14,8 +14,8 @@ import pytest
 
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles import environments
-from ssdconv.parity.oracles.environments import ENVIRONMENTS, Environment, find_python, install, remove, state
-from ssdconv.ssd_ref.files import home
+from ssdconv.parity.oracles.environments import ENVIRONMENTS, Environment, find_python, install, remove, state, tidy
+from ssdconv.ssd_ref.files import home, locked
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -96,6 +96,21 @@ print(e.install("tiny", lambda step: print(step, file=sys.stderr)).installed)
     assert [out.strip() for out, _ in ends] == ["True", "True"]
     assert sum("creating an interpreter" in err for _, err in ends) == 1, "one builds, the other finds it built"
     assert left_overs(tiny) == [tiny.folder.name]
+
+
+def test_what_a_killed_installation_left_goes_with_the_next_one_or_the_list(tiny: Environment) -> None:
+    place = tiny.folder.parent
+    for name in ("tiny-building-k1lled", "caffe-building-k1lled", "tiny-0123456789ab"):
+        (place / name / "bin").mkdir(parents=True)
+    (place / "caffe-building-link").symlink_to(place / "tiny-0123456789ab")
+    install("tiny")
+    kept = ["caffe-building-link", "tiny-0123456789ab", tiny.folder.name]
+    assert left_overs(tiny) == sorted(["caffe-building-k1lled", *kept]), "another oracle may be at work"
+    with locked(place / "caffe.lock"):
+        busy = subprocess.run([sys.executable, "-m", "ssdconv", "oracle", "list"], capture_output=True, check=True)
+        assert b"caffe" in busy.stdout and (place / "caffe-building-k1lled").is_dir(), "somebody builds it"
+    tidy()
+    assert left_overs(tiny) == sorted(kept)
 
 
 def test_wrong_hash_is_refused(tiny: Environment) -> None:
