@@ -97,9 +97,9 @@ def main() -> None:
     repeat = parser.parse_args().repeat
     from ssdconv.converters.reverse import reverse
     from ssdconv.ssd_ref import checkpoint
+    from ssdconv.ssd_ref.model import seeded_tensors
     from ssdconv.ssd_ref.networks.caffe import vgg
     from ssdconv.ssd_ref.networks.registry import network
-    from ssdconv.ssd_ref.seeded import seeded_tensors
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

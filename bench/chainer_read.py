@@ -25,9 +25,9 @@ from ssdconv.converters.chainer.writer import write_npz
 from ssdconv.converters.convert import convert
 from ssdconv.converters.pytorch.reader import read_pth
 from ssdconv.converters.pytorch.styles import entries
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.pytorch import pytorch
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
 def write_samples(folder: Path) -> dict[str, int]:

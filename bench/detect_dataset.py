@@ -22,9 +22,9 @@ from ssdconv.data.coco import open_coco
 from ssdconv.parity.accuracy.files import read_stream
 from ssdconv.parity.accuracy.run import run_detector
 from ssdconv.ssd_ref import checkpoint
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.pixels import prepare
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.preprocess import prepare
 
 VOC = network("ssd300_voc").class_names[1:]
 

@@ -25,8 +25,8 @@ from ssdconv.converters.convert import convert
 from ssdconv.converters.gluon.reader import read_params
 from ssdconv.parity.oracles.gluon import GluonOracle, ask_jobs
 from ssdconv.ssd_ref.checkpoint import load
-from ssdconv.ssd_ref.detect import detect
 from ssdconv.ssd_ref.networks.gluon import gluon
+from ssdconv.ssd_ref.postprocess import detect
 
 MEMORY = """
 import sys, threading, time

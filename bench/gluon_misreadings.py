@@ -25,9 +25,9 @@ from ssdconv.converters.convert import open_source
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles.gluon import GluonOracle, ask_jobs, oracle_run
 from ssdconv.ssd_ref.config import NormSpec, SSDConfig
-from ssdconv.ssd_ref.detect import detect
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.postprocess import detect
+from ssdconv.ssd_ref.preprocess import prepare
 
 
 def as_ported(config: SSDConfig) -> SSDConfig:

@@ -26,9 +26,9 @@ from ssdconv.converters.tensorflow import source as tf_source
 from ssdconv.converters.tensorflow.bundle import shard_path
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.tensorflow import ask_jobs
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.keras import ssd_keras
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
 def write_samples(folder: Path) -> None:

@@ -88,8 +88,8 @@ def sweep(weights: Path, source: Path, prototxt: Path | None, factor: float, fol
 def seeded(name: str, folder: Path) -> tuple[Path, Path]:
     from ssdconv.converters.caffe.source import write
     from ssdconv.converters.plan import Request
+    from ssdconv.ssd_ref.model import seeded_tensors
     from ssdconv.ssd_ref.networks.registry import network
-    from ssdconv.ssd_ref.seeded import seeded_tensors
 
     config = network(name, "caffe", None)
     files = write(config, seeded_tensors(config), folder / f"{name}.caffemodel", Request())

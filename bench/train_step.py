@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdconv.ssd_ref.boxes import iou_matrix
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.ssd_ref.seeded import seeded_tensors
 from ssdconv.train.loader import Batch
 from ssdconv.train.norms import training_mode
 from ssdconv.train.optimizer import make_optimizer

@@ -17,7 +17,7 @@ def run_backbone(args: Namespace) -> int:
     """
     if args.network or args.num_classes:
         raise UsageError("--backbone is for classification networks, --network and --num-classes are for detectors")
-    from ssdconv.ssd_ref.networks.gluon_backbones import backbone
+    from ssdconv.ssd_ref.networks.gluon import backbone
 
     backbone(args.backbone)
     src = existing(args.src)

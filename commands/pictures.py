@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ssdconv.ssd_ref.detections import Detections
+    from ssdconv.ssd_ref.postprocess import Detections
 
 
 def write_drawn(path: Path, image: npt.NDArray[np.uint8], found: Detections, class_names: Sequence[str]) -> Path:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.backbones.plain import can_tell, grids_of
 from ssdconv.ssd_ref.config import PriorMap, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Claim, Link
-from ssdconv.ssd_ref.networks.grids import can_tell, grids_of
 
 Maps = tuple[PriorMap, ...]
 Ratios = tuple[tuple[float, ...], ...]

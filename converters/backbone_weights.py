@@ -17,7 +17,7 @@ from ssdconv.converters.pytorch.backbone import read_backbone
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
-from ssdconv.ssd_ref.backbone_file import load_backbone
+from ssdconv.ssd_ref.checkpoint import load_backbone
 from ssdconv.ssd_ref.model import SSD
 
 PREFIX = "backbone."

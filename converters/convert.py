@@ -24,7 +24,7 @@ from ssdconv.converters.spec import Spec, read_spec
 from ssdconv.converters.specified import specified
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.archive import TensorSource
+from ssdconv.ssd_ref.containers import TensorSource
 from ssdconv.ssd_ref.evidence import to_plain
 from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.gate import reading

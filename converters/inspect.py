@@ -18,10 +18,10 @@ from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.config import Backbone, SSDConfig
+from ssdconv.ssd_ref.containers import check_provenance
 from ssdconv.ssd_ref.evidence import Claim, from_plain, to_plain
 from ssdconv.ssd_ref.evidence import lines as claim_lines
 from ssdconv.ssd_ref.gate import reading
-from ssdconv.ssd_ref.provenance import check_provenance
 
 
 @dataclass(frozen=True)

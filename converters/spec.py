@@ -27,8 +27,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.cells import caffe_cells
-from ssdconv.ssd_ref.config import PriorMap, Resize
-from ssdconv.ssd_ref.config_check import MAX_SIDE
+from ssdconv.ssd_ref.config import MAX_SIDE, PriorMap, Resize
 from ssdconv.ssd_ref.gate import load_yaml, read_text
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]

@@ -16,8 +16,8 @@ from typing import Any
 from ssdconv.errors import UsageError
 from ssdconv.export.card import CardFacts, model_card
 from ssdconv.ssd_ref.checkpoint import VERSION, Checkpoint, save
+from ssdconv.ssd_ref.containers import CARD, CONFIG, WEIGHTS
 from ssdconv.ssd_ref.files import atomic_folder
-from ssdconv.ssd_ref.hub_files import CARD, CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,10 @@ from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.environments import environment, state
 from ssdconv.parity.verify import verify, versions
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.detect import scores_of
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.pixels import prepare
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.postprocess import scores_of
+from ssdconv.ssd_ref.preprocess import prepare
 
 CANDIDATES = 300
 """How many scores of the generated picture shall pass the threshold: about as many as trained weights give."""

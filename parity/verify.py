@@ -61,9 +61,9 @@ from ssdconv.parity.oracles.base import Borrower, OracleRun, require
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.detect import scores_of
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, Link, code_of
 from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.postprocess import scores_of
 from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.ssd_ref.detections import Detections
+from ssdconv.ssd_ref.postprocess import Detections
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN = 0.618034  # neighbouring labels get hues far apart

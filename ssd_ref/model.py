@@ -1,20 +1,31 @@
-"""The reference SSD: raw loc and conf from prepared pixels, detections from images."""
+"""The reference SSD: raw loc and conf from prepared pixels, detections from images.
+
+Seeded weights that behave like trained ones: for parity at full size without any download.
+
+Convolutions are scaled by fan-in (He et al., arXiv:1502.01852), so that activations neither die nor blow up over the depth;
+the first layer takes the pixel range away; L2 scales spread around 10 as trained ones do; batch statistics vary, and
+head outputs are small enough for the box decoder's exp.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.backbones import build_backbone
 from ssdconv.ssd_ref.config import SSDConfig, Staged
-from ssdconv.ssd_ref.heads import ExtraStages, MultiBoxHeads
+from ssdconv.ssd_ref.layers import ExtraStages, MultiBoxHeads
 
 if TYPE_CHECKING:
-    from ssdconv.ssd_ref.detect import Detections
+    from ssdconv.ssd_ref.postprocess import Detections
 
 
 class SSD(nn.Module):
@@ -72,7 +83,7 @@ class SSD(nn.Module):
             FormatError: a file is not an image.
         """
         from ssdconv.ssd_ref.image_file import read_image
-        from ssdconv.ssd_ref.pixels import prepare
+        from ssdconv.ssd_ref.preprocess import prepare
 
         arrays = [read_image(image) if not hasattr(image, "shape") else image for image in images]
         if not arrays:
@@ -85,7 +96,7 @@ class SSD(nn.Module):
 
     def postprocess(self, loc: Tensor, conf: Tensor) -> list[Detections]:
         """Raw heads -> detections per image, boxes normalised to [0, 1] of the image."""
-        from ssdconv.ssd_ref.detect import detect
+        from ssdconv.ssd_ref.postprocess import detect
 
         if not self.config.priors:
             raise MissingError(
@@ -119,3 +130,48 @@ def reference_shapes(config: SSDConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         state = SSD(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+Array = npt.NDArray[np.float32]
+
+
+def seeded_tensors(config: SSDConfig, seed: int = 0) -> dict[str, Array]:
+    """Reference tensors of a staged or graph config; the same for the same seed on every machine.
+
+    Each tensor has its own generator, seeded by the seed and its name, so that one tensor does not depend on the others.
+    """
+    shapes = reference_shapes(config)
+    pixel_range = 255.0 / config.pixels.unit * config.pixels.scale / min(config.pixels.std) / 3
+    return {
+        name: _tensor(name, shape, _generator(seed, name), pixel_range if index == 0 else 1.0, shapes)
+        for index, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
+
+
+def _tensor(
+    name: str, shape: tuple[int, ...], rng: np.random.Generator, input_range: float, shapes: Mapping[str, Any]
+) -> Array:
+    kind = name.rsplit(".", 1)[-1]
+    loc, conf = ".loc." in name or "_loc" in name, ".conf." in name or "_conf" in name
+    if kind == "factor":
+        values: npt.NDArray[Any] = np.full(shape, 999.98236)
+    elif kind == "scale" and len(shape) == 4:
+        values = 255 * np.array([0.229, 0.224, 0.225]).reshape(shape)
+    elif kind in ("variance", "running_var"):
+        values = rng.uniform(0.5, 1.5, shape) * (999.98236 if kind == "variance" else 1.0)
+    elif kind in ("mean", "running_mean"):
+        values = rng.normal(0.0, 0.1, shape) * (999.98236 if kind == "mean" else 1.0)
+    elif kind == "bias":
+        values = rng.normal(0.0, 0.05, shape)
+    elif len(shape) == 1:
+        l2 = "norm" in name and re.search(r"\.norm\d*\.", name) is None
+        values = rng.uniform(4.0, 16.0, shape) if l2 else rng.uniform(0.7, 1.3, shape)
+    else:
+        fan_in = int(np.prod(shape[1:]))
+        gain = np.sqrt((1.0 if loc or conf else 2.0) / fan_in) / input_range
+        values = rng.normal(0.0, gain * (0.3 if loc else 1.0), shape)
+    return values.astype(np.float32)

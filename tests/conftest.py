@@ -45,7 +45,7 @@ def caffe_file() -> Callable[..., tuple[Path, Path]]:
         from ssdconv.converters.caffe.prototxt import read_prototxt
         from ssdconv.converters.caffe.source import blobs_of
         from ssdconv.converters.caffe.writer import write_caffemodel
-        from ssdconv.ssd_ref.seeded import seeded_tensors
+        from ssdconv.ssd_ref.model import seeded_tensors
 
         prototxt, weights = folder / "net.prototxt", folder / "net.caffemodel"
         prototxt.write_text(text)

@@ -39,8 +39,8 @@ from ssdconv.parity.accuracy.run import Evaluation
 from ssdconv.parity.oracles.process import ask
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
+from ssdconv.ssd_ref.networks.small import narrowed
 from ssdconv.train.adapt import with_classes
 from ssdconv.train.edit import edited
 from ssdconv.train.loop import Training

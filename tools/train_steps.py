@@ -19,11 +19,10 @@ from ssdconv.parity.oracles.process import ask
 from ssdconv.parity.steps.compare import StepReport, oracle_trace, step_parity
 from ssdconv.parity.steps.reference import Batch, StepPlan, Trace, made_batch, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import small_ssd
-from ssdconv.ssd_ref.seeded import seeded_tensors
 from ssdconv.train.optimizer import make_optimizer
 from ssdconv.train.recipe import Recipe
 from ssdconv.train.recipes import recipe_of

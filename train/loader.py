@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.ssd_ref.pixels import normalise, ordered
+from ssdconv.ssd_ref.preprocess import normalise, ordered
 from ssdconv.train.sampler import EpochSampler
 from ssdconv.train.samples import Sample, TrainingSet
 from ssdconv.train.targets import Targets

@@ -19,9 +19,9 @@ from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.ops import apply_all
 from ssdconv.converters.report import FileReport, describe
 from ssdconv.converters.tensors import Array, TensorTable, sha256_file
-from ssdconv.ssd_ref.archive import TensorSource
 from ssdconv.ssd_ref.config import Backbone
-from ssdconv.ssd_ref.networks.gluon_backbones import backbone
+from ssdconv.ssd_ref.containers import TensorSource
+from ssdconv.ssd_ref.networks.gluon import backbone
 
 _STATISTICS = "(gamma|beta|running_mean|running_var)"
 RULES: tuple[tuple[str, str, str], ...] = (
@@ -56,7 +56,7 @@ def backbone_mapping(spec: Backbone, table: TensorTable) -> TensorMapping:
     Raises:
         MappingError: a tensor is missing, left over, or of another shape.
     """
-    from ssdconv.ssd_ref.backbone_file import backbone_shapes
+    from ssdconv.ssd_ref.checkpoint import backbone_shapes
 
     shapes = backbone_shapes(spec)
     rows = [
@@ -84,7 +84,7 @@ def backbone_mapping(spec: Backbone, table: TensorTable) -> TensorMapping:
 def convert_backbone(
     src: str | Path, name: str, dst: str | Path | None = None, *, format: str | None = None
 ) -> BackboneReport:
-    """Convert a classification network's weights into a backbone file (``ssd_ref.backbone_file``).
+    """Convert a classification network's weights into a backbone file (``ssd_ref.checkpoint``).
 
     Args:
         src: .params file, in any naming dialect.
@@ -95,7 +95,7 @@ def convert_backbone(
         UsageError: no such backbone.
         FormatError, MappingError: nothing was written.
     """
-    from ssdconv.ssd_ref.backbone_file import save_backbone
+    from ssdconv.ssd_ref.checkpoint import save_backbone
 
     started, src, spec = time.perf_counter(), Path(src), backbone(name)
     outputs = output_paths(src, Path(dst) if dst else None, format)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ssdconv.errors import MappingError
-from ssdconv.ssd_ref.backbones.resnet_shape import BLOCKS
+from ssdconv.ssd_ref.backbones.plain import BLOCKS
 from ssdconv.ssd_ref.config import Backbone, SSDConfig
 
 Kind = Literal["conv", "norm", "expander_norm", "constant", "scale", "act"]

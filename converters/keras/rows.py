@@ -12,8 +12,7 @@ from typing import Literal
 
 from ssdconv.converters.ops import Op, Transpose, permute_anchors
 from ssdconv.converters.vgg_parts import vgg_layers
-from ssdconv.ssd_ref.backbones.keras_resnet_shape import blocks
-from ssdconv.ssd_ref.backbones.plain import UNITS
+from ssdconv.ssd_ref.backbones.plain import UNITS, blocks
 from ssdconv.ssd_ref.config import ConvSpec, SSDConfig
 
 Kind = Literal["kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance", "scale"]

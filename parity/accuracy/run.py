@@ -36,10 +36,10 @@ from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.files import DetectionsWriter, read_done, read_stream
 from ssdconv.parity.accuracy.result import EvaluationResult
 from ssdconv.ssd_ref.config import Pixels, SSDConfig
-from ssdconv.ssd_ref.detections import Detections
 from ssdconv.ssd_ref.files import home
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.postprocess import Detections
+from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.train.settings import Score
 
 ALIASES = {

@@ -20,9 +20,9 @@ from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO, TINY
 from ssdconv.parity.oracles.base import OracleRun, Outputs
 from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.detect import Detections, scores_of
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.postprocess import Detections, scores_of
+from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.ssd_ref.priors import Priors
 
 DETECTIONS = "detections"

@@ -25,11 +25,10 @@ from ssdconv.parity.oracles.base import OracleRun, Outputs, require
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, derived
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
-from ssdconv.ssd_ref.heads import ExtraStages
 from ssdconv.ssd_ref.image_file import read_image
-from ssdconv.ssd_ref.layers import SamePad
+from ssdconv.ssd_ref.layers import ExtraStages, SamePad
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.ssd_ref.priors import Priors
 
 PRIORS = "prior boxes"

@@ -87,7 +87,7 @@ def make_inputs(
         MissingError, FormatError: a photo is missing or is not an image.
     """
     from ssdconv.ssd_ref.image_file import read_image
-    from ssdconv.ssd_ref.pixels import prepare
+    from ssdconv.ssd_ref.preprocess import prepare
 
     named: list[tuple[str, Any]] = [(Path(path).name, read_image(path)) for path in images]
     notes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ KINDS = {
     "vgg16": ("sequential", "vgg16"),
     "mobilenet_v1": ("sequential", "mobilenet_v1"),
     "resnet": ("resnet", "resnet"),
-    "keras_resnet50": ("keras_resnet", "keras_resnet50"),
+    "keras_resnet50": ("sequential", "keras_resnet50"),
     "ssd7": ("sequential", "ssd7"),
     "aizoo": ("sequential", "aizoo"),
 }

@@ -1,6 +1,15 @@
 """Backbones without branches, as lists of layer specs: VGG-16 "reduced" and MobileNet v1. Imports no torch.
 
 The torch modules (``vgg.py``, ``mobilenet.py``) and the Caffe prototxt writer are both made from these lists.
+
+Depths of the ResNet family (arXiv:1512.03385, table 1). Imports no torch.
+
+The blocks of Keras' classic ResNet50 as jedol/SSD-Keras_Tensorflow extends it. Imports no torch.
+
+Blocks are called as in Keras: ``res2a`` … ``res5c``, then ``res6a``, ``res7a``, ``res8a`` in place of SSD's extra stages. The stride
+is in a block's first 1x1 convolution and its shortcut. Stage 5 has stride 1; in 5b and 5c, not in 5a, the 3x3 convolution is dilated by 2.
+
+Rows and columns of the maps that a staged network's priors stand on, from its layers alone. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +20,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from ssdconv.ssd_ref.config import ConvSpec, NormSpec
+from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.config import ConvSpec, Heads, NormSpec, Staged
 
 Rounding = Literal["ceil", "floor", "same"]
 
@@ -149,3 +159,119 @@ UNITS: Mapping[str, Callable[..., tuple[Unit, ...]]] = {
     "aizoo": aizoo_units,
 }
 """kind -> function giving the unit list for a config's backbone options."""
+
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Depth -> blocks per stage; from 50 layers on the blocks are bottlenecks."""
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One bottleneck block.
+
+    Attributes:
+        name: ``res3a``.
+        inner, out: channels of its first two convolutions, and of its output.
+        stride: of the block.
+        dilation: of its 3x3 convolution.
+        shortcut: it has a convolution in its shortcut (``branch1``).
+    """
+
+    name: str
+    inner: int
+    out: int
+    stride: int
+    dilation: int
+    shortcut: bool
+
+
+STAGES = ((2, 3, 64, 256, 1), (3, 4, 128, 512, 2), (4, 6, 256, 1024, 2), (5, 3, 512, 2048, 1))
+"""Stage, blocks, inner and output channels, stride."""
+
+
+def blocks(width: int = 64) -> tuple[BlockSpec, ...]:
+    """All blocks in order; ``width`` 64 is the published network, others scale the channels."""
+    found = []
+    for stage, count, inner, out, stride in STAGES:
+        for index in range(count):
+            dilation = 2 if stage == 5 and index else 1
+            found.append(
+                BlockSpec(
+                    f"res{stage}{'abcdef'[index]}",
+                    inner * width // 64,
+                    out * width // 64,
+                    1 if index else stride,
+                    dilation,
+                    not index,
+                )
+            )
+    more = (BlockSpec(f"res{stage}a", 128 * width // 64, 512 * width // 64, 2, 1, True) for stage in (6, 7, 8))
+    return (*found, *more)
+
+
+Size = tuple[int, int]
+
+
+def can_tell(staged: Staged | None) -> bool:
+    """Whether ``grids_of`` knows the backbone (one without branches)."""
+    return staged is not None and staged.backbone.kind in UNITS and staged.extras.pool == "none"
+
+
+def grids_of(staged: Staged, size: Size) -> tuple[Size, ...]:
+    """Rows and columns of each head's output, in the order of the maps.
+
+    Args:
+        staged: a network for which ``can_tell`` is true.
+        size: input height and width in pixels.
+
+    Raises:
+        UsageError: the input is too small for the layers.
+    """
+    maps = []
+    at = size
+    for unit in UNITS[staged.backbone.kind](**staged.backbone.options):
+        if isinstance(unit, PoolSpec):
+            at = _pooled(at, unit)
+        elif not isinstance(unit, ScaleSpec):
+            at = _convolved(at, unit)
+        if unit.name in staged.backbone.taps:
+            maps.append(at)
+    for stage in staged.extras.stages:
+        for spec in stage:
+            at = _convolved(at, spec)
+        maps.append(at)
+    grids = tuple(_headed(at, staged.heads) for at in maps)
+    if any(side < 1 for grid in grids for side in grid):
+        raise UsageError("the input is too small for this network's layers", got=f"{size[1]}x{size[0]} pixels")
+    return grids
+
+
+def _convolved(at: Size, spec: ConvSpec) -> Size:
+    rows, columns = (_side(n, spec.kernel, spec.stride, spec.padding, spec.dilation) for n in at)
+    return rows, columns
+
+
+def _side(side: int, kernel: int, stride: int, padding: int | str, dilation: int) -> int:
+    if isinstance(padding, str):
+        return -(-side // stride)
+    return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _pooled(at: Size, spec: PoolSpec) -> Size:
+    if spec.rounding == "same":
+        return -(-at[0] // spec.stride), -(-at[1] // spec.stride)
+    sides = []
+    for side in at:
+        room = side + 2 * spec.padding - spec.kernel
+        steps = -(-room // spec.stride) if spec.rounding == "ceil" else room // spec.stride
+        if spec.padding and spec.rounding == "ceil" and steps * spec.stride >= side + spec.padding:
+            steps -= 1  # a window must start inside the image or its left padding
+        sides.append(steps + 1)
+    return sides[0], sides[1]
+
+
+def _headed(at: Size, heads: Heads) -> Size:
+    shrink = heads.kernel - 1 - 2 * heads.pad
+    if heads.before is not None:
+        at = _convolved(at, heads.before)
+    return at[0] - shrink, at[1] - shrink

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, layer
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.epsilon import plus
-from ssdconv.ssd_ref.layers import scaled_outside
+from ssdconv.ssd_ref.layers import plus, scaled_outside
 
 
 @layer("BatchNorm")

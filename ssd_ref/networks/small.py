@@ -2,12 +2,15 @@
 
 It is no network of any source and not in the registry. The backbone is that of ``ssd7``; the priors follow arXiv:1512.02325,
 section 2.2: scales spread evenly, sizes s and sqrt(s s'), ratios 2 and 1/2.
+
+Networks with fewer channels: the same layers, priors and rules, small enough to try things out on.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from ssdconv.errors import UsageError
@@ -46,3 +49,20 @@ def small_ssd(classes: Sequence[str], size: int = 128, width: int = 16, name: st
         class_names=(BACKGROUND, *classes),
         staged=Staged(Backbone("ssd7", ("conv4", "conv5", "conv6", "conv7"), {"width": width})),
     )
+
+
+WIDTHS = ("vgg16", "keras_resnet50")
+"""Backbones whose ``width``, 64 in the published networks, can be chosen."""
+
+
+def narrowed(config: SSDConfig, width: int = 4) -> SSDConfig:
+    """``config`` with ``width`` channels where the first stage has 64, extra layers alike; as it is where it has no such option."""
+    staged = config.staged
+    if staged is None or staged.backbone.kind not in WIDTHS:
+        return config
+    stages = tuple(
+        tuple(replace(c, out_channels=max(c.out_channels * width // 64, 1)) for c in stage)
+        for stage in staged.extras.stages
+    )
+    backbone = replace(staged.backbone, options={**staged.backbone.options, "width": width})
+    return replace(config, staged=replace(staged, backbone=backbone, extras=replace(staged.extras, stages=stages)))

@@ -15,9 +15,9 @@ from ssdconv.converters.caffe.source import write
 from ssdconv.converters.plan import Request
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.ssd_ref.checkpoint import save
-from ssdconv.ssd_ref.networks.narrow import narrowed
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.networks.small import narrowed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -25,12 +25,11 @@ from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import load, save
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.image_file import read_image
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.aizoo import aizoo
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.ssd_ref.priors import prior_boxes
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 NAME = "aizoo_facemask"
 FACES = {

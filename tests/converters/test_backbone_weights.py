@@ -11,8 +11,7 @@ import torch
 import ssdconv
 from ssdconv.converters.backbone_weights import backbone_tensors
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.backbone_file import save_backbone
-from ssdconv.ssd_ref.checkpoint import load, save
+from ssdconv.ssd_ref.checkpoint import load, save, save_backbone
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.pytorch import pytorch
 from ssdconv.ssd_ref.networks.small import small_ssd

@@ -18,9 +18,9 @@ from ssdconv.converters.convert import convert, output_paths
 from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref import checkpoint
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import mobilenet, vgg
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 NARROW = vgg("ssd300_voc", 5, width=4)
 

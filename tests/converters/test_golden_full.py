@@ -22,8 +22,8 @@ from ssdconv.converters.convert import convert
 from ssdconv.converters.tensorflow.writer import write_bundle
 from ssdconv.ssd_ref.checkpoint import build, read
 from ssdconv.ssd_ref.config import DetectRule
-from ssdconv.ssd_ref.detect import detect
-from ssdconv.ssd_ref.pixels import prepare, read_image
+from ssdconv.ssd_ref.postprocess import detect
+from ssdconv.ssd_ref.preprocess import prepare, read_image
 from ssdconv.ssd_ref.priors import prior_boxes, prior_corners
 
 Array = npt.NDArray[Any]

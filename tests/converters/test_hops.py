@@ -22,12 +22,10 @@ from ssdconv.converters.registry import source
 from ssdconv.converters.same_network import first_layer_as
 from ssdconv.ssd_ref.checkpoint import load, read, save
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.detect import detect
-from ssdconv.ssd_ref.detections import Detections
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
-from ssdconv.ssd_ref.pixels import prepare
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.postprocess import Detections, detect
+from ssdconv.ssd_ref.preprocess import prepare
 
 HOPS: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "chainer": ("chainer", "x.npz", {}, None),

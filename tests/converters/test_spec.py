@@ -28,10 +28,10 @@ from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.config import Pixels, PriorMap
 from ssdconv.ssd_ref.evidence import from_plain
-from ssdconv.ssd_ref.networks.narrow import narrowed
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
+from ssdconv.ssd_ref.networks.small import narrowed
 from ssdconv.ssd_ref.priors import prior_boxes
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

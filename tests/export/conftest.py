@@ -12,10 +12,9 @@ import torch
 from ssdconv.export.onnx_detect import add_detections
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
 from ssdconv.ssd_ref.config import DetectRule, Pixels, PriorMap, SSDConfig
-from ssdconv.ssd_ref.detect import detect
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.postprocess import detect
 
 Array = np.ndarray[Any, Any]
 

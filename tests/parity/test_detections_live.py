@@ -12,7 +12,7 @@ import torch
 from ssdconv.converters.convert import convert
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.image_file import read_image
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.preprocess import prepare
 
 NETS = {
     "res10": ("weights/res10_face_ssd", "res10_300x300_ssd_iter_140000.caffemodel", "deploy.prototxt"),

@@ -18,9 +18,9 @@ from ssdconv.errors import FormatError, MappingError, MissingError
 from ssdconv.parity.diff import diff
 from ssdconv.ssd_ref.checkpoint import save
 from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig
-from ssdconv.ssd_ref.networks.narrow import narrowed
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.networks.small import narrowed
 
 CONV2 = "backbone.conv2_1.conv.weight"
 

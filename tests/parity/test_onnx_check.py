@@ -18,9 +18,8 @@ from ssdconv.parity import onnx_check
 from ssdconv.parity.onnx_check import check_onnx
 from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network, networks
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

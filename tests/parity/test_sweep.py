@@ -24,10 +24,10 @@ from ssdconv.parity.sweep import (
     compare_files,
     sweep_one,
 )
-from ssdconv.ssd_ref.detect import scores_of
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network, networks
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.postprocess import scores_of
+from ssdconv.ssd_ref.preprocess import prepare
 
 SMALL = "caffe/aizoo_facemask"
 DONE = SweepResult(

@@ -22,9 +22,9 @@ from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.verify import PIXELS_UNTOLD, verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.networks.narrow import narrowed
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
+from ssdconv.ssd_ref.networks.small import narrowed
 
 Tensors = dict[str, Any]
 Change = Callable[[SSDConfig, Tensors], tuple[SSDConfig, Tensors]]

@@ -12,8 +12,8 @@ import torch
 from ssdconv.errors import FormatError, MissingError, UnsafeFileError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from ssdconv.ssd_ref.detections import Detections
 from ssdconv.ssd_ref.draw import colour, draw
+from ssdconv.ssd_ref.postprocess import Detections
 
 
 def found(

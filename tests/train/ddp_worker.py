@@ -7,9 +7,8 @@ import sys
 import msgspec
 import torch
 
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.small import small_ssd
-from ssdconv.ssd_ref.seeded import seeded_tensors
 from ssdconv.train.distributed import joined, place_from_environment
 from ssdconv.train.loader import Batch
 from ssdconv.train.norms import training_mode

@@ -19,7 +19,7 @@ from ssdconv.data.problems import UnreadableImageError
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.ssd_ref.config import Pixels
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.train.augment.sources import CAFFE, SSD_PYTORCH
 from ssdconv.train.augment.spec import AugmentSpec
 from ssdconv.train.loader import Batch, Loader, SampleError, network_input

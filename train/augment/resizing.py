@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.ssd_ref.resize import resize as by_rule
+from ssdconv.ssd_ref.preprocess import resize as by_rule
 from ssdconv.train.augment.spec import Interpolation
 
 CODES: dict[Interpolation, int] = {

@@ -87,7 +87,7 @@ def test_grey_is_opencv_s_and_made_before_the_resize(grey: Grey) -> None:
 
 @pytest.mark.parametrize("rule", ["opencv_linear_float", "mxnet_9", "tf1_bilinear", "pil_bilinear", "torch_bilinear"])
 def test_every_resize_rule_keeps_the_one_channel(grey: Grey, rule: str) -> None:
-    from ssdconv.ssd_ref.pixels import prepare
+    from ssdconv.ssd_ref.preprocess import prepare
 
     if rule == "pil_bilinear":
         pytest.importorskip("PIL")

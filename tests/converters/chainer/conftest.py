@@ -12,8 +12,8 @@ import pytest
 from ssdconv.converters.chainer.source import write
 from ssdconv.converters.plan import Request
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.chainer import chainer
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
 @pytest.fixture(scope="session")

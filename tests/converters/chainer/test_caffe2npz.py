@@ -15,9 +15,9 @@ from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.same_network import first_layer_as
 from ssdconv.errors import MappingError
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
 @pytest.mark.parametrize(("name", "classes"), [("ssd300_voc", 21), ("ssd512_voc", 21), ("ssd300_coco", 7)])

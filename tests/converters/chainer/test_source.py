@@ -21,11 +21,11 @@ from ssdconv.converters.reverse import reverse
 from ssdconv.errors import MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.gluon import gluon
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 Make = Callable[..., Path]
 

@@ -16,11 +16,9 @@ from ssdconv.converters.gluon.parts import backbone_parts
 from ssdconv.converters.gluon.writer import write_params
 from ssdconv.converters.inspect import inspect
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.backbone_file import backbone_shapes, load_backbone, read_backbone
-from ssdconv.ssd_ref.checkpoint import load
+from ssdconv.ssd_ref.checkpoint import backbone_shapes, load, load_backbone, read_backbone
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.networks.gluon import gluon
-from ssdconv.ssd_ref.networks.gluon_backbones import BACKBONES
+from ssdconv.ssd_ref.networks.gluon import BACKBONES, gluon
 
 SMALL = "mobilenet0.25"
 
@@ -117,7 +115,7 @@ def test_into_a_detector(tmp_path: Path) -> None:
 def test_a_detector_that_taps_earlier_takes_the_first_part(tmp_path: Path) -> None:
     import dataclasses
 
-    from ssdconv.ssd_ref.backbone_file import save_backbone
+    from ssdconv.ssd_ref.checkpoint import save_backbone
 
     config = gluon("ssd_512_resnet101_v2_voc")
     small = dataclasses.replace(BACKBONES["resnet18_v2"])

@@ -16,8 +16,8 @@ import pytest
 from ssdconv.converters.keras.rows import rows_of
 from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.keras import jedol, ssd7
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 VGG = jedol("jedol_ssd300_vgg16_voc", 5, width=2)
 SEVEN = ssd7("ssd7", 4, width=4)

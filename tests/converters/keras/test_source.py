@@ -19,10 +19,10 @@ from ssdconv.converters.reverse import reverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.keras import NETWORKS
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 MANIFESTS = {
     "jedol_ssd300_vgg16_voc": "keras_jedol/ssd300_vgg16_voc.json",

@@ -24,8 +24,8 @@ from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MappingError
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.keras import NETWORKS
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 NARROW = {
     "jedol_ssd300_vgg16_voc": (2, 21, "normalize2d"),

@@ -20,7 +20,7 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim, from_plain
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.keras import ssd_keras
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.ssd_ref.priors import prior_boxes
 
 Array = npt.NDArray[Any]

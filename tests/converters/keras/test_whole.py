@@ -22,9 +22,9 @@ from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.config import DetectRule, SSDConfig
-from ssdconv.ssd_ref.detections import Detections
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.pixels import normalise
+from ssdconv.ssd_ref.postprocess import Detections
+from ssdconv.ssd_ref.preprocess import normalise
 from ssdconv.ssd_ref.priors import Priors
 
 FILES = (

@@ -17,8 +17,8 @@ import torch
 
 from ssdconv.converters.pytorch.styles import entries
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.pytorch import KINDS, pytorch
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 State = OrderedDict[str, torch.Tensor]
 

@@ -15,8 +15,8 @@ from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 Save = Callable[..., Path]
 

@@ -14,11 +14,11 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source
 from ssdconv.ssd_ref.checkpoint import save
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.keras import ssd7
 from ssdconv.ssd_ref.networks.pytorch import pytorch
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 FORMATS: dict[str, tuple[str, str, Callable[[], SSDConfig]]] = {
     "h5": ("keras", "x.h5", lambda: ssd7("ssd7", 6, width=8)),

@@ -11,8 +11,8 @@ import pytest
 
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensorflow import source
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 NARROW = hikapok("hikapok_ssd300_vgg16_voc", 5, width=2)
 

@@ -18,9 +18,9 @@ from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.converters.tensorflow.writer import write_bundle
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 NAME = "hikapok_ssd300_vgg16_voc"
 

@@ -18,10 +18,9 @@ from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.files import read_stream
 from ssdconv.parity.accuracy.run import class_map, run_detector
 from ssdconv.ssd_ref import checkpoint
-from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 XML = """<annotation><filename>{id}.jpg</filename><size><width>{w}</width><height>{h}</height><depth>3</depth></size>
 <object><name>dog</name><difficult>0</difficult><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>40</xmax><ymax>50</ymax></bndbox>

@@ -21,8 +21,8 @@ from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
+from ssdconv.ssd_ref.networks.small import narrowed
 
 Fault = Callable[[SSDConfig, dict[str, Any]], tuple[SSDConfig, dict[str, Any]]]
 

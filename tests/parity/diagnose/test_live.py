@@ -20,8 +20,8 @@ from ssdconv.parity.diagnose.run import diagnose
 from ssdconv.parity.oracles.environments import install
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 Change = Callable[[SSDConfig, dict[str, Any]], tuple[SSDConfig, dict[str, Any]]]
 

@@ -12,7 +12,7 @@ from ssdconv.parity.layers.detections import Candidates, Rows, match_detections
 from ssdconv.parity.layers.results import DetectionResult
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.config import DetectRule
-from ssdconv.ssd_ref.detect import detect_with, scores_of
+from ssdconv.ssd_ref.postprocess import detect_with, scores_of
 from ssdconv.ssd_ref.priors import Priors
 
 RULE = DetectRule(score_threshold=0.2, top_k=60, keep_top_k=40)

@@ -26,8 +26,8 @@ from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.classes import BACKGROUND, VOC
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import LINKS, PIXELS_ASSUMED, Basis, Claim, Link, code_of
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 ALL: dict[Link, str] = dict.fromkeys(LINKS, "compared")
 

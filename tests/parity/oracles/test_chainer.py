@@ -27,11 +27,11 @@ from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import load, save
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.image_file import read_image
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
-from ssdconv.ssd_ref.pixels import prepare as prepare_pixels
+from ssdconv.ssd_ref.preprocess import prepare as prepare_pixels
 from ssdconv.ssd_ref.priors import prior_boxes
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("chainer_env")]
 

@@ -197,7 +197,7 @@ def test_pixels(mxnet: str, shared: Path) -> None:
     """
     import cv2
 
-    from ssdconv.ssd_ref.pixels import prepare as prepared
+    from ssdconv.ssd_ref.preprocess import prepare as prepared
 
     photos = sorted((shared / "data" / "images").glob("*.jpg"))[:6]
     photos += sorted((shared / "data" / "coco_val2017_subset").rglob("*.jpg"))[:6]

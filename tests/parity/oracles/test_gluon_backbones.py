@@ -12,9 +12,9 @@ from ssdconv.converters.gluon.backbone import convert_backbone
 from ssdconv.converters.gluon.names import without_counters
 from ssdconv.converters.gluon.parts import backbone_parts
 from ssdconv.parity.oracles.gluon import ask_jobs
-from ssdconv.ssd_ref.backbone_file import BackboneFile, read_backbone
 from ssdconv.ssd_ref.backbones import build_backbone
-from ssdconv.ssd_ref.networks.gluon_backbones import BACKBONES
+from ssdconv.ssd_ref.checkpoint import BackboneFile, read_backbone
+from ssdconv.ssd_ref.networks.gluon import BACKBONES
 
 pytestmark = pytest.mark.oracle
 ONE_OF_A_KIND = ("resnet50_v1s", "mobilenet1.0", "resnet18_v2", "vgg16_atrous")

@@ -20,7 +20,7 @@ from ssdconv.converters.reverse import reverse
 from ssdconv.parity.oracles.keras import KerasOracle, ask_jobs
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.networks.keras import NETWORKS
-from ssdconv.ssd_ref.pixels import prepare
+from ssdconv.ssd_ref.preprocess import prepare
 
 pytestmark = pytest.mark.oracle
 

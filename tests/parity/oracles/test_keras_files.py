@@ -22,8 +22,8 @@ from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.reverse import reverse
 from ssdconv.parity.oracles.environments import ENVIRONMENTS
 from ssdconv.ssd_ref.checkpoint import read, save
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.keras import NETWORKS
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 pytestmark = pytest.mark.oracle
 Arrays = dict[str, np.ndarray[Any, Any]]

@@ -26,8 +26,8 @@ from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read, save
 from ssdconv.ssd_ref.config import L2NormSpec, NormSpec, SSDConfig
 from ssdconv.ssd_ref.evidence import Link
-from ssdconv.ssd_ref.networks.narrow import narrowed
 from ssdconv.ssd_ref.networks.registry import network
+from ssdconv.ssd_ref.networks.small import narrowed
 
 Lie = Callable[[SSDConfig], SSDConfig]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,9 +19,9 @@ from ssdconv.parity.oracles.originals import ORIGINALS, OriginalOracle, add, for
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.pytorch import pytorch
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from ssdconv.parity.oracles.pytorch import PlainOracle, TorchvisionOracle, Weigh
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import save
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.detect import detect
 from ssdconv.ssd_ref.image_file import read_image
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.pytorch import pytorch
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.pixels import prepare as prepare_pixels
+from ssdconv.ssd_ref.postprocess import detect
+from ssdconv.ssd_ref.preprocess import prepare as prepare_pixels
 from ssdconv.ssd_ref.priors import prior_boxes, prior_corners
-from ssdconv.ssd_ref.seeded import seeded_tensors
 
 LAYERS = 15 + 1 + 8 + 12
 """Convolutions of the backbone, the L2 normalisation, extra layers, heads."""

@@ -171,7 +171,7 @@ def test_pixels(tensorflow: str, shared: Path) -> None:
     """Input tensors equal TensorFlow 1's legacy bilinear resize and mean on real photos."""
     import cv2
 
-    from ssdconv.ssd_ref.pixels import prepare as prepared
+    from ssdconv.ssd_ref.preprocess import prepare as prepared
 
     photos = sorted((shared / "data" / "images").glob("*.jpg"))
     arrays = {path.name: cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in photos}

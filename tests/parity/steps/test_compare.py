@@ -19,10 +19,10 @@ from ssdconv.parity.steps.reference import Batch, StepPlan, Trace, made_batch
 from ssdconv.ssd_ref.boxes import to_corners
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
+from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.ssd_ref.seeded import seeded_tensors
 from ssdconv.train.anchors import Anchors
 from ssdconv.train.loss import Loss, multibox_loss
 from ssdconv.train.matching import match

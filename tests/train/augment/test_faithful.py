@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssdconv.ssd_ref.resize import resize
+from ssdconv.ssd_ref.preprocess import resize
 from ssdconv.train.augment.faithful import render
 from ssdconv.train.augment.plan import Change, Place, Plan, Window
 from ssdconv.train.augment.sources import CAFFE, CHAINER, SSD_PYTORCH, TENSORFLOW

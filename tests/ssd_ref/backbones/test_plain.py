@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ssdconv.errors import UsageError
+from ssdconv.ssd_ref.backbones.plain import can_tell, grids_of
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.networks.grids import can_tell, grids_of
 from ssdconv.ssd_ref.networks.registry import SOURCES, builders, network
 
 

@@ -4,6 +4,10 @@
 and a protocol-2 pickle), ``write_safetensors`` the format of github.com/huggingface/safetensors. The same input gives the
 same bytes. Both take the text that describes the checkpoint last, so that it may hold a digest of bytes that are still
 being read.
+
+What a checkpoint remembers of where it comes from, and the kinds of its parts. Imports no torch.
+
+The files of a folder as model hubs want it, and the description that two of them hold; ``export.hub`` writes them.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.errors import OutputError
+from ssdconv.errors import FormatError, OutputError
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
@@ -179,3 +183,77 @@ def _header(tensors: Sequence[TensorSource], key: str, text: str) -> bytes:
     encoded = json.dumps(table, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     return len(encoded).to_bytes(8, "little") + encoded
+
+
+PROVENANCE: dict[str, type] = {
+    **dict.fromkeys(("file", "sha256", "source", "format", "ssdconv"), str),
+    **dict.fromkeys(("training", "prototxt", "request", "settings", "stored_shapes", "spec"), dict),
+    "evidence": list,
+}
+"""Kinds of the parts of a provenance that are read again."""
+
+
+def check_provenance(provenance: Any, path: Path) -> None:
+    """Refuse a provenance whose parts are not of the kinds that are written.
+
+    Raises:
+        FormatError: names the part.
+    """
+    if not isinstance(provenance, dict):
+        raise FormatError("damaged checkpoint: its provenance is no table", where=str(path))
+    for name, kind in PROVENANCE.items():
+        if not isinstance(provenance.get(name), kind | None):
+            got = type(provenance[name]).__name__
+            raise FormatError(
+                f"damaged checkpoint: provenance {name!r} is no {kind.__name__}", where=str(path), got=got
+            )
+
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+MAX_CONFIG = 32 << 20
+
+
+def described(weights: Path) -> bool:
+    """Whether a file is the weights of a hub folder, with a description of ours beside it."""
+    if weights.name != WEIGHTS:
+        return False
+    try:
+        with (weights.parent / CONFIG).open("rb") as stream:
+            found = json.loads(stream.read(MAX_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"version", "config", "provenance"}
+
+
+def agreed(text: str | None, beside: Path) -> str | None:
+    """The description in a folder's weights, or in its ``config.json`` where the weights lost theirs; two must be one.
+
+    Args:
+        text: the description (JSON) inside the weights, None where there is none.
+        beside: the folder's ``config.json``; it may be absent.
+
+    Raises:
+        FormatError: it holds no description, or another network's.
+    """
+    try:
+        with beside.open("rb") as stream:
+            other = json.loads(stream.read(MAX_CONFIG))
+        told = {key: other[key] for key in ("version", "config", "provenance")}
+    except FileNotFoundError:
+        return text
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"no description of a network: {error}", where=str(beside)) from None
+    if text is not None and _config_of(text) != told["config"]:
+        raise FormatError(
+            f"{CONFIG} and {WEIGHTS} describe different networks",
+            where=str(beside),
+            hint="export the folder again; editing one of the two is not enough",
+        )
+    return text if text is not None else json.dumps(told)
+
+
+def _config_of(text: str) -> object:
+    try:
+        return json.loads(text)["config"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
