@@ -27,10 +27,8 @@ from ssdconv.data.coco import CocoDataset, open_coco
 from ssdconv.data.images import record_image
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.augment.sources import SOURCES
-from ssdconv.train.loader import Loader, _ready
+from ssdconv.train.loader import EpochSampler, Loader, TrainingSet, _ready
 from ssdconv.train.recipe import Recipe
-from ssdconv.train.sampler import EpochSampler
-from ssdconv.train.samples import TrainingSet
 
 CONFIG = replace(network("ssd300_voc"), class_names=())
 SHARED = Path(os.environ.get("SSDCONV_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data" / "images"

@@ -23,11 +23,11 @@ from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.train.loader import Batch
-from ssdconv.train.norms import training_mode
+from ssdconv.train.loop import Step
+from ssdconv.train.matching import Targets
 from ssdconv.train.optimizer import make_optimizer
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.step import Step
-from ssdconv.train.targets import Targets
+from ssdconv.train.start import training_mode
 
 
 def make_batch(count: int, size: tuple[int, int]) -> Batch:

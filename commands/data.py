@@ -10,8 +10,7 @@ from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_INPUT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from ssdconv.data.problems import Problems
-    from ssdconv.data.records import Dataset
+    from ssdconv.data.records import Dataset, Problems
     from ssdconv.data.survey import Survey
 
 NAME = "data"
@@ -44,7 +43,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     if not args.dataset and not args.annotations:
         raise UsageError("check which data set?", hint="ssdconv data check FOLDER, or a name with --data-root")
-    from ssdconv.data.problems import Problems
+    from ssdconv.data.records import Problems
     from ssdconv.data.survey import survey
 
     problems = Problems()

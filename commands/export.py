@@ -86,8 +86,7 @@ def run(args: Namespace) -> int:
 
 def _onnx(args: Namespace, checkpoint: Checkpoint, images: list[Path]) -> dict[str, Any]:
     from ssdconv.export.onnx_detect import differences
-    from ssdconv.export.onnx_file import checked_path, onnx_model, write_onnx
-    from ssdconv.export.onnx_heads import DEFAULT_OPSET, need_onnx
+    from ssdconv.export.onnx_file import DEFAULT_OPSET, checked_path, need_onnx, onnx_model, write_onnx
     from ssdconv.ssd_ref.checkpoint import build
 
     need_onnx()
@@ -143,8 +142,7 @@ def _print_check(check: Any, unchecked: str) -> None:
 
 
 def _hub(args: Namespace, checkpoint: Checkpoint, weights: Path) -> dict[str, Any]:
-    from ssdconv.export.card import CardFacts
-    from ssdconv.export.hub import write_hub
+    from ssdconv.export.hub import CardFacts, write_hub
 
     parity = _figures(existing(args.parity), weights) if args.parity else None
     facts = CardFacts(args.license, tuple(args.dataset))

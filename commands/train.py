@@ -13,11 +13,10 @@ from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from ssdconv.data.problems import Problems
-    from ssdconv.data.records import Dataset
+    from ssdconv.data.records import Dataset, Problems
     from ssdconv.train.distributed import Place
+    from ssdconv.train.loop import Settings
     from ssdconv.train.run_folder import Identity, RunFolder
-    from ssdconv.train.settings import Settings
 
 NAME = "train"
 GROUP: Group = "train"
@@ -47,7 +46,7 @@ def run(args: Namespace) -> int:
     if not args.out and not args.preview:
         raise UsageError("where to?", hint="--out runs/NAME for the run, or --preview sheet.png")
     from ssdconv.commands.train_setup import held_out_data, network_of, recipe_for, training_data
-    from ssdconv.data.problems import Problems
+    from ssdconv.data.records import Problems
     from ssdconv.train.run_folder import Identity, RunFolder, check_same, describe_data
 
     said = given(args)
@@ -143,7 +142,7 @@ def _stored(folder: RunFolder, args: Namespace) -> tuple[Identity | None, dict[s
 
 def _settings(options: Namespace, place: Place) -> Settings:
     from ssdconv.commands.arguments import check_device
-    from ssdconv.train.settings import Settings
+    from ssdconv.train.loop import Settings
 
     for name in ("eval_every", "keep", "save_every", "log_every"):
         if getattr(options, name) < 1:
@@ -175,8 +174,8 @@ def _train(
 ) -> Any:
     from ssdconv.commands.train_progress import watching
     from ssdconv.parity.accuracy.run import Evaluation
+    from ssdconv.train.loader import TrainingSet
     from ssdconv.train.loop import Training
-    from ssdconv.train.samples import TrainingSet
 
     samples = TrainingSet(
         data, identity.config, identity.recipe, identity.seed, mode=options.augment, cache=bool(options.cache_images)
@@ -204,7 +203,7 @@ def _preview(args: Namespace, identity: Identity, data: Dataset) -> int:
     from pathlib import Path
 
     from ssdconv.train.augment.preview import preview
-    from ssdconv.train.samples import Mode, TrainingSet
+    from ssdconv.train.loader import Mode, TrainingSet
 
     mode: Mode = "fast" if identity.augment == "fast" else "faithful"
     count = preview(TrainingSet(data, identity.config, identity.recipe, identity.seed, mode), args.preview)

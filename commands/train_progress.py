@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ssdconv.text import console
-from ssdconv.train.step import Terms
+from ssdconv.train.loop import Terms
 
 
 class Watcher:

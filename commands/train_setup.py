@@ -15,8 +15,7 @@ from ssdconv.ssd_ref.loss_rule import sane
 
 if TYPE_CHECKING:
     from ssdconv.data.images import Progress
-    from ssdconv.data.problems import Problems
-    from ssdconv.data.records import Dataset
+    from ssdconv.data.records import Dataset, Problems
     from ssdconv.ssd_ref.model import SSD
     from ssdconv.train.recipe import Recipe
     from ssdconv.train.start import Start
@@ -78,7 +77,7 @@ def looked_at(
         EmptySetError: no image is left.
     """
     from ssdconv.data.images import check_images
-    from ssdconv.data.problems import EmptySetError
+    from ssdconv.data.records import EmptySetError
     from ssdconv.data.survey import count
 
     fine = check_images(
@@ -131,7 +130,7 @@ def network_of(options: Namespace, classes: Sequence[str]) -> Network:
         UsageError: none or several named, or one that cannot be trained.
         MissingError, FormatError: a file.
     """
-    from ssdconv.train.adapt import check_trainable, with_classes
+    from ssdconv.train.start import check_trainable, with_classes
 
     named = [n for n in ("network", "config", "finetune") if getattr(options, n)]
     if len(named) != 1:
@@ -155,7 +154,7 @@ def network_of(options: Namespace, classes: Sequence[str]) -> Network:
 
 def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:
     """The recipe with the run's own figures."""
-    from ssdconv.train.edit import edited
+    from ssdconv.train.recipe import edited
     from ssdconv.train.recipes import FILE, default_recipe, of_file, recipe_of
 
     recipe = recipe_of(options.recipe) if options.recipe and options.recipe != FILE else default_recipe(config)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ssdconv.data.catalog import DATASETS, open_dataset
 from ssdconv.data.coco import CocoDataset, open_coco
-from ssdconv.data.problems import Problems
-from ssdconv.data.records import Dataset, Record
+from ssdconv.data.records import Dataset, Problems, Record
 from ssdconv.data.voc import VOC_CLASSES, VocDataset, open_voc
 
 __all__ = [

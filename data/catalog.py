@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ssdconv.data.coco import open_coco
 from ssdconv.data.custom import is_path, open_custom
-from ssdconv.data.problems import Problems, WrongRootError
-from ssdconv.data.records import Dataset
+from ssdconv.data.records import Dataset, Problems, WrongRootError
 from ssdconv.data.voc import open_voc
 from ssdconv.errors import MissingError, UsageError
 

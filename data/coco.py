@@ -15,15 +15,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ssdconv.data.problems import (
+from ssdconv.data.records import (
     AnnotationError,
     InvertedObjectError,
     Problems,
+    Record,
     UnknownClassError,
     WrongRootError,
     report,
 )
-from ssdconv.data.records import Record
 from ssdconv.errors import UnsafeFileError, UsageError
 from ssdconv.ssd_ref.gate import MAX_CLASSES, read_input
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdconv.data.problems import (
+from ssdconv.data.records import (
+    Dataset,
     MissingImageError,
     Problems,
+    Record,
     SizeMismatchError,
     UnreadableImageError,
 )
-from ssdconv.data.records import Dataset, Record
 from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.image_file import ImageHead, image_head, read_image
 

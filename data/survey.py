@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ssdconv.data.images import Progress, record_head, record_image
-from ssdconv.data.problems import NoObjectsError, Problems
-from ssdconv.data.records import Dataset, Record
+from ssdconv.data.records import Dataset, NoObjectsError, Problems, Record
 from ssdconv.errors import SsdconvError
 from ssdconv.ssd_ref.image_file import read_image
 

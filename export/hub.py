@@ -2,22 +2,178 @@
 
 ``model.safetensors`` is a checkpoint of ours, so it describes itself; ``config.json`` holds the same description for whoever reads
 JSON only. ``ssdconv.load(FOLDER)`` gives the network back, bit for bit.
+
+The model card of a hub folder: YAML front matter, where the weights come from, what is proven, how to load them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssdconv.errors import UsageError
-from ssdconv.export.card import CardFacts, model_card
 from ssdconv.ssd_ref.checkpoint import VERSION, Checkpoint, save
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.containers import CARD, CONFIG, WEIGHTS
 from ssdconv.ssd_ref.files import atomic_folder
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What only the user knows.
+
+    Attributes:
+        license: identifier as the hub lists them; "unknown" where nobody told.
+        datasets: identifiers of the data sets that the network was trained on.
+    """
+
+    license: str = "unknown"
+    datasets: tuple[str, ...] = ()
+
+
+def model_card(
+    config: SSDConfig, provenance: Mapping[str, Any], sha256: str, facts: CardFacts, parity: Mapping[str, Any] | None
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        config: the network.
+        provenance: of the checkpoint.
+        sha256: of ``model.safetensors``.
+        facts: from the user.
+        parity: figures as ``parity_report.ParityReport.summary`` gives them; None where nothing was measured.
+    """
+    parts = [
+        _front_matter(config, facts),
+        f"# {config.name}",
+        _introduction(config, provenance),
+        "## Use",
+        _use(config),
+        "## Network",
+        _network(config),
+        "## Provenance",
+        _provenance(provenance, sha256),
+        "## Parity with the source",
+        _parity(parity),
+        "## Training data and license",
+        _rights(facts),
+    ]
+    if config.class_names:
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(config.class_names))
+        parts += ["## Classes", _plain(names)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: SSDConfig, facts: CardFacts) -> str:
+    # JSON strings are YAML strings, whatever is in them.
+    lines = [
+        f"license: {json.dumps(facts.license)}",
+        "library_name: ssdconv",
+        "pipeline_tag: object-detection",
+        "tags:",
+    ]
+    lines += [f"- {json.dumps(tag)}" for tag in ("ssd", "single-shot-multibox-detector", config.source)]
+    if facts.datasets:
+        lines += ["datasets:", *(f"- {json.dumps(name)}" for name in facts.datasets)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _introduction(config: SSDConfig, provenance: Mapping[str, Any]) -> str:
+    return (
+        f"A Single Shot MultiBox Detector (arXiv:1512.02325), converted from {_code(provenance.get('file', 'a file'))} of "
+        f"{config.source} to PyTorch by ssdconv {_plain(provenance.get('ssdconv', ''))}. The tensors are the source's, "
+        "reordered only; pixels, prior boxes and the detection rule are the source's too and stand in `config.json`."
+    )
+
+
+def _use(config: SSDConfig) -> str:
+    return (
+        "```python\nimport ssdconv\n\nmodel = ssdconv.load(\"this-folder\")\n"
+        "for found in model.detect([\"photo.jpg\"], threshold=0.5):\n"
+        "    print(found.labels, found.scores, found.boxes)  # boxes: xmin, ymin, xmax, ymax in pixels of the photo\n```"
+    )  # fmt: skip
+
+
+def _network(config: SSDConfig) -> str:
+    pixels, rule = config.pixels, config.detect
+    height, width = pixels.size
+    limit = "≥" if rule.score_inclusive else ">"
+    return _table(
+        [
+            ("input", f"{width}x{height} pixels (width x height), {pixels.order}, resized by {pixels.resize}"),
+            ("pixels", f"((x / {pixels.unit:g}) - {list(pixels.mean)}) / {list(pixels.std)} * {pixels.scale:g}"),
+            ("outputs per prior", f"{config.num_classes} classes, background: {rule.background}"),
+            ("priors", config.num_priors or "unknown: the source file does not tell them"),
+            ("detections", f"score {limit} {rule.score_threshold:g}, NMS at IoU {rule.nms_threshold:g}"),
+        ],
+        ("", "value"),
+    )
+
+
+def _provenance(provenance: Mapping[str, Any], sha256: str) -> str:
+    rows = [
+        ("source file", _code(provenance.get("file", "not recorded"))),
+        ("its format", provenance.get("format", "not recorded")),
+        ("its sha256", _code(provenance.get("sha256", "not recorded"))),
+        ("`model.safetensors`, sha256", _code(sha256)),
+        ("converter", f"ssdconv {provenance.get('ssdconv', '(version not recorded)')}"),
+    ]
+    return _table(rows, ("", "value"))
+
+
+def _parity(parity: Mapping[str, Any] | None) -> str:
+    if parity is None:
+        return "Not measured. `ssdconv verify` compares every layer with a live run of the source file."
+    rows = [
+        (key.replace("_", " "), value)
+        for key, value in parity.items()
+        if not isinstance(value, Mapping) and key != "headline"
+    ]
+    verdict = "Both sides agree: " + str(parity.get("headline") or "who vouches for what was not recorded") + "."
+    verdict = _plain(verdict) if parity.get("passed") else "**The check failed.**"
+    return f"{verdict} Ratios are errors over the rounding floor of float32.\n\n{_table(rows, ('', 'value'))}"
+
+
+def _rights(facts: CardFacts) -> str:
+    data = ", ".join(facts.datasets) if facts.datasets else "not recorded"
+    rights = (
+        "unknown: ask whoever published the original file before passing it on"
+        if facts.license == "unknown"
+        else facts.license
+    )
+    return f"Training data: {_plain(data)}. License of the weights: {_plain(rights)}."
+
+
+def _table(rows: Sequence[tuple[str, object]], head: tuple[str, str]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
+    return "\n".join(lines + [f"| {name} | {_cell(value)} |" for name, value in rows])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, _Code):
+        return value
+    return _plain(f"{value:.4g}" if isinstance(value, float) else value)
+
+
+class _Code(str):
+    """Markdown that is not escaped again."""
+
+
+def _code(value: object) -> _Code:
+    """Text from a stranger's file as code: on one line, without what would end the code or the cell."""
+    return _Code("`" + " ".join(str(value).split()).replace("`", "'").replace("|", "¦") + "`")
+
+
+def _plain(value: object) -> str:
+    """Text from a stranger's file as running text: one line, no markup, no HTML."""
+    text = " ".join(str(value).split())
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, "\\" + sign)
+    return text
 
 
 @dataclass(frozen=True)

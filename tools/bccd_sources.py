@@ -41,16 +41,12 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import narrowed
-from ssdconv.train.adapt import with_classes
-from ssdconv.train.edit import edited
-from ssdconv.train.loop import Training
-from ssdconv.train.recipe import Recipe
+from ssdconv.train.loader import TrainingSet
+from ssdconv.train.loop import Settings, Terms, Training
+from ssdconv.train.recipe import Recipe, edited
 from ssdconv.train.recipes import recipe_of
 from ssdconv.train.run_folder import Identity, RunFolder, describe_data
-from ssdconv.train.samples import TrainingSet
-from ssdconv.train.settings import Settings
-from ssdconv.train.start import begin
-from ssdconv.train.step import Terms
+from ssdconv.train.start import begin, with_classes
 
 NETWORKS = {"gluon": "gluon/ssd_300_mobilenet0.25_voc", "chainer": "chainer/ssd300_voc"}
 """Recipe, environment and worker's first word -> the network that is trained; ChainerCV's is narrowed."""

@@ -31,8 +31,8 @@ from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.train.loss import multibox_loss
+from ssdconv.train.matching import Targets
 from ssdconv.train.recipes import RECIPES
-from ssdconv.train.targets import Targets
 
 FILE = Path(__file__).with_name("computation.json")
 TERMS, GRADIENTS, OFFSETS = 1e-6, 1e-5, 2e-4

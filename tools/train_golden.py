@@ -17,12 +17,10 @@ import torch
 
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.anchors import IN_PIXELS, Anchors
 from ssdconv.train.distributed import Place
 from ssdconv.train.loss import choose, encoded, multibox_loss, own_form
-from ssdconv.train.matching import match
+from ssdconv.train.matching import IN_PIXELS, Anchors, Targets, match
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.targets import Targets
 
 Array = npt.NDArray[Any]
 Whose = Literal["own", "file"]

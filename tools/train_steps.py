@@ -24,9 +24,8 @@ from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.train.optimizer import make_optimizer
-from ssdconv.train.recipe import Recipe
+from ssdconv.train.recipe import Recipe, set_factor
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.schedule import set_factor
 
 RECORDED = {"ssd.pytorch": "pytorch/ssd_pytorch_ssd300_voc", "simple-ssd": "pytorch/simple_ssd_ssd300_voc"}
 UPDATES = {

@@ -1,33 +1,244 @@
-"""The training loop: epochs of steps, evaluations, states and checkpoints, from the start or from where a run stopped."""
+"""The training loop: epochs of steps, evaluations, states and checkpoints, from the start or from where a run stopped.
+
+One training step: forward, loss, backward, update. The loss is always in float32, matching in its source's precision.
+
+What a run is asked to do, whom it tells, and what it came to.
+
+A run whose loss is no number any more: it stops, and the batch that did it is kept.
+"""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ssdconv import __version__
-from ssdconv.errors import UsageError
+from ssdconv.errors import EXIT_PARITY, SsdconvError, UsageError
 from ssdconv.ssd_ref import checkpoint
+from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.model import SSD
+from ssdconv.ssd_ref.priors import Priors
 from ssdconv.train.distributed import Place
-from ssdconv.train.diverged import diverged, keep_batch
-from ssdconv.train.groups import freeze
-from ssdconv.train.loader import Batch, Loader
-from ssdconv.train.log import MetricsLog
-from ssdconv.train.norms import training_mode
-from ssdconv.train.optimizer import make_optimizer
-from ssdconv.train.recipe import Recipe
-from ssdconv.train.run_folder import RunFolder
-from ssdconv.train.sampler import EpochSampler
-from ssdconv.train.samples import TrainingSet
-from ssdconv.train.schedule import lr_at, set_factor, total_steps
-from ssdconv.train.settings import Evaluate, Listener, Outcome, Score, Settings
-from ssdconv.train.state import Progress, newest_state, restore, write_state
-from ssdconv.train.step import Step, Terms, not_finite
+from ssdconv.train.loader import Batch, EpochSampler, Loader, TrainingSet, network_input
+from ssdconv.train.loss import multibox_loss
+from ssdconv.train.matching import Anchors
+from ssdconv.train.optimizer import freeze, make_optimizer
+from ssdconv.train.recipe import Recipe, lr_at, set_factor, total_steps
+from ssdconv.train.run_folder import MetricsLog, Progress, RunFolder, newest_state, restore, write_state
+from ssdconv.train.start import training_mode
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Numbers of one step, over the batch of all processes."""
+
+    loc: float
+    conf: float
+    positives: int
+    negatives: int
+
+    @property
+    def total(self) -> float:
+        """What was minimised."""
+        return self.loc + self.conf
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss is a number."""
+        return math.isfinite(self.total)
+
+
+class Step:
+    """The step of one process.
+
+    Args:
+        model: in training mode, on its device, in the memory format that it shall run in.
+        recipe: its loss.
+        optimizer: over the model's parameters.
+        place: among the processes that share the batch; with more than one, ``torch.distributed`` has begun.
+        amp: run the network in bfloat16 (autocast); the parameters stay float32.
+    """
+
+    def __init__(
+        self, model: SSD, recipe: Recipe, optimizer: Optimizer, place: Place | None = None, amp: bool = False
+    ) -> None:
+        self.model, self.recipe, self.optimizer = model, recipe, optimizer
+        self.place = place or Place()
+        self.amp = amp
+        where = next(model.parameters())
+        self.device = where.device
+        dtype = torch.float64 if where.dtype == torch.float64 else torch.float32
+        self.priors = Priors.of(model.config.priors, model.config.pixels.size, dtype, self.device)
+        numerics = recipe.loss.matching.numerics
+        self.anchors = Anchors.of(model.config.priors, model.config.pixels.size, numerics, self.device)
+        self.net: nn.Module = model
+        if self.place.world > 1:
+            ids: Any = [self.device] if self.device.type == "cuda" else None
+            self.net = nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+    def gradients(self, batch: Batch) -> Terms:
+        """Forward and backward; the gradients are those of the whole batch's loss on every process."""
+        pixels = batch.images.to(self.device, non_blocking=True)
+        if pixels.shape[-1] == 3 and pixels.shape[1] != 3:  # raw images
+            pixels = network_input(pixels, self.model.config.pixels)
+        dtype = self.priors.corners.dtype
+        pixels = pixels.to(dtype, memory_format=torch.channels_last)
+        targets = batch.targets.to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            loc, conf = self.net(pixels)
+        loss = multibox_loss(
+            loc.to(dtype), conf.to(dtype), self.priors, targets, self.recipe.loss, self.place, self.anchors
+        )
+        (loss.total * self.place.world).backward()  # type: ignore[no-untyped-call]  # the processes' gradients are averaged
+        shares = self.place.total(torch.stack([loss.loc.detach(), loss.conf.detach()]))
+        numbers: list[float] = torch.cat([shares, torch.stack([loss.positives, loss.negatives]).to(dtype)]).tolist()
+        return Terms(numbers[0], numbers[1], int(numbers[2]), int(numbers[3]))
+
+    def __call__(self, batch: Batch) -> Terms:
+        """The whole step. Nothing is updated when the loss is not finite."""
+        terms = self.gradients(batch)
+        if terms.finite:
+            self.optimizer.step()
+        return terms
+
+
+@torch.no_grad()
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity."""
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    return [name for name, t in floats.items() if not bool(torch.isfinite(t).all())]
+
+
+@dataclass(frozen=True)
+class Score:
+    """An evaluation: the number that decides which checkpoint is best, its name, and others to be logged."""
+
+    value: float | None
+    name: str = "mAP"
+    others: dict[str, float | None] = field(default_factory=dict)
+
+
+Evaluate = Callable[[SSD], Score]
+"""Scores the network, which is in eval mode."""
+
+
+class Listener(Protocol):
+    """Hears how a run goes on."""
+
+    def step(self, epoch: int, done: int, total: int, terms: Terms) -> None:
+        """After every update; ``done`` and ``total`` count updates of the run."""
+
+    def epoch(self, values: dict[str, Any]) -> None:
+        """After every epoch: what the log gets."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out; nothing here changes the recipe.
+
+    Attributes:
+        seed: of initial values, order and augmentation.
+        amp: bfloat16 in the network (``Step``).
+        device: of this process.
+        workers: threads that make samples.
+        eval_every: epochs between evaluations; there is always one at the end.
+        keep: states that are kept.
+        save_every: updates between states, beside the one after every epoch.
+        log_every: updates between lines of the log.
+        tensorboard: whether TensorBoard's files are written too.
+    """
+
+    seed: int = 0
+    amp: bool = False
+    device: str = "cpu"
+    workers: int = 2
+    eval_every: int = 5
+    keep: int = 3
+    save_every: int = 1000
+    log_every: int = 10
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        steps, epochs: done over the whole run.
+        loss: mean of the last epoch; None where nothing was left to do.
+        best, best_epoch, metric: best score, its epoch, its name; None and 0 without evaluation.
+        seconds, images_per_s, waiting: of this process: time in the loop, rate without evaluations and saving, share of the
+            time in which the network waited for images.
+        last, best_path: checkpoints.
+    """
+
+    steps: int
+    epochs: int
+    loss: float | None
+    best: float | None
+    best_epoch: int
+    metric: str
+    seconds: float
+    images_per_s: float
+    waiting: float
+    last: Path
+    best_path: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+
+class DivergedError(SsdconvError):
+    """The loss, or a weight, became NaN or infinite."""
+
+    exit_code = EXIT_PARITY
+
+
+def keep_batch(path: Path, batch: Batch, names: Sequence[str]) -> Path:
+    """Write a batch as .npz: ``images``, ``boxes``, ``labels``, ``valid``, ``indices``, ``image_ids``; loads without pickle."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(
+            stream,
+            images=batch.images.cpu().numpy(),
+            boxes=batch.targets.boxes.cpu().numpy(),
+            labels=batch.targets.labels.cpu().numpy(),
+            valid=batch.targets.valid.cpu().numpy(),
+            indices=np.asarray(batch.indices, np.int64),
+            image_ids=np.asarray(list(names), np.str_),
+        )
+    return path
+
+
+def diverged(what: str, step: int, terms: Terms, names: Sequence[str], kept: Path) -> DivergedError:
+    """The error that names the images of the batch."""
+    shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+    hint = f"the batch is in {kept}; a smaller --lr or a --warmup often helps, and the last good state can be resumed"
+    if terms.positives == 0:
+        hint = (
+            f"no prior of the batch overlaps an object enough, and this recipe's source divides by their number: "
+            f"--quirks sane gives such a batch a loss of 0; it is in {kept}"
+        )
+    return DivergedError(
+        what,
+        where=f"step {step}",
+        got=f"loc {terms.loc:g}, conf {terms.conf:g} on images {shown}",
+        hint=hint,
+    )
 
 
 class Training:

@@ -2,18 +2,27 @@
 
 Plain frozen dataclasses: a recipe travels inside a run's folder and its checkpoints as JSON, and the table of the docs
 is made from it. The instances are in ``ssd_ref.train.recipes``, one file per source.
+
+The learning rate over time as a pure function of the step: a run that resumes needs no state for it.
+
+A recipe with the figures that a run wants otherwise: length, rate, batch, warm-up. Imports no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ssdconv.errors import FormatError
+from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.train.augment.spec import AugmentSpec
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 Role = Literal["weight", "bias", "gamma", "beta", "scale"]
 """What a parameter is: kernel, bias, BatchNorm's gamma and beta, L2Norm's scale."""
@@ -197,3 +206,117 @@ def _newer(loss: dict[str, Any]) -> dict[str, Any]:
         matching["ties"] = "overlapping" if matching["ties"] else "none"
     normalizer = "selected" if loss.get("conf_normalizer") == "selected" else "same"
     return {**loss, "matching": matching, "mining": mining, "conf_normalizer": normalizer}
+
+
+def lr_at(spec: ScheduleSpec, step: int, epoch: int, steps_per_epoch: int) -> float:
+    """Factor on the base rate for one update.
+
+    Args:
+        spec: of the recipe.
+        step: updates done before this one, over the whole run.
+        epoch: index of the running epoch, from 0.
+        steps_per_epoch: updates per epoch.
+
+    Returns:
+        The factor. ``step`` mode: the rate drops with the update whose index is a milestone (Caffe's ``iter >= stepvalue``),
+        or with the first one of that epoch. ``cos``: half a cosine over ``length``, 0 after it. A warm-up multiplies.
+
+    Raises:
+        UsageError: negative step, or no step per epoch.
+    """
+    if step < 0 or epoch < 0 or steps_per_epoch < 1:
+        raise UsageError("no such moment of a training", got=f"step {step}, epoch {epoch}, {steps_per_epoch} per epoch")
+    whole = step if spec.unit == "iterations" else epoch
+    if spec.mode == "cos":
+        length = spec.length * (1 if spec.unit == "iterations" else steps_per_epoch)
+        factor = 0.5 * (1.0 + math.cos(math.pi * min(step / max(length, 1), 1.0)))
+    else:
+        factor = spec.factor ** sum(whole >= milestone for milestone in spec.milestones)
+    warmup = spec.warmup * (1 if (spec.warmup_unit or spec.unit) == "iterations" else steps_per_epoch)
+    if step < warmup:
+        part = 0.0 if spec.warmup_form == "constant" else step / warmup
+        factor *= spec.warmup_factor + (1.0 - spec.warmup_factor) * part
+    return factor
+
+
+def total_steps(spec: ScheduleSpec, steps_per_epoch: int) -> int:
+    """Updates of the whole training."""
+    return spec.length * (1 if spec.unit == "iterations" else steps_per_epoch)
+
+
+def set_factor(optimizer: Optimizer, factor: float) -> None:
+    """Set every group's rate to ``factor`` times its ``initial_lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def edited(
+    recipe: Recipe,
+    images: int,
+    *,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    lr_mode: Literal["step", "cos"] | None = None,
+    warmup: int | None = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    without: Sequence[str] = (),
+) -> Recipe:
+    """The recipe with what is given instead of its own figures.
+
+    Milestones keep their share of a training whose length changes; a warm-up keeps its number of updates. Nothing else
+    follows: the rate stays as the recipe has it, also for another batch size.
+
+    Args:
+        recipe: to start from.
+        images: of the training set, which tells how many updates an epoch has.
+        batch_size: images per update over all processes.
+        lr: base rate.
+        lr_mode: ``step`` or ``cos``.
+        warmup: updates in which the rate rises from ``warmup_factor`` to 1.
+        epochs, iterations: length of the training; one of the two.
+        without: stages of the augmentation that are left out: photometric, expand, crop, flip.
+
+    Raises:
+        UsageError: both lengths, or a number that makes no sense.
+    """
+    if epochs is not None and iterations is not None:
+        raise UsageError("give the length in epochs or in iterations, not both")
+    wanted = {"epochs": epochs, "iterations": iterations, "batch size": batch_size, "learning rate": lr}
+    for name, value in wanted.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"the {name} must be positive", got=value)
+    if warmup is not None and warmup < 0:
+        raise UsageError("the warm-up cannot be negative", got=warmup)
+    if without:
+        stages = tuple(s for s in recipe.augment.stages if s not in without)
+        recipe = replace(recipe, augment=replace(recipe.augment, stages=stages))
+    if batch_size is not None:
+        recipe = replace(recipe, batch_size=batch_size)
+    if lr is not None:
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, lr=lr))
+    per_epoch = max(images // recipe.batch_size, 1)
+    schedule = recipe.schedule
+    if lr_mode is not None:
+        schedule = replace(schedule, mode=lr_mode)
+    if epochs is not None or iterations is not None:
+        schedule = _resized(schedule, per_epoch, iterations if iterations is not None else (epochs or 0) * per_epoch)
+    if warmup is not None:
+        schedule = replace(schedule, warmup=warmup, warmup_unit="iterations")
+    return replace(recipe, schedule=schedule)
+
+
+def _resized(schedule: ScheduleSpec, per_epoch: int, length: int) -> ScheduleSpec:
+    before = total_steps(schedule, per_epoch)
+    if before == length:
+        return schedule
+    unit = before / schedule.length
+    in_epochs = (schedule.warmup_unit or schedule.unit) == "epochs"
+    return replace(
+        schedule,
+        unit="iterations",
+        length=length,
+        milestones=tuple(round(m * unit * length / before) for m in schedule.milestones),
+        warmup=schedule.warmup * (per_epoch if in_epochs else 1),
+        warmup_unit="iterations",
+    )

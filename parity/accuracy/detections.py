@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdconv.data.problems import Problems, report
-from ssdconv.data.records import Dataset
+from ssdconv.data.records import Dataset, Problems, report
 from ssdconv.errors import FormatError, UsageError
 
 Floats = NDArray[np.float64]

@@ -20,8 +20,7 @@ import numpy as np
 
 from ssdconv.data.catalog import open_dataset
 from ssdconv.data.coco import CocoDataset
-from ssdconv.data.problems import Problems
-from ssdconv.data.records import Dataset
+from ssdconv.data.records import Dataset, Problems
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.bootstrap import Interval, bootstrap, draw, interval, means, resampled
 from ssdconv.parity.accuracy.coco import COCO_RULES, CocoRule, evaluate_coco, match_coco, prepared

@@ -26,8 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssdconv.data.problems import Problems, report
-from ssdconv.data.records import Dataset
+from ssdconv.data.records import Dataset, Problems, report
 from ssdconv.errors import FormatError, MissingError, OutputError, UsageError
 from ssdconv.parity.accuracy.detections import (
     ColumnCountError,

@@ -29,8 +29,7 @@ from torch import Tensor
 from ssdconv import __version__
 from ssdconv.data.catalog import open_dataset
 from ssdconv.data.images import record_image
-from ssdconv.data.problems import Problems, report
-from ssdconv.data.records import Dataset
+from ssdconv.data.records import Dataset, Problems, report
 from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.files import DetectionsWriter, read_done, read_stream
@@ -40,7 +39,7 @@ from ssdconv.ssd_ref.files import home
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections
 from ssdconv.ssd_ref.preprocess import prepare
-from ssdconv.train.settings import Score
+from ssdconv.train.loop import Score
 
 ALIASES = {
     "airplane": "aeroplane",

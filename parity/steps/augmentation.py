@@ -21,8 +21,7 @@ from ssdconv.train.augment.draw import draw
 from ssdconv.train.augment.faithful import render
 from ssdconv.train.augment.fill import fill_value
 from ssdconv.train.augment.photometric import apply_changes, draw_changes
-from ssdconv.train.augment.plan import Change, Place, Window
-from ssdconv.train.augment.spec import AugmentSpec, Photometric
+from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric, Place, Window
 from ssdconv.train.recipes import RECIPES
 
 Floats = npt.NDArray[np.float64]

@@ -21,14 +21,11 @@ from ssdconv.ssd_ref.layers import BatchNorm, L2Norm
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors, prior_corners
-from ssdconv.train.anchors import Anchors
 from ssdconv.train.loss import Loss, encoded, multibox_loss, own_form
-from ssdconv.train.matching import match
-from ssdconv.train.norms import training_mode
+from ssdconv.train.matching import Anchors, Targets, match
 from ssdconv.train.optimizer import make_optimizer
-from ssdconv.train.recipe import Recipe
-from ssdconv.train.schedule import set_factor
-from ssdconv.train.targets import Targets
+from ssdconv.train.recipe import Recipe, set_factor
+from ssdconv.train.start import training_mode
 
 Array = npt.NDArray[Any]
 LossFunction = Callable[..., Loss]

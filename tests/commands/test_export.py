@@ -11,7 +11,7 @@ import pytest
 import ssdconv
 from ssdconv import cli
 from ssdconv.errors import EXIT_MISSING, EXIT_OK, EXIT_PARITY, EXIT_USAGE
-from ssdconv.export import onnx_heads
+from ssdconv.export import onnx_file as onnx_heads
 from ssdconv.parity import onnx_check
 
 pytestmark = pytest.mark.shared

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssdconv.data.catalog import open_dataset
-from ssdconv.data.problems import WrongRootError
+from ssdconv.data.records import WrongRootError
 from ssdconv.errors import UsageError
 
 

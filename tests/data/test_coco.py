@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ssdconv.data.coco import open_coco
-from ssdconv.data.problems import (
+from ssdconv.data.records import (
     AnnotationError,
     InvertedObjectError,
     Problems,

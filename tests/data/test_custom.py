@@ -12,7 +12,7 @@ import pytest
 from ssdconv.data.catalog import open_dataset
 from ssdconv.data.custom import open_custom
 from ssdconv.data.images import record_image
-from ssdconv.data.problems import (
+from ssdconv.data.records import (
     AnnotationError,
     EmptySetError,
     OutsideImageError,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssdconv.data.description import Description, Part, read_description
+from ssdconv.data.custom import Description, Part, read_description
 from ssdconv.errors import FormatError
 
 EXAMPLES = re.findall(

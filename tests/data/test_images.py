@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssdconv.data.images import check_images, record_head, record_image
-from ssdconv.data.problems import MissingImageError, Problems, SizeMismatchError, UnreadableImageError
+from ssdconv.data.records import MissingImageError, Problems, SizeMismatchError, UnreadableImageError
 from ssdconv.data.voc import open_voc
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssdconv.data.problems import AnnotationError, NoObjectsError, Problems, WrongRootError
+from ssdconv.data.records import AnnotationError, NoObjectsError, Problems, WrongRootError
 from ssdconv.data.voc import VOC_CLASSES, open_voc
 from ssdconv.errors import MissingError, UsageError
 

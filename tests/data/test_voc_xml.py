@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ssdconv.data.problems import (
+from ssdconv.data.records import (
     AnnotationError,
     InvertedObjectError,
     NoObjectsError,
     Problems,
+    Record,
     UnknownClassError,
 )
-from ssdconv.data.records import Record
-from ssdconv.data.voc_xml import read_annotation
+from ssdconv.data.voc import read_annotation
 from ssdconv.errors import SsdconvError, UnsafeFileError
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ssdconv
 from ssdconv.errors import FormatError, MissingError, OutputError, UsageError
-from ssdconv.export.card import CardFacts, model_card
-from ssdconv.export.hub import write_hub
+from ssdconv.export.hub import CardFacts, model_card, write_hub
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read
 from ssdconv.ssd_ref.model import SSD
 

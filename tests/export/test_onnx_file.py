@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ssdconv.errors import MissingError, OutputError, UsageError
-from ssdconv.export import onnx_heads
+from ssdconv.export import onnx_file as onnx_heads
 from ssdconv.export.onnx_file import onnx_model, write_onnx
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 
 from ssdconv.data.coco import open_coco
-from ssdconv.data.description import read_description
-from ssdconv.data.voc_xml import object_names
+from ssdconv.data.custom import read_description
+from ssdconv.data.voc import object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.accuracy.files import read_coco_results, read_stream
 from ssdconv.ssd_ref import checkpoint, gate
 from ssdconv.ssd_ref.gate import UnreadableError, load_yaml, open_input, read_text, reading
 from ssdconv.ssd_ref.image_file import image_head, read_image
-from ssdconv.train.run_folder import RunFolder
-from ssdconv.train.state import read_state
+from ssdconv.train.run_folder import RunFolder, read_state
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "weights": checkpoint.read,

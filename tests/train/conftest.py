@@ -11,9 +11,9 @@ import pytest
 from ssdconv.data.custom import open_custom
 from ssdconv.data.records import Dataset
 from ssdconv.data.shapes import write_shapes
+from ssdconv.train.loop import Terms
 from ssdconv.train.recipe import Recipe
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.step import Terms
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.train.distributed import joined, place_from_environment
 from ssdconv.train.loader import Batch
-from ssdconv.train.norms import training_mode
+from ssdconv.train.loop import Step
+from ssdconv.train.matching import Targets
 from ssdconv.train.optimizer import make_optimizer
 from ssdconv.train.recipe import Recipe
-from ssdconv.train.step import Step
-from ssdconv.train.targets import Targets
+from ssdconv.train.start import training_mode
 
 CLASSES = ("a", "b", "c")
 

@@ -25,14 +25,12 @@ from ssdconv.data.records import Dataset
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
-from ssdconv.train.edit import edited
-from ssdconv.train.loop import Training
+from ssdconv.train.loader import TrainingSet
+from ssdconv.train.loop import Score, Settings, Terms, Training
+from ssdconv.train.recipe import edited
 from ssdconv.train.recipes import recipe_of
 from ssdconv.train.run_folder import Identity, RunFolder, describe_data
-from ssdconv.train.samples import TrainingSet
-from ssdconv.train.settings import Score, Settings
 from ssdconv.train.start import begin
-from ssdconv.train.step import Terms
 
 PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -15,9 +15,8 @@ from ssdconv.ssd_ref.config import Graph, LayerSpec, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import small_ssd
-from ssdconv.train.adapt import check_trainable, with_classes
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.start import begin
+from ssdconv.train.start import begin, check_trainable, with_classes
 
 SMALL = small_ssd(("a", "b", "c"), 64, 4)
 

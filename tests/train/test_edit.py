@@ -11,10 +11,9 @@ import pytest
 from ssdconv.data.records import Dataset
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.networks.small import small_ssd
-from ssdconv.train.edit import edited
+from ssdconv.train.loader import Mode, TrainingSet, objects
+from ssdconv.train.recipe import edited, lr_at, total_steps
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.samples import Mode, TrainingSet, objects
-from ssdconv.train.schedule import lr_at, total_steps
 
 
 def test_nothing_said_nothing_changed() -> None:

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.train.anchors import Anchors
-from ssdconv.train.matching import match
+from ssdconv.train.matching import Anchors, match
 from ssdconv.train.recipes import RECIPES, recipe_of
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_golden.py"

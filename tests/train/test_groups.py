@@ -12,7 +12,7 @@ from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import DetectRule, Graph, LayerSpec, Pixels, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.train.groups import freeze, named_roles, parameter_groups, role_of
+from ssdconv.train.optimizer import freeze, named_roles, parameter_groups, role_of
 from ssdconv.train.recipe import OptimizerSpec, ParamRule
 from ssdconv.train.recipes import recipe_of
 

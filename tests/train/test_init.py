@@ -11,8 +11,8 @@ from torch import nn
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.train.init import initialise
 from ssdconv.train.recipe import InitSpec
+from ssdconv.train.start import initialise
 
 FAN_IN, FAN_OUT = 40 * 9, 60 * 9
 SPREAD = {  # standard deviation of each distribution, from its formula

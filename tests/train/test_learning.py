@@ -16,15 +16,12 @@ from ssdconv.parity.accuracy.run import Evaluation
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
-from ssdconv.train.adapt import with_classes
-from ssdconv.train.edit import edited
-from ssdconv.train.loop import Training
-from ssdconv.train.recipe import Recipe
+from ssdconv.train.loader import TrainingSet
+from ssdconv.train.loop import Settings, Training
+from ssdconv.train.recipe import Recipe, edited
 from ssdconv.train.recipes import recipe_of
 from ssdconv.train.run_folder import Identity, RunFolder, describe_data
-from ssdconv.train.samples import TrainingSet
-from ssdconv.train.settings import Settings
-from ssdconv.train.start import begin
+from ssdconv.train.start import begin, with_classes
 
 
 @pytest.mark.slow

@@ -15,17 +15,15 @@ import pytest
 import torch
 
 from ssdconv.data.coco import CocoDataset, open_coco
-from ssdconv.data.problems import UnreadableImageError
+from ssdconv.data.records import UnreadableImageError
 from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.ssd_ref.config import Pixels
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.train.augment.sources import CAFFE, SSD_PYTORCH
 from ssdconv.train.augment.spec import AugmentSpec
-from ssdconv.train.loader import Batch, Loader, SampleError, network_input
+from ssdconv.train.loader import Batch, EpochSampler, Loader, SampleError, TrainingSet, network_input
 from ssdconv.train.recipe import Recipe
-from ssdconv.train.sampler import EpochSampler
-from ssdconv.train.samples import TrainingSet
 
 STILL = AugmentSpec(photometric=None, expand=None, crop=None, flip=0.0, interpolations=("linear",))
 RECIPE = Recipe("test", "test", "test", augment=replace(CAFFE, jpeg=False))

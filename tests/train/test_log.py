@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssdconv.errors import MissingError
-from ssdconv.train.log import MetricsLog
+from ssdconv.train.run_folder import MetricsLog
 
 
 def test_a_resumed_run_writes_on_where_its_state_stands(tmp_path: Path) -> None:

@@ -19,13 +19,10 @@ from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.train.distributed import Place
-from ssdconv.train.diverged import DivergedError
-from ssdconv.train.edit import edited
-from ssdconv.train.loop import Training
-from ssdconv.train.recipe import Recipe
+from ssdconv.train.loader import TrainingSet
+from ssdconv.train.loop import DivergedError, Score, Settings, Training
+from ssdconv.train.recipe import Recipe, edited
 from ssdconv.train.run_folder import Identity, RunFolder, describe_data
-from ssdconv.train.samples import TrainingSet
-from ssdconv.train.settings import Score, Settings
 from ssdconv.train.start import begin
 
 

@@ -13,7 +13,7 @@ import torch
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.train.loss import multibox_loss
-from ssdconv.train.targets import Targets
+from ssdconv.train.matching import Targets
 
 CASES = ("voc", "difficult_used", "difficult_skipped", "image_without_gt", "coco_classes", "few_priors")
 

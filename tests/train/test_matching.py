@@ -8,9 +8,7 @@ import torch
 
 from ssdconv.ssd_ref.boxes import iou_matrix
 from ssdconv.ssd_ref.loss_rule import MatchRule
-from ssdconv.train.anchors import Anchors
-from ssdconv.train.matching import Matches, match
-from ssdconv.train.targets import Targets
+from ssdconv.train.matching import Anchors, Matches, Targets, match
 
 
 def literal(priors: torch.Tensor, boxes: torch.Tensor, rule: MatchRule) -> list[int]:

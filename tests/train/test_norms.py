@@ -12,9 +12,9 @@ from ssdconv.ssd_ref.caffe_layers import all_layers  # noqa: F401
 from ssdconv.ssd_ref.caffe_layers.normalization import Normalize
 from ssdconv.ssd_ref.config import L2NormSpec, LayerSpec
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
-from ssdconv.train.norms import training_mode
 from ssdconv.train.recipe import NormRule
 from ssdconv.train.recipes import recipe_of
+from ssdconv.train.start import training_mode
 
 
 def pixels() -> torch.Tensor:

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from ssdconv.train.optimizer import VelocitySGD, make_optimizer
-from ssdconv.train.recipe import OptimizerSpec, ParamRule, Recipe
+from ssdconv.train.recipe import OptimizerSpec, ParamRule, Recipe, set_factor
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.schedule import set_factor
 
 RATES = (1.0, 1.0, 1.0, 0.1, 0.1, 0.0, 0.5, 2.0)
 RULES = (ParamRule(("bias",), lr=2.0, decay=0.0), ParamRule(names="1.*", lr=0.3, decay=0.1))

@@ -14,14 +14,12 @@ from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics, sane
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.anchors import Anchors
 from ssdconv.train.distributed import Place
-from ssdconv.train.diverged import diverged
+from ssdconv.train.loop import Terms, diverged
 from ssdconv.train.loss import choose, multibox_loss
+from ssdconv.train.matching import Anchors, Targets
 from ssdconv.train.recipe import Recipe
 from ssdconv.train.recipes import RECIPES, of_file, recipe_of
-from ssdconv.train.step import Terms
-from ssdconv.train.targets import Targets
 
 CONFIG = small_ssd(("a", "b", "c"), 64, 4)
 PRIORS = Priors.of(CONFIG.priors, CONFIG.pixels.size)

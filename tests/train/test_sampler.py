@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdconv.errors import UsageError
-from ssdconv.train.sampler import EpochSampler
+from ssdconv.train.loader import EpochSampler
 
 
 @given(

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 
 from ssdconv.data.coco import CocoDataset, open_coco
-from ssdconv.data.problems import EmptySetError, MissingImageError
-from ssdconv.data.records import Dataset, Record
+from ssdconv.data.records import Dataset, EmptySetError, MissingImageError, Record
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.augment.sources import CAFFE, SOURCES
 from ssdconv.train.augment.spec import AugmentSpec
+from ssdconv.train.loader import Sample, TrainingSet, class_channels, objects
 from ssdconv.train.recipe import Recipe
-from ssdconv.train.samples import Sample, TrainingSet, class_channels, objects
 
 STILL = AugmentSpec(photometric=None, expand=None, crop=None, flip=0.0, interpolations=("linear",))
 RECIPE = Recipe("test", "test", "test", augment=replace(CAFFE, jpeg=False))

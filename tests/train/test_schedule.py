@@ -7,9 +7,8 @@ import math
 import pytest
 
 from ssdconv.errors import UsageError
-from ssdconv.train.recipe import ScheduleSpec
+from ssdconv.train.recipe import ScheduleSpec, lr_at, total_steps
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.schedule import lr_at, total_steps
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 
 from ssdconv.errors import FormatError
 from ssdconv.train.optimizer import VelocitySGD
-from ssdconv.train.state import Progress, newest_state, read_state, restore, write_state
+from ssdconv.train.run_folder import Progress, newest_state, read_state, restore, write_state
 
 
 def _trained(steps: int) -> tuple[nn.Module, VelocitySGD]:

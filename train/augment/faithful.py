@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.train.augment.expand import on_canvas
+from ssdconv.train.augment.draw import on_canvas
 from ssdconv.train.augment.fill import Colour
 from ssdconv.train.augment.photometric import apply_changes
-from ssdconv.train.augment.plan import Plan
 from ssdconv.train.augment.resizing import resized
-from ssdconv.train.augment.spec import AugmentSpec, Stage
+from ssdconv.train.augment.spec import AugmentSpec, Plan, Stage
 
 _JPEG_QUALITY = 95  # OpenCV's default, which Caffe leaves
 

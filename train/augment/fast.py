@@ -16,9 +16,8 @@ import numpy.typing as npt
 from ssdconv.train.augment import yiq
 from ssdconv.train.augment.fill import Colour
 from ssdconv.train.augment.photometric import table, through_hsv
-from ssdconv.train.augment.plan import Change, Place, Plan, Window
 from ssdconv.train.augment.resizing import CODES
-from ssdconv.train.augment.spec import AugmentSpec, Photometric
+from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric, Place, Plan, Window
 
 Bytes = npt.NDArray[np.uint8]
 _BLACK: Colour = (0.0, 0.0, 0.0)

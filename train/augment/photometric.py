@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssdconv.train.augment import yiq
-from ssdconv.train.augment.plan import Change
-from ssdconv.train.augment.spec import Photometric
+from ssdconv.train.augment.spec import Change, Photometric
 
 Image = npt.NDArray[Any]
 _ORDERS = tuple(permutations((0, 1, 2)))

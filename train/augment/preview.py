@@ -15,7 +15,7 @@ from ssdconv.ssd_ref.draw import colour
 from ssdconv.ssd_ref.files import atomic_path
 
 if TYPE_CHECKING:
-    from ssdconv.train.samples import Sample, TrainingSet
+    from ssdconv.train.loader import Sample, TrainingSet
 
 _GAP = 6
 _LETTERS = 0.42

@@ -18,9 +18,8 @@ from ssdconv.converters.caffe.prototxt import parse_prototxt
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.loss import multibox_loss
-from ssdconv.train.mining import hard_examples
-from ssdconv.train.targets import Targets
+from ssdconv.train.loss import hard_examples, multibox_loss
+from ssdconv.train.matching import Targets
 
 TIED = {"042", "045", "071", "133", "155", "164"}
 """Recorded layers where Caffe's unstable sort took another one of equally hard negatives."""
@@ -203,8 +202,7 @@ def test_without_mining_all_priors_count() -> None:
     labels = torch.zeros(3, 30, dtype=torch.int64)
     plain = multibox_loss(loc, conf, priors, targets)
     assert out.loc == plain.loc and out.positives + out.negatives == 90
-    from ssdconv.train.anchors import Anchors
-    from ssdconv.train.matching import match
+    from ssdconv.train.matching import Anchors, match
 
     found = match(Anchors.given(priors.corners), targets, MatchRule())
     labels[found.positive] = targets.labels.gather(1, found.object.clamp_min(0))[found.positive]

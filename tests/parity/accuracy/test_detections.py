@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdconv.data.problems import Problems
+from ssdconv.data.records import Problems
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.detections import (
     Detections,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssdconv.data.problems import Problems
+from ssdconv.data.records import Problems
 from ssdconv.errors import MissingError, SsdconvError
 from ssdconv.parity.accuracy.detections import (
     ColumnCountError,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.data.problems import Problems
+from ssdconv.data.records import Problems
 from ssdconv.data.voc import VOC_CLASSES
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.accuracy.detections import (

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ssdconv.data.catalog import open_dataset
-from ssdconv.data.problems import MissingImageError, Problems, UnreadableImageError
+from ssdconv.data.records import MissingImageError, Problems, UnreadableImageError
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.files import read_stream
 from ssdconv.parity.accuracy.run import class_map, run_detector

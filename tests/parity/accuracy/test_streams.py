@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssdconv.data.coco import open_coco
-from ssdconv.data.problems import Problems
+from ssdconv.data.records import Problems
 from ssdconv.errors import FormatError, MissingError, OutputError, SsdconvError, UsageError
 from ssdconv.parity.accuracy.detections import (
     ColumnCountError,

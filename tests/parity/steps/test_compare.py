@@ -23,12 +23,10 @@ from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.registry import network
-from ssdconv.train.anchors import Anchors
 from ssdconv.train.loss import Loss, multibox_loss
-from ssdconv.train.matching import match
+from ssdconv.train.matching import Anchors, Targets, match
 from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, Recipe
 from ssdconv.train.recipes import recipe_of
-from ssdconv.train.targets import Targets
 
 pytestmark = pytest.mark.oracle
 

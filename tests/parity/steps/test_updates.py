@@ -19,9 +19,8 @@ import pytest
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.environments import install
 from ssdconv.parity.steps.reference import StepPlan, Trace
-from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec
+from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec, lr_at
 from ssdconv.train.recipes import RECIPES, recipe_of
-from ssdconv.train.schedule import lr_at
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ssdconv.train.augment.crop import Cut, draw_crop
+from ssdconv.train.augment.draw import Cut, draw_crop
 from ssdconv.train.augment.sources import CAFFE, CHAINER, GLUON, JEDOL, SSD_KERAS, SSD_PYTORCH, TENSORFLOW
 from ssdconv.train.augment.spec import Crop, CropSampler
 

@@ -9,9 +9,8 @@ import pytest
 
 from ssdconv.errors import UsageError
 from ssdconv.train.augment.draw import check, draw
-from ssdconv.train.augment.plan import Plan
 from ssdconv.train.augment.sources import CAFFE, SOURCES, TENSORFLOW
-from ssdconv.train.augment.spec import AugmentSpec, Crop, CropSampler, Expand
+from ssdconv.train.augment.spec import AugmentSpec, Crop, CropSampler, Expand, Plan
 
 SIZE = (500, 375)
 OBJECTS = np.array([[40.0, 60.0, 260.0, 300.0], [300.0, 20.0, 480.0, 200.0], [10.0, 10.0, 30.0, 25.0]])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.train.augment.expand import draw_expand, on_canvas
+from ssdconv.train.augment.draw import draw_expand, on_canvas
 from ssdconv.train.augment.fill import fill_value
-from ssdconv.train.augment.plan import Place
-from ssdconv.train.augment.spec import Expand
+from ssdconv.train.augment.spec import Expand, Place
 
 
 def test_probability_ratio_and_place() -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from ssdconv.ssd_ref.preprocess import resize
 from ssdconv.train.augment.faithful import render
-from ssdconv.train.augment.plan import Change, Place, Plan, Window
 from ssdconv.train.augment.sources import CAFFE, CHAINER, SSD_PYTORCH, TENSORFLOW
-from ssdconv.train.augment.spec import AugmentSpec
+from ssdconv.train.augment.spec import AugmentSpec, Change, Place, Plan, Window
 
 PICTURE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8), (0, 0), 2)
 FILL = (103.6, 117.0, 123.2)

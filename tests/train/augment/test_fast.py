@@ -11,9 +11,8 @@ import pytest
 
 from ssdconv.train.augment import faithful, fast
 from ssdconv.train.augment.draw import draw
-from ssdconv.train.augment.plan import Change, Place, Plan, Window
 from ssdconv.train.augment.sources import CAFFE, SOURCES
-from ssdconv.train.augment.spec import AugmentSpec, Crop, Expand, Photometric
+from ssdconv.train.augment.spec import AugmentSpec, Change, Crop, Expand, Photometric, Place, Plan, Window
 
 SIZE = (100, 100)
 FILL = (104.0, 117.0, 123.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdconv.train.augment.geometry import centre_inside, cut, iou, mirror
+from ssdconv.train.augment.draw import centre_inside, cut, iou, mirror
 
 
 def boxes(rng: np.random.Generator, count: int, side: int = 40) -> np.ndarray:

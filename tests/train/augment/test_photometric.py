@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from ssdconv.train.augment.photometric import apply_changes, draw_changes, in_bytes, through_hsv
-from ssdconv.train.augment.plan import Change
 from ssdconv.train.augment.sources import CAFFE, CHAINER, JEDOL, SSD_KERAS, SSD_PYTORCH, TENSORFLOW
-from ssdconv.train.augment.spec import AugmentSpec, Photometric
+from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)

@@ -15,8 +15,8 @@ from ssdconv.errors import OutputError
 from ssdconv.ssd_ref.draw import colour
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.augment.preview import draw_sample, preview, sheet
+from ssdconv.train.loader import Sample, TrainingSet
 from ssdconv.train.recipe import Recipe
-from ssdconv.train.samples import Sample, TrainingSet
 
 
 @pytest.fixture

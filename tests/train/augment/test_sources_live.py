@@ -12,8 +12,7 @@ import pytest
 
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.environments import environment, install
-from ssdconv.train.augment.crop import draw_crop
-from ssdconv.train.augment.expand import draw_expand
+from ssdconv.train.augment.draw import draw_crop, draw_expand
 from ssdconv.train.augment.photometric import apply_changes, draw_changes
 from ssdconv.train.augment.sources import CHAINER, GLUON
 from ssdconv.train.augment.spec import AugmentSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdconv.train.augment.plan import Change
+from ssdconv.train.augment.spec import Change
 from ssdconv.train.augment.yiq import apply, matrix
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
