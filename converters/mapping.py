@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ssdconv.converters import ops as op
+from ssdconv.converters.ops import Op, apply_all, inverse, shape_after
 from ssdconv.converters.tensors import Array, LazyTensor
 from ssdconv.errors import MappingError
 
@@ -24,12 +24,12 @@ class Entry:
     source: str
     target: str
     source_shape: Shape
-    ops: tuple[op.Op, ...] = ()
+    ops: tuple[Op, ...] = ()
 
     @property
     def target_shape(self) -> Shape:
         """Shape of the reference tensor that this entry fills."""
-        return op.shape_after(self.ops, self.source_shape)
+        return shape_after(self.ops, self.source_shape)
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class TensorMapping:
     def forward(self, source: Mapping[str, LazyTensor]) -> Iterator[tuple[Entry, Array]]:
         """Reference tensors, one by one, in the reference's layout."""
         for entry in self.entries:
-            yield entry, op.apply_all(entry.ops, source[entry.source].load())
+            yield entry, apply_all(entry.ops, source[entry.source].load())
 
     def backward(self, target: Mapping[str, Array]) -> Iterator[tuple[Entry, Array]]:
         """Source tensors, one by one, from the reference's: the exact inverse of ``forward``."""
         for entry in self.entries:
-            yield entry, op.apply_all(op.inverse(entry.ops, entry.source_shape), target[entry.target])
+            yield entry, apply_all(inverse(entry.ops, entry.source_shape), target[entry.target])
 
 
 def once(names: Iterable[str], kind: str = "source tensor") -> None:

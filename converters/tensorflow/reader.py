@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ssdconv.converters.opened import OpenedFile
 from ssdconv.converters.protobuf_wire import Wire
-from ssdconv.converters.tensorflow import graphdef, slices_v1
 from ssdconv.converters.tensorflow.bundle import Bundle, open_shard
+from ssdconv.converters.tensorflow.graphdef import graph_tensors
 from ssdconv.converters.tensorflow.paths import index_of
+from ssdconv.converters.tensorflow.slices_v1 import saved_tensors
 from ssdconv.converters.tensorflow.table import Table, is_table
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MissingError
@@ -67,7 +68,7 @@ def _table(path: Path, file: OpenedFile) -> TensorTable:
         except BaseException:
             bundle.close()
             raise
-    return _made(path, "V1", slices_v1.tensors(table, file), file.unchanged, file.close)
+    return _made(path, "V1", saved_tensors(table, file), file.unchanged, file.close)
 
 
 def _lists_tensors(table: Table) -> bool:
@@ -78,7 +79,7 @@ def _lists_tensors(table: Table) -> bool:
 
 def _graph(path: Path, file: OpenedFile) -> TensorTable:
     try:
-        found, ops = graphdef.tensors(Wire(file.data, str(path)), len(file.data), file)
+        found, ops = graph_tensors(Wire(file.data, str(path)), len(file.data), file)
     except FormatError as error:
         raise FormatError(
             f"neither a checkpoint nor a frozen graph of TensorFlow: {error.what}",

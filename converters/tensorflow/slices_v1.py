@@ -31,7 +31,7 @@ class Saved:
     slices: tuple[Extents, ...]
 
 
-def tensors(table: Table, file: OpenedFile | None = None) -> dict[str, LazyTensor]:
+def saved_tensors(table: Table, file: OpenedFile | None = None) -> dict[str, LazyTensor]:
     """All tensors of a V1 checkpoint by name; only the list of tensors is read."""
     found = {}
     for saved in listed(table):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.protobuf_wire import Wire
-from ssdconv.converters.tensorflow import crc32c, graphdef, slices_v1
 from ssdconv.converters.tensorflow import table as tables
 from ssdconv.converters.tensorflow.bundle import Bundle
+from ssdconv.converters.tensorflow.graphdef import graph_tensors
 from ssdconv.converters.tensorflow.ordered import slice_key
+from ssdconv.converters.tensorflow.slices_v1 import saved_tensors
 from ssdconv.converters.tensorflow.table import Table
 from ssdconv.errors import SsdconvError
 
@@ -65,16 +66,16 @@ def test_overlapping_slices_of_a_v1_file_are_refused(packing: SimpleNamespace) -
     listed = v1_table(packing).replace(b"\x0a\x04\x08\x01\x10\x01\x0a\x00", b"\x0a\x04\x08\x00\x10\x01\x0a\x00", 1)
     block = listed[: listed.rindex(b"\0\0\0\0\1\0\0\0\0", 0, -80) + 9]
     fixed = packing.table([block + packing.masked(packing.crc(block))], [b"\0c"])
-    held = slices_v1.tensors(Table(fixed, "x"))
+    held = saved_tensors(Table(fixed, "x"))
     assert held["a"].load().tolist() == [[1, 2], [3, 4]]
     with pytest.raises(SsdconvError, match="do not make it up"):
         held["b"].load()
 
 
 def test_the_seeds_are_good(packing: SimpleNamespace) -> None:
-    held = {n: t.load().tolist() for n, t in slices_v1.tensors(Table(v1_table(packing), "x")).items()}
+    held = {n: t.load().tolist() for n, t in saved_tensors(Table(v1_table(packing), "x")).items()}
     assert held == {"a": [[1, 2], [3, 4]], "b": [[5, 6], [7, 8]]}
-    found, ops = graphdef.tensors(Wire(graph(), "x"), len(graph()))
+    found, ops = graph_tensors(Wire(graph(), "x"), len(graph()))
     assert {n: t.load().tolist() for n, t in found.items()} == {"w/kernel": [1, 2], "b": [3, 3]}
     assert ops["x"] == "Placeholder"
 
@@ -114,11 +115,11 @@ def read_v2(data: bytes) -> list:
 
 
 def read_v1(data: bytes) -> list:
-    return list(slices_v1.tensors(Table(data, "x")).values())
+    return list(saved_tensors(Table(data, "x")).values())
 
 
 def read_graph(data: bytes) -> list:
-    return list(graphdef.tensors(Wire(data, "x"), len(data))[0].values())
+    return list(graph_tensors(Wire(data, "x"), len(data))[0].values())
 
 
 def run(seed_file: bytes, read: Callable[[bytes], list], mutants: int, seed: int) -> int:
@@ -142,7 +143,7 @@ def run(seed_file: bytes, read: Callable[[bytes], list], mutants: int, seed: int
 @pytest.fixture
 def no_crc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let mutants past the checksum, so that the parsers behind it are reached."""
-    real = crc32c.masked
+    real = tables.masked
 
     class Anything(int):
         def __eq__(self, other: object) -> bool:
