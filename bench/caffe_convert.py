@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     repeat = parser.parse_args().repeat
-    from ssdconv.converters.reverse import reverse
+    from ssdconv.converters.convert import reverse
     from ssdconv.ssd_ref import checkpoint
     from ssdconv.ssd_ref.model import seeded_tensors
     from ssdconv.ssd_ref.networks.caffe import vgg

@@ -123,7 +123,7 @@ def by_name(folder: Path, rounds: int) -> dict[str, Any]:
     """A network of SSD300's size from a zoo file, first and later uses."""
     import torch
 
-    from ssdconv.converters.reverse import reverse
+    from ssdconv.converters.convert import reverse
     from ssdconv.ssd_ref import checkpoint
     from ssdconv.ssd_ref.model import SSD
     from ssdconv.ssd_ref.networks.registry import network

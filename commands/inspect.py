@@ -47,7 +47,7 @@ def run(args: Namespace) -> int:
 
 
 def _template(path: Path, prototxt: Path | None, json: bool) -> int:
-    from ssdconv.converters.spec_template import template
+    from ssdconv.converters.inspect import template
 
     text = template(path, prototxt)
     if json:

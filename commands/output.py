@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ssdconv.text import console, printable, printable_json
 
 if TYPE_CHECKING:
-    from ssdconv.converters.mapping import Drop
-    from ssdconv.converters.report import FileReport
+    from ssdconv.converters.convert import FileReport
+    from ssdconv.converters.tensors import Drop
 
 SLOW_SECONDS = 2.0
 MANY = 3

@@ -17,7 +17,7 @@ from ssdconv.converters.registry import SOURCES, Source
 from ssdconv.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from ssdconv.converters.report import ConversionReport
+    from ssdconv.converters.convert import ConversionReport
 
 # Options that only some sources understand: the field of the conversion request -> arguments of add_argument.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -158,8 +158,8 @@ def run_reverse(name: str, args: Namespace) -> int:
     """Write the checkpoint ``args.src`` as a weight file of source ``name`` and print what was written."""
     src = existing(args.src)
     wishes, options = _wishes(args)
+    from ssdconv.converters.convert import reverse
     from ssdconv.converters.plan import Request
-    from ssdconv.converters.reverse import reverse
 
     request = Request(channel_order=wishes.get("channel_order"), options=options)
     with working(f"writing {args.dst}"):

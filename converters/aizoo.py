@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from ssdconv.converters.mapping import Drop, Entry, TensorMapping
-from ssdconv.converters.ops import Op, Transpose
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.tensors import LazyTensor, TensorTable
+from ssdconv.converters.tensors import Drop, Entry, LazyTensor, Op, TensorMapping, TensorTable, Transpose
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import AIZOO_CHANNELS
 from ssdconv.ssd_ref.config import SSDConfig

@@ -2,20 +2,33 @@
 
 A reader (``converters/<source>/reader.py``) turns a path into a ``TensorTable`` without the source's framework.
 Names and shapes are known before any tensor byte is touched; bytes are read, usually from a memory map, on ``load``.
+
+Reversible operations between a source's tensor layout and the reference's.
+
+Every op knows the shape it makes, and its exact inverse: ``op.inverse().apply(op.apply(x))`` is ``x``, bit for bit.
+No op does arithmetic.
+
+A checked bijection between a source's tensors and the reference's.
+
+Each source tensor is used once or dropped by a rule that says why; each reference tensor is filled once. Names, shapes
+and dtypes are checked before any tensor byte is read, so that memory is bounded by the network and not by the file.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from ssdconv.errors import MappingError
 
 Array = npt.NDArray[Any]
 
@@ -112,3 +125,252 @@ def sha256_file(path: Path) -> str:
         while count := stream.readinto(piece):
             digest.update(piece[:count])
     return digest.hexdigest()
+
+
+Shape = tuple[int, ...]
+
+
+class Op(Protocol):
+    """One step of a mapping entry."""
+
+    def shape(self, shape: Shape) -> Shape:
+        """Shape after the op; raises ValueError when the op cannot take ``shape``."""
+
+    def apply(self, array: Array) -> Array:
+        """The array after the op (a view where possible)."""
+
+    def inverse_for(self, shape: Shape) -> Op:
+        """The op that undoes this one on an input of ``shape``."""
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Reorder axes: ``Transpose((3, 2, 0, 1))`` takes HWIO to OIHW."""
+
+    order: tuple[int, ...]
+
+    def shape(self, shape: Shape) -> Shape:
+        if sorted(self.order) != list(range(len(shape))):
+            raise ValueError(f"cannot transpose {shape} by {self.order}")
+        return tuple(shape[i] for i in self.order)
+
+    def apply(self, array: Array) -> Array:
+        return array.transpose(self.order)
+
+    def inverse_for(self, shape: Shape) -> Transpose:
+        return Transpose(tuple(int(i) for i in np.argsort(self.order)))
+
+    def __str__(self) -> str:
+        return f"transpose{self.order}"
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Give the same elements another shape, such as (1, 512, 1, 1) to (512,)."""
+
+    to: Shape
+
+    def shape(self, shape: Shape) -> Shape:
+        count = 1
+        for side in shape:
+            count *= side
+        wanted = 1
+        for side in self.to:
+            wanted *= side
+        if count != wanted:
+            raise ValueError(f"cannot reshape {shape} to {self.to}")
+        return self.to
+
+    def apply(self, array: Array) -> Array:
+        return array.reshape(self.to)
+
+    def inverse_for(self, shape: Shape) -> Reshape:
+        return Reshape(shape)
+
+    def __str__(self) -> str:
+        return f"reshape{self.to}"
+
+
+@dataclass(frozen=True)
+class Take:
+    """Reorder the slices along one axis: ``out[i] = in[order[i]]`` (anchors, loc coordinates, RGB/BGR)."""
+
+    order: tuple[int, ...]
+    axis: int = 0
+    label: str = "reorder"
+
+    def shape(self, shape: Shape) -> Shape:
+        if self.axis >= len(shape) or sorted(self.order) != list(range(shape[self.axis])):
+            raise ValueError(f"cannot {self.label} axis {self.axis} of {shape} with {len(self.order)} indices")
+        return shape
+
+    def apply(self, array: Array) -> Array:
+        return np.take(array, self.order, axis=self.axis)
+
+    def inverse_for(self, shape: Shape) -> Take:
+        return Take(tuple(int(i) for i in np.argsort(self.order)), self.axis, self.label)
+
+    def __str__(self) -> str:
+        return f"{self.label}[axis {self.axis}]"
+
+
+def flip_channels(channels: int = 3, axis: int = 1) -> Take:
+    """RGB <-> BGR of a first convolution's input axis."""
+    return Take(tuple(reversed(range(channels))), axis, "rgb<->bgr")
+
+
+def permute_anchors(order: Sequence[int], values: int, axis: int = 0, inner: Sequence[int] | None = None) -> Take:
+    """Reorder a head's output channels anchor by anchor, and the values within an anchor.
+
+    Args:
+        order: new anchor ``i`` is old anchor ``order[i]``.
+        values: channels per anchor: 4 for loc, the class count for conf.
+        inner: order of the values within an anchor ((1, 0, 3, 2) swaps dy,dx,dh,dw to dx,dy,dw,dh).
+    """
+    within = tuple(inner) if inner is not None else tuple(range(values))
+    return Take(tuple(a * values + v for a in order for v in within), axis, "anchors")
+
+
+def apply_all(ops: Sequence[Op], array: Array) -> Array:
+    """The array after all ops in order."""
+    for op in ops:
+        array = op.apply(array)
+    return array
+
+
+def shape_after(ops: Sequence[Op], shape: Shape) -> Shape:
+    """The shape after all ops in order; raises ValueError where an op does not fit."""
+    for op in ops:
+        shape = op.shape(shape)
+    return shape
+
+
+def inverse(ops: Sequence[Op], shape: Shape) -> tuple[Op, ...]:
+    """The ops that undo ``ops`` on an input of ``shape``."""
+    undo: list[Op] = []
+    for op in ops:
+        undo.append(op.inverse_for(shape))
+        shape = op.shape(shape)
+    return tuple(reversed(undo))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``target = ops(source)``; ``source_shape`` is what the network says the source tensor must have."""
+
+    source: str
+    target: str
+    source_shape: Shape
+    ops: tuple[Op, ...] = ()
+
+    @property
+    def target_shape(self) -> Shape:
+        """Shape of the reference tensor that this entry fills."""
+        return shape_after(self.ops, self.source_shape)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A source tensor that the reference does not hold, and why that loses nothing."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TensorMapping:
+    """Entries and drops of one (network, file) pair."""
+
+    entries: tuple[Entry, ...]
+    drops: tuple[Drop, ...] = ()
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def check(self, source: Mapping[str, LazyTensor], target: Mapping[str, Shape], *, where: str = "") -> None:
+        """Raise unless the mapping is a bijection that fits both sides.
+
+        Args:
+            source: the file's tensors.
+            target: names and shapes of the reference's tensors.
+            where: file name for the error message.
+
+        Raises:
+            MappingError: a tensor is missing, left over, filled twice, or of another shape or kind.
+        """
+        once(e.source for e in self.entries)
+        once((e.target for e in self.entries), "reference tensor")
+        wanted = [e.source for e in self.entries] + [d.source for d in self.drops]
+        missing = [name for name in wanted if name not in source]
+        extra = [name for name in source if name not in set(wanted)]
+        if missing:
+            _raise_missing(missing, extra or list(source), where)
+        if extra:
+            raise MappingError(
+                f"tensor {extra[0]!r} {source[extra[0]].shape} has no place in the network"
+                + (f" (nor have {len(extra) - 1} others)" if len(extra) > 1 else ""),
+                where=where or None,
+                hint=_nearest(extra[0], target) or "is this the right --network for the file?",
+            )
+        for entry in self.entries:
+            tensor = source[entry.source]
+            if tuple(tensor.shape) != entry.source_shape:
+                raise MappingError(
+                    f"tensor {entry.source!r} has another shape than the network",
+                    where=where or None,
+                    expected=f"{entry.source_shape} for {entry.target!r}",
+                    got=tensor.shape,
+                    hint="is this the right --network for the file?",
+                )
+            if tensor.dtype.kind != "f":
+                raise MappingError(
+                    f"tensor {entry.source!r} is not floating point", where=where or None, got=tensor.dtype
+                )
+            if entry.target not in target:
+                raise MappingError(f"the reference has no tensor {entry.target!r}", hint=_nearest(entry.target, target))
+            if entry.target_shape != tuple(target[entry.target]):
+                raise MappingError(
+                    f"{entry.source!r} does not fit {entry.target!r}",
+                    expected=tuple(target[entry.target]),
+                    got=entry.target_shape,
+                )
+        unfilled = [name for name in target if name not in {e.target for e in self.entries}]
+        if unfilled:
+            raise MappingError(
+                f"reference tensor {unfilled[0]!r} is filled by nothing in the file",
+                where=where or None,
+                got=f"{len(unfilled)} unfilled",
+            )
+
+    def forward(self, source: Mapping[str, LazyTensor]) -> Iterator[tuple[Entry, Array]]:
+        """Reference tensors, one by one, in the reference's layout."""
+        for entry in self.entries:
+            yield entry, apply_all(entry.ops, source[entry.source].load())
+
+    def backward(self, target: Mapping[str, Array]) -> Iterator[tuple[Entry, Array]]:
+        """Source tensors, one by one, from the reference's: the exact inverse of ``forward``."""
+        for entry in self.entries:
+            yield entry, apply_all(inverse(entry.ops, entry.source_shape), target[entry.target])
+
+
+def once(names: Iterable[str], kind: str = "source tensor") -> None:
+    """Raise MappingError when a name comes twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise MappingError(f"{kind} {name!r} is mapped twice")
+        seen.add(name)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(name, list(names), 1, 0.5)
+    return f"nearest name: {close[0]!r}" if close else None
+
+
+def _raise_missing(missing: list[str], candidates: list[str], where: str) -> None:
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise MappingError(
+        f"the file has no tensor {missing[0]!r}{more}",
+        where=where or None,
+        hint=_nearest(missing[0], candidates) or "is this the right --network for the file?",
+    )

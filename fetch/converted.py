@@ -76,8 +76,8 @@ def make(entry: Entry, files: Sequence[Path], sha256: Sequence[str]) -> Path:
 
 
 def _convert(entry: Entry, files: Sequence[Path], path: Path) -> None:
-    from ssdconv.converters.claims import KNOWN
     from ssdconv.converters.convert import convert
+    from ssdconv.converters.plan import KNOWN
 
     r = entry.record
     report = convert(

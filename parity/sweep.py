@@ -30,11 +30,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import located
 from ssdconv.converters.registry import source as source_named
-from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.parity.layers.inputs import noise_image, synthetic_picture

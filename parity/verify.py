@@ -36,10 +36,9 @@ import numpy.typing as npt
 import torch
 
 from ssdconv import __version__
-from ssdconv.converters.convert import Opened, open_source
+from ssdconv.converters.convert import Opened, open_source, recalled, wishes
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import SOURCES
-from ssdconv.converters.remembered import recalled, wishes
 from ssdconv.converters.tensors import sha256_file
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.config_diff import config_differences

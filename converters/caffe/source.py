@@ -19,11 +19,9 @@ from ssdconv.converters.caffe.recognise import as_named
 from ssdconv.converters.caffe.shapes import supported
 from ssdconv.converters.caffe.sniff import HDF5_MAGIC, state_of_training
 from ssdconv.converters.caffe.writer import write_caffemodel
-from ssdconv.converters.mapping import Drop, Entry, TensorMapping
 from ssdconv.converters.opened import open_regular
-from ssdconv.converters.ops import Reshape
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import Array, Drop, Entry, Reshape, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
 from ssdconv.ssd_ref.config import SSDConfig

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssdconv.converters.archive import Archive, open_archive
 from ssdconv.converters.chainer.npy import MAX_HEADER, Header, parse_header
+from ssdconv.converters.opened import Archive, Member, open_archive
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
-from ssdconv.converters.zip_directory import Member
 from ssdconv.errors import FormatError, UnsafeFileError
 
 FIRST = "extractor/conv1_1/W"

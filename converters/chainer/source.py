@@ -9,11 +9,9 @@ from ssdconv.converters.assumed import Project, flipped, settle
 from ssdconv.converters.chainer.names import entries, probes
 from ssdconv.converters.chainer.reader import read_npz
 from ssdconv.converters.chainer.writer import write_npz
-from ssdconv.converters.mapping import Drop, TensorMapping
-from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import check_pixels, first_layer_as, prior_gap, same_extras
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import Array, Drop, TensorMapping, TensorTable, apply_all, inverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ssdconv import __version__
-from ssdconv.converters.convert import output_paths
+from ssdconv.converters.convert import FileReport, describe, output_paths
 from ssdconv.converters.gluon.names import ParamName, bare, resolve
 from ssdconv.converters.gluon.parts import backbone_parts
 from ssdconv.converters.gluon.reader import read_params
-from ssdconv.converters.mapping import Drop, Entry, TensorMapping
-from ssdconv.converters.ops import apply_all
-from ssdconv.converters.report import FileReport, describe
-from ssdconv.converters.tensors import Array, TensorTable, sha256_file
+from ssdconv.converters.tensors import Array, Drop, Entry, TensorMapping, TensorTable, apply_all, sha256_file
 from ssdconv.ssd_ref.config import Backbone
 from ssdconv.ssd_ref.containers import TensorSource
 from ssdconv.ssd_ref.networks.gluon import backbone

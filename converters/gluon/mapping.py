@@ -9,9 +9,7 @@ import numpy as np
 
 from ssdconv.converters.gluon.names import ParamName, resolve
 from ssdconv.converters.gluon.parts import parts_of
-from ssdconv.converters.mapping import Drop, Entry, TensorMapping
-from ssdconv.converters.ops import Reshape
-from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
+from ssdconv.converters.tensors import Array, Drop, Entry, LazyTensor, Reshape, TensorMapping, TensorTable
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.config import SSDConfig
 

@@ -19,9 +19,8 @@ from ssdconv.converters.gluon.recognise import (
     stored_geometry,
 )
 from ssdconv.converters.gluon.writer import write_params
-from ssdconv.converters.mapping import TensorMapping
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssdconv.converters.keras.model_config import Call
-from ssdconv.converters.ops import Op, Reshape, Transpose
+from ssdconv.converters.tensors import Op, Reshape, Transpose
 from ssdconv.ssd_ref.caffe_layers.names import blob_names, module_name
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import LayerSpec

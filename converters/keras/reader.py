@@ -9,10 +9,9 @@ from typing import Any
 
 import h5py
 
-from ssdconv.converters.archive import open_archive
 from ssdconv.converters.keras import h5
 from ssdconv.converters.keras.flavours import flavour_of, layers_of
-from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.opened import OpenedFile, open_archive
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ssdconv.converters.ops import Op, Transpose, permute_anchors
-from ssdconv.converters.vgg_parts import vgg_layers
+from ssdconv.converters.same_network import vgg_layers
+from ssdconv.converters.tensors import Op, Transpose, permute_anchors
 from ssdconv.ssd_ref.backbones.plain import UNITS, blocks
 from ssdconv.ssd_ref.config import ConvSpec, SSDConfig
 

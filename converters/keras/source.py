@@ -17,11 +17,9 @@ from ssdconv.converters.keras.rows import NORM, Kind, Row, probes_of, rows_of
 from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
 from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
 from ssdconv.converters.keras.writer import write_numbered, write_weights, write_whole
-from ssdconv.converters.mapping import Drop, Entry, TensorMapping
-from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import Array, Drop, Entry, TensorMapping, TensorTable, apply_all, inverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import Origin, SSDConfig
 from ssdconv.ssd_ref.evidence import Claim

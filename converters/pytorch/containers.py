@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ssdconv.converters.archive import Archive
+from ssdconv.converters.opened import Archive
 from ssdconv.converters.pytorch.allowed import DTYPES, is_storage, refuse_code
 from ssdconv.converters.pytorch.machine import MAX_BYTES, Global, Machine, Persistent, Result
 from ssdconv.errors import FormatError

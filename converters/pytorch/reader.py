@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.archive import Archive
-from ssdconv.converters.opened import OpenedFile
+from ssdconv.converters.opened import Archive, OpenedFile
 from ssdconv.converters.pytorch.allowed import refuse_code
 from ssdconv.converters.pytorch.containers import MAGIC, Content, Storage, View, from_pickles, from_zip, view_offset
 from ssdconv.converters.pytorch.machine import Machine, Persistent

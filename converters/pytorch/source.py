@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ssdconv.converters.assumed import Project, flipped, settle
-from ssdconv.converters.mapping import Drop, TensorMapping
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.pytorch.order import EXPLANATION, order_like
 from ssdconv.converters.pytorch.reader import read_pth
 from ssdconv.converters.pytorch.styles import ROLES, entries, probes
 from ssdconv.converters.pytorch.writer import write_state_dict
 from ssdconv.converters.same_network import check_pixels, first_layer_as, prior_gap, same_extras
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import Array, Drop, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
@@ -119,7 +118,7 @@ def style_of(table: TensorTable) -> tuple[str, str]:
                 "this is VGG16's backbone alone (as vgg16_reducedfc.pth), a start for training and no detector",
                 where=str(table.path),
                 got=f"{len(table)} tensors",
-                hint="read it with ssdconv.converters.pytorch.backbone.read_backbone",
+                hint="read it with ssdconv.converters.backbone_weights.read_backbone",
             )
         if style == "ssd.pytorch":
             names = list(table)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ssdconv.converters.mapping import Entry
-from ssdconv.converters.vgg_parts import Layer, Role, vgg_layers
+from ssdconv.converters.same_network import Layer, Role, vgg_layers
+from ssdconv.converters.tensors import Entry
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 

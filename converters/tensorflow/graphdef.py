@@ -17,7 +17,9 @@ from ssdconv.errors import FormatError
 MAX_NODES = 100_000
 
 
-def graph_tensors(wire: Wire, size: int, file: OpenedFile | None = None) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+def graph_tensors(
+    wire: Wire, size: int, file: OpenedFile | None = None
+) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Constants by node name, and the op of every node.
 
     Raises:

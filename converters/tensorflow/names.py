@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ssdconv.converters.mapping import Entry
-from ssdconv.converters.ops import Op, Transpose, permute_anchors
-from ssdconv.converters.vgg_parts import Layer, vgg_layers
+from ssdconv.converters.same_network import Layer, vgg_layers
+from ssdconv.converters.tensors import Entry, Op, Transpose, permute_anchors
 from ssdconv.ssd_ref.config import SSDConfig
 
 SCOPE = "ssd300/"

@@ -9,13 +9,11 @@ import numpy as np
 
 from ssdconv.converters import aizoo
 from ssdconv.converters.assumed import Project, settle
-from ssdconv.converters.mapping import Drop, TensorMapping
-from ssdconv.converters.ops import apply_all, inverse
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensorflow.names import FIRST, entries, outside, probes, scope_of
 from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.converters.tensorflow.writer import write_bundle
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import Array, Drop, TensorMapping, TensorTable, apply_all, inverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssdconv.converters.convert import Opened, open_source
+from ssdconv.converters.convert import Opened, open_source, recalled, wishes
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import located
-from ssdconv.converters.remembered import recalled, wishes
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.diagnose.net import Array, Net, writable
 from ssdconv.parity.verify import column_of

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ssdconv.converters.convert import Opened, open_source
+from ssdconv.converters.convert import Opened, open_source, recalled
 from ssdconv.converters.plan import Request
-from ssdconv.converters.remembered import recalled
 from ssdconv.errors import UsageError
 from ssdconv.parity.diagnose.files import Weights, load, own, pair
 from ssdconv.parity.diagnose.net import Net

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.convert import open_source
-from ssdconv.converters.mapping import Entry
-from ssdconv.converters.ops import apply_all
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source as source_named
-from ssdconv.converters.tensors import Array
+from ssdconv.converters.tensors import Array, Entry, apply_all
 from ssdconv.errors import UsageError
 from ssdconv.parity.oracles.process import Answer, ask
 from ssdconv.parity.steps.reference import Batch, StepPlan, Trace

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssdconv.commands import output
-from ssdconv.converters.mapping import Drop
+from ssdconv.converters.tensors import Drop
 
 
 def test_json_is_strict_whatever_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:

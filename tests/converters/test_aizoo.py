@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from ssdconv.converters.caffe.prototxt import read_prototxt
-from ssdconv.converters.convert import convert, open_source
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.parity.oracles import base
 from ssdconv.parity.oracles.opencv import OpenCVOracle

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssdconv.converters.archive import Archive, open_archive
+from ssdconv.converters.opened import Archive, open_archive
 from ssdconv.errors import FormatError, SsdconvError, UnsafeFileError
 
 

@@ -14,8 +14,7 @@ import torch
 import ssdconv
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.schema import messages
-from ssdconv.converters.convert import convert, output_paths
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import convert, output_paths, reverse
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.model import seeded_tensors

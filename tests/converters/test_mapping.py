@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdconv.converters.mapping import Drop, Entry, TensorMapping
-from ssdconv.converters.ops import Transpose
-from ssdconv.converters.tensors import LazyTensor
+from ssdconv.converters.tensors import Drop, Entry, LazyTensor, TensorMapping, Transpose
 from ssdconv.errors import MappingError
 
 

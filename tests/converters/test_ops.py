@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdconv.converters.ops import (
+from ssdconv.converters.tensors import (
     Op,
     Reshape,
     Take,

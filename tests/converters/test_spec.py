@@ -19,10 +19,10 @@ import yaml
 import ssdconv
 from ssdconv import cli
 from ssdconv.converters.convert import convert
+from ssdconv.converters.inspect import template
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source
 from ssdconv.converters.spec import Spec, SpecDetection, SpecPixels, prior_maps, read_spec, spec_of
-from ssdconv.converters.spec_template import template
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read

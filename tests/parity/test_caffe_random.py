@@ -14,9 +14,8 @@ import torch
 
 from ssdconv.converters.caffe.prototxt import read_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.inspect import inspect
-from ssdconv.converters.reverse import reverse
 from ssdconv.export.hub import write_hub
 from ssdconv.export.onnx_detect import differences
 from ssdconv.export.onnx_file import onnx_model

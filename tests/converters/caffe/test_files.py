@@ -11,10 +11,9 @@ import pytest
 
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.source import read
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.inspect import inspect
 from ssdconv.converters.registry import recognise
-from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UnsafeFileError
 from ssdconv.ssd_ref import checkpoint
 

@@ -16,8 +16,7 @@ import ssdconv
 from ssdconv import cli
 from ssdconv.converters.caffe.graph import graph_config
 from ssdconv.converters.caffe.prototxt import parse_prototxt
-from ssdconv.converters.convert import convert
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.config import Pixels

@@ -15,9 +15,8 @@ import pytest
 from ssdconv.converters.chainer.names import entries
 from ssdconv.converters.chainer.reader import read_npz
 from ssdconv.converters.chainer.source import plan, write
-from ssdconv.converters.convert import convert, open_source
+from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.converters.plan import Request
-from ssdconv.converters.reverse import reverse
 from ssdconv.errors import MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.config import SSDConfig

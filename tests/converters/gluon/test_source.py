@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
 from ssdconv.converters.gluon.reader import read_params
 from ssdconv.converters.gluon.recognise import reference_shapes
 from ssdconv.converters.gluon.writer import write_params
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import recognise
-from ssdconv.converters.reverse import reverse
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.networks.gluon import gluon

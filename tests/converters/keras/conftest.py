@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.keras.rows import rows_of
-from ssdconv.converters.ops import apply_all, inverse
+from ssdconv.converters.tensors import apply_all, inverse
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.keras import jedol, ssd7

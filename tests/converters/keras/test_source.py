@@ -11,11 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.keras import source
 from ssdconv.converters.keras.rows import rows_of
 from ssdconv.converters.plan import Request
-from ssdconv.converters.reverse import reverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.config import SSDConfig

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.keras.rows import rows_of
 from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
 from ssdconv.converters.plan import Request
-from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MappingError
 from ssdconv.ssd_ref.checkpoint import read, save

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.convert import convert, open_source
+from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
-from ssdconv.converters.reverse import reverse
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.config import DetectRule, SSDConfig

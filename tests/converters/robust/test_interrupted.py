@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import reverse
 from ssdconv.errors import OutputError
 from ssdconv.export.hub import write_hub
 from ssdconv.ssd_ref.checkpoint import read
@@ -27,7 +27,7 @@ WAYS = ("forward", "back")
 COMMON = """
 import json, resource, signal, sys
 from ssdconv.converters.convert import convert
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import reverse
 from ssdconv.errors import OutputError
 import ssdconv.ssd_ref.checkpoint, ssdconv.ssd_ref.model
 def write(job):

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.plan import Request
-from ssdconv.converters.reverse import reverse
 from ssdconv.converters.tensorflow import source
 from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.converters.tensorflow.writer import write_bundle

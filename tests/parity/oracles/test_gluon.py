@@ -157,7 +157,7 @@ def test_custom_classes_dialects_and_reverse(mxnet: str, tmp_path: Path) -> None
             tensors = {e.target: a.tobytes() for e, a in opened.plan.mapping.forward(opened.table)}
         first = first or tensors
         assert tensors == first, dialect
-    from ssdconv.converters.reverse import reverse
+    from ssdconv.converters.convert import reverse
 
     convert(paths["structural"], tmp_path / "out.pth")
     reverse(tmp_path / "out.pth", tmp_path / "back.params", "gluon")

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.keras.reader import read_keras
-from ssdconv.converters.reverse import reverse
 from ssdconv.parity.oracles.keras import KerasOracle, ask_jobs
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.networks.keras import NETWORKS

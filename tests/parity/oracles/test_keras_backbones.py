@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.convert import convert
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.errors import MappingError
 from ssdconv.parity.oracles.environments import ENVIRONMENTS
 from ssdconv.parity.oracles.process import WORKERS

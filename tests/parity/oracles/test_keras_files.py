@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.convert import convert
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.keras.rows import rows_of
-from ssdconv.converters.ops import apply_all, inverse
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.tensors import apply_all, inverse
 from ssdconv.parity.oracles.environments import ENVIRONMENTS
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.model import seeded_tensors

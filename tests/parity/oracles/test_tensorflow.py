@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.convert import convert
-from ssdconv.converters.reverse import reverse
+from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.tensorflow import ask_jobs
