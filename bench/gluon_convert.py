@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ssdconv.converters.convert import convert
-from ssdconv.converters.gluon.reader import read_params
+from ssdconv.converters.gluon.params import read_params
 from ssdconv.parity.oracles.gluon import GluonOracle, ask_jobs
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.networks.gluon import gluon

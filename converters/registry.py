@@ -174,7 +174,7 @@ def source(name: str) -> Source:
 
 def located(path: Path) -> Path:
     """The file that stands for a path: a checkpoint's index for its prefix, ``.meta`` or ``.data`` file, else the path."""
-    from ssdconv.converters.tensorflow.paths import index_of
+    from ssdconv.converters.tensorflow.reader import index_of
 
     return index_of(path)
 

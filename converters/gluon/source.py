@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssdconv.converters import aizoo
-from ssdconv.converters.gluon.mapping import anchor_names, anchors, mapping, rows_of
-from ssdconv.converters.gluon.names import in_dialect
+from ssdconv.converters.gluon.mapping import anchor_names, anchors, in_dialect, mapping, rows_of
+from ssdconv.converters.gluon.params import read_params, write_params
 from ssdconv.converters.gluon.parts import parts_of
-from ssdconv.converters.gluon.reader import read_params
 from ssdconv.converters.gluon.recognise import (
     class_count,
     nearest,
@@ -18,7 +17,6 @@ from ssdconv.converters.gluon.recognise import (
     reference_shapes,
     stored_geometry,
 )
-from ssdconv.converters.gluon.writer import write_params
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import MappingError, UsageError

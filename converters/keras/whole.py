@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from ssdconv.converters.keras import anchors as boxes
-from ssdconv.converters.keras.lambdas import Step, steps_of, wrote
 from ssdconv.converters.keras.layers import NOTHING, Made, build
-from ssdconv.converters.keras.model_config import Call, KerasModel
+from ssdconv.converters.keras.model_config import Call, KerasModel, Step, steps_of, wrote
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import module_name
 from ssdconv.ssd_ref.caffe_layers.params import Params

@@ -5,11 +5,17 @@ a call stays a ``Call`` (what would be called, with which arguments), and only p
 Python objects. Steps, depth, text and bytes are bounded by the input's own size and the limits below.
 Opcodes: CPython's Lib/pickletools.py. A stream names every global that it can reach, because names are kept when an opcode
 reads them, whatever happens to them later.
+
+What each pickle opcode does on ``machine.Machine``, in the order of CPython's Lib/pickletools.py by code.
+
+Nothing here imports, calls or builds what the pickle names. ``MARK`` opens a group of values; helpers take their operands from
+the machine's stack.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,14 +103,12 @@ class Machine:
         Raises:
             FormatError: damaged, cut short, or larger than any network's.
         """
-        from ssdconv.converters.pytorch.opcodes import OPCODES as opcodes  # noqa: N811 - they need this module's classes
-
         for _ in range(MAX_STEPS):
             place = self.at
             code = self.byte()
             if code == 0x2E:
                 return Result(self.pop(), tuple(self.globals), self.at)
-            action = opcodes.get(code)
+            action = OPCODES.get(code)
             if action is None:
                 raise self.fail(f"no pickle: unknown opcode {code:#04x}", place)
             try:
@@ -192,3 +196,210 @@ def word(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return value if isinstance(value, str) else f"<{type(value).__name__}>"
+
+
+MAX_KEY = 1 << 31
+MAX_DIGITS = 1000
+"""Decimal digits, or bytes, of one integer."""
+
+
+def _keep(machine: Machine, index: int) -> None:
+    machine.memo[index] = machine.top()
+
+
+def _set_items(machine: Machine, pairs: list[Any]) -> None:
+    target = machine.top()
+    into = target.items if isinstance(target, Call) else target
+    if len(pairs) % 2 or not isinstance(into, dict):
+        raise TypeError
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        into[_key(key)] = value
+
+
+def _key(key: Any) -> Any:
+    """A dict's key; anything but text and numbers (whose hash could recurse without bound) only by its type.
+
+    Large integers, which can be chosen to collide so that filling a dict takes hours, become text (old optimizers count by id).
+    """
+    if isinstance(key, int) and not -MAX_KEY <= key <= MAX_KEY:
+        return f"<int {key}>"
+    return key if isinstance(key, str | bytes | int | float | None | Global) else f"<{type(key).__name__}>"
+
+
+def _extend(machine: Machine, values: list[Any]) -> None:
+    target = machine.top()
+    if isinstance(target, Call):
+        target.values.extend(values)
+    elif isinstance(target, set):
+        target.update(_key(v) for v in values)
+    elif isinstance(target, list):
+        target.extend(values)
+    else:
+        raise TypeError
+
+
+def _build(machine: Machine) -> None:
+    state = machine.pop()
+    target = machine.top()
+    if isinstance(target, Call):
+        target.state.append(state)
+    elif not isinstance(target, Global | Persistent):
+        raise TypeError
+
+
+def _reduce(machine: Machine) -> None:
+    args = machine.pop()
+    machine.push(Call(machine.pop(), args))
+
+
+def _new_object_keywords(machine: Machine) -> None:
+    keywords, args, kind = machine.pop(), machine.pop(), machine.pop()
+    machine.push(Call(kind, args, [keywords]))
+
+
+def _instance(machine: Machine) -> None:
+    kind = machine.name(machine.line(), machine.line())
+    machine.push(Call(kind, tuple(machine.marked())))
+
+
+def _object(machine: Machine) -> None:
+    args = machine.marked()
+    machine.push(Call(args[0], tuple(args[1:])))
+
+
+def _stack_global(machine: Machine) -> None:
+    name, module = machine.pop(), machine.pop()
+    machine.push(machine.name(module, name))
+
+
+def _integer(text: str) -> Any:
+    if text in ("00", "01"):
+        return text == "01"
+    if len(text) > MAX_DIGITS:
+        raise ValueError
+    return int(text.removesuffix("L"))
+
+
+def _quoted(text: str) -> str:
+    """Protocol 0's quoted text, escapes left as they are: only names are of interest."""
+    if len(text) < 2 or text[0] not in "'\"" or text[-1] != text[0]:
+        raise ValueError
+    return text[1:-1]
+
+
+def _long(machine: Machine, count: int) -> int:
+    if count > MAX_DIGITS:
+        raise ValueError
+    return int.from_bytes(machine.bytes(count), "little", signed=True)
+
+
+def _pop_any(machine: Machine) -> None:
+    if not machine.stack:
+        raise IndexError
+    machine.stack.pop()
+
+
+def _text_of(machine: Machine, form: str) -> str:
+    return machine.bytes(machine.number(form)).decode("utf-8", "surrogatepass")
+
+
+def _old_text(machine: Machine, form: str) -> str:
+    return machine.bytes(machine.number(form)).decode("latin-1")
+
+
+def _tuple(machine: Machine, count: int) -> None:
+    machine.push(tuple(reversed([machine.pop() for _ in range(count)])))
+
+
+def _extension(machine: Machine, code: int) -> None:
+    machine.push(machine.name("copyreg", f"extension {code}"))
+
+
+def _pairs(machine: Machine) -> dict[Any, Any]:
+    """The dict above the mark."""
+    values = machine.marked()
+    machine.push({})
+    _set_items(machine, values)
+    made: dict[Any, Any] = machine.pop()
+    return made
+
+
+def _unused(machine: Machine) -> None:
+    """Opcodes that change nothing here."""
+
+
+Action = Callable[[Machine], Any]
+
+OPCODES: dict[int, Action] = {
+    ord(code): action
+    for code, action in {
+        "(": lambda m: m.push(MARK),
+        "0": _pop_any,
+        "1": lambda m: m.marked(),
+        "2": lambda m: m.push(m.top()),
+        "F": lambda m: m.push(float(m.line())),
+        "I": lambda m: m.push(_integer(m.line())),
+        "J": lambda m: m.push(m.number("<i")),
+        "K": lambda m: m.push(m.byte()),
+        "L": lambda m: m.push(_integer(m.line())),
+        "M": lambda m: m.push(m.number("<H")),
+        "N": lambda m: m.push(None),
+        "P": lambda m: m.push(Persistent(m.line())),
+        "Q": lambda m: m.push(Persistent(m.pop())),
+        "R": _reduce,
+        "S": lambda m: m.push(_quoted(m.line())),
+        "T": lambda m: m.push(_old_text(m, "<i")),
+        "U": lambda m: m.push(_old_text(m, "<B")),
+        "V": lambda m: m.push(m.line()),
+        "X": lambda m: m.push(_text_of(m, "<I")),
+        "a": lambda m: _extend(m, [m.pop()]),
+        "b": _build,
+        "c": lambda m: m.push(m.name(m.line(), m.line())),
+        "d": lambda m: m.push(_pairs(m)),
+        "e": lambda m: _extend(m, m.marked()),
+        "g": lambda m: m.push(m.memo[_integer(m.line())]),
+        "h": lambda m: m.push(m.memo[m.byte()]),
+        "i": _instance,
+        "j": lambda m: m.push(m.memo[m.number("<I")]),
+        "l": lambda m: m.push(m.marked()),
+        "o": _object,
+        "p": lambda m: _keep(m, _integer(m.line())),
+        "q": lambda m: _keep(m, m.byte()),
+        "r": lambda m: _keep(m, m.number("<I")),
+        "s": lambda m: _set_items(m, [m.pop(), m.pop()][::-1]),
+        "t": lambda m: m.push(tuple(m.marked())),
+        "u": lambda m: _set_items(m, m.marked()),
+        "}": lambda m: m.push({}),
+        "]": lambda m: m.push([]),
+        ")": lambda m: m.push(()),
+        "G": lambda m: m.push(m.number(">d")),
+        "B": lambda m: m.push(m.bytes(m.number("<I"))),
+        "C": lambda m: m.push(m.bytes(m.byte())),
+        "\x80": lambda m: m.byte(),
+        "\x81": _reduce,
+        "\x82": lambda m: _extension(m, m.byte()),
+        "\x83": lambda m: _extension(m, m.number("<H")),
+        "\x84": lambda m: _extension(m, m.number("<i")),
+        "\x85": lambda m: _tuple(m, 1),
+        "\x86": lambda m: _tuple(m, 2),
+        "\x87": lambda m: _tuple(m, 3),
+        "\x88": lambda m: m.push(True),
+        "\x89": lambda m: m.push(False),
+        "\x8a": lambda m: m.push(_long(m, m.byte())),
+        "\x8b": lambda m: m.push(_long(m, m.number("<i"))),
+        "\x8c": lambda m: m.push(_text_of(m, "<B")),
+        "\x8d": lambda m: m.push(_text_of(m, "<Q")),
+        "\x8e": lambda m: m.push(m.bytes(m.number("<Q"))),
+        "\x8f": lambda m: m.push(set()),
+        "\x90": lambda m: _extend(m, m.marked()),
+        "\x91": lambda m: m.push(frozenset(_key(v) for v in m.marked())),
+        "\x92": _new_object_keywords,
+        "\x93": _stack_global,
+        "\x94": lambda m: _keep(m, len(m.memo)),
+        "\x95": lambda m: m.bytes(8),
+        "\x96": lambda m: m.push(m.bytes(m.number("<Q"))),
+        "\x97": lambda m: m.push(m.name("pickle", "out-of-band buffer")),
+        "\x98": _unused,
+    }.items()
+}
+"""Opcode -> what it does here; 0x2E (STOP) is the machine's own."""

@@ -15,11 +15,20 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.opened import Archive, OpenedFile
-from ssdconv.converters.pytorch.allowed import refuse_code
-from ssdconv.converters.pytorch.containers import MAGIC, Content, Storage, View, from_pickles, from_zip, view_offset
+from ssdconv.converters.pytorch.containers import (
+    MAGIC,
+    Content,
+    Storage,
+    View,
+    as_dict,
+    from_pickles,
+    from_tar,
+    from_zip,
+    refuse_code,
+    tensor_parts,
+    view_offset,
+)
 from ssdconv.converters.pytorch.machine import Machine, Persistent
-from ssdconv.converters.pytorch.tar import from_tar
-from ssdconv.converters.pytorch.walk import as_dict, tensor_parts
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError
 

@@ -3,11 +3,19 @@
 The table's first key, empty, holds a BundleHeaderProto; each other key is a tensor's name with its BundleEntryProto: dtype,
 shape, shard, offset, size and masked CRC-32C. A partitioned variable's entry lists its slices instead, which have keys of
 their own (``ordered.slice_key``); they are put together when it is loaded.
+
+Checkpoints of TensorFlow's V1 format: one table whose values are SavedTensorSlices messages.
+
+The empty key holds the list of tensors (name, shape, dtype, slices); each other key (``ordered.slice_key``) one slice with its
+values as a TensorProto. Only the list is read on opening. Messages: tensorflow/core/util/saved_tensor_slice.proto.
+
+Write checkpoints of TensorFlow's V2 format that ``tf.train.Saver.restore`` reads: one ``.index`` and one ``.data`` shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,13 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from ssdconv.converters.opened import OpenedFile
-from ssdconv.converters.protobuf_wire import Wire
+from ssdconv.converters.protobuf_wire import LEN, VARINT, Field, Wire, encode_varint
 from ssdconv.converters.tensorflow import protos
-from ssdconv.converters.tensorflow.crc32c import crc32c, masked
-from ssdconv.converters.tensorflow.ordered import slice_key
-from ssdconv.converters.tensorflow.table import Table
+from ssdconv.converters.tensorflow.protos import DTYPES
+from ssdconv.converters.tensorflow.table import FOOTER, MAGIC, Table, crc32c, masked, slice_key
 from ssdconv.converters.tensors import Array, LazyTensor
-from ssdconv.errors import FormatError, MissingError
+from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.ssd_ref.files import atomic_path
 
 Extents = tuple[tuple[int, int], ...]
 MAX_SHARDS = 10_000
@@ -247,3 +255,187 @@ def open_shard(prefix: Path, index: int, count: int) -> OpenedFile:
             where=str(path),
             hint="a checkpoint is a .index file and all its .data files in one folder",
         ) from None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A tensor as the list describes it."""
+
+    name: str
+    shape: protos.Shape
+    code: int
+    slices: tuple[Extents, ...]
+
+
+def saved_tensors(table: Table, file: OpenedFile | None = None) -> dict[str, LazyTensor]:
+    """All tensors of a V1 checkpoint by name; only the list of tensors is read."""
+    found = {}
+    for saved in listed(table):
+        where = f"{table.where}, tensor {saved.name!r}"
+        if saved.name in found:
+            raise FormatError("two tensors have one name", where=where)
+        dtype = protos.dtype_of(saved.code)
+        found[saved.name] = LazyTensor(saved.name, saved.shape, dtype, partial(_load, table, file, saved, where), where)
+    return found
+
+
+def listed(table: Table) -> list[Saved]:
+    """The list of tensors under the empty key."""
+    value = table.get(b"")
+    if value is None:
+        raise FormatError("the table has no list of tensors", where=table.where)
+    wire = Wire(bytes(value), f"{table.where}, list of tensors")
+    return [
+        _saved(wire, one)
+        for part in wire.fields(0, len(value))
+        if part.number == 1
+        for one in protos.messages(wire, part)
+        if one.number == 1
+    ]
+
+
+def _saved(wire: Wire, field: Field) -> Saved:
+    name, code = "", 0
+    sides: protos.Shape = ()
+    slices: list[Extents] = []
+    for part in protos.messages(wire, field):
+        if part.number == 1:
+            name = protos.string(wire, part)
+        elif part.number == 2:
+            sides = protos.shape(wire, part)
+        elif part.number == 3:
+            code = protos.number(wire, part)
+        elif part.number == 4:
+            slices.append(protos.extents(wire, part))
+            if len(slices) > MAX_SLICES:
+                raise wire.error("a tensor in too many slices", part.start)
+    return Saved(name, sides, code, tuple(slices))
+
+
+def _load(table: Table, file: OpenedFile | None, saved: Saved, where: str) -> Array:
+    if protos.dtype_of(saved.code) == protos.UNREADABLE:
+        raise protos.unreadable(saved.name, where)
+    if file is not None:
+        file.unchanged()
+    places = [place_of(one, saved.shape, where) for one in saved.slices]
+    sides = [tuple(s.stop - s.start for s in place) for place in places]
+    check_tiling(places, sum(protos.count(s) for s in sides), saved.shape, where)
+    pieces = [_piece(table, saved, one, side, where) for one, side in zip(saved.slices, sides, strict=True)]
+    if len(pieces) == 1:
+        return pieces[0]
+    out = np.empty(saved.shape, protos.dtype_of(saved.code))
+    for place, piece in zip(places, pieces, strict=True):
+        out[place] = piece
+    return out
+
+
+def _piece(table: Table, saved: Saved, one: Extents, sides: protos.Shape, where: str) -> Array:
+    value = table.get(slice_key(saved.name, one))
+    if value is None:
+        raise FormatError("a slice of the tensor is missing", where=where, got=one)
+    wire = Wire(value, where)  # type: ignore[arg-type]
+    for part in wire.fields(0, len(value)):
+        if part.number != 2:
+            continue
+        for inner in protos.messages(wire, part):
+            if inner.number == 3 and inner.wire == LEN:
+                return protos.tensor_values(wire, inner.begin, inner.end, saved.code, sides)
+    raise FormatError("a slice of the tensor holds no values", where=where)
+
+
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_BLOCK = 4096
+_RESTART = 16
+_HEADER = bytes([1 << 3 | VARINT, 1, 3 << 3 | LEN, 2, 1 << 3 | VARINT, 1])
+"""BundleHeaderProto: one shard, little-endian, written for readers of version 1 and later."""
+
+
+def write_bundle(prefix: Path, tensors: Mapping[str, Array]) -> list[Path]:
+    """Write a checkpoint, atomically: the old index stands until the new data is complete.
+
+    Args:
+        prefix: what TensorFlow calls the checkpoint's path; ``.index`` and ``.data-00000-of-00001`` are added.
+        tensors: by variable name without ":0".
+
+    Returns:
+        The index, then the shard.
+
+    Raises:
+        UsageError: no tensor, or one whose name or dtype TensorFlow cannot hold.
+        OutputError: a file could not be written.
+    """
+    if not tensors:
+        raise UsageError("no tensor to write", where=str(prefix))
+    index, shard = prefix.with_name(prefix.name + ".index"), shard_path(prefix, 0, 1)
+    with atomic_path(index) as table, atomic_path(shard) as data:
+        entries = [(b"", _HEADER)]
+        offset = 0
+        with open(data, "wb") as stream:
+            for name in sorted(tensors, key=str.encode):
+                array = np.asarray(tensors[name], tensors[name].dtype.newbyteorder("<"), order="C")
+                if array.dtype not in _CODES or not name or not name.isprintable():
+                    raise UsageError(f"tensor {name[:80]!r} cannot be written to a checkpoint", got=array.dtype)
+                raw = array.tobytes()
+                stream.write(raw)
+                entries.append((name.encode(), _entry(array, offset, crc32c(raw))))
+                offset += array.nbytes
+        table.write_bytes(table_bytes(entries))
+    return [index, shard]
+
+
+def _entry(array: Array, offset: int, crc: int) -> bytes:
+    """BundleEntryProto."""
+    sides = b"".join(_field(2, LEN, _field(1, VARINT, encode_varint(side))) for side in array.shape)
+    return (
+        _field(1, VARINT, encode_varint(_CODES[array.dtype]))
+        + _field(2, LEN, sides)
+        + (_field(4, VARINT, encode_varint(offset)) if offset else b"")
+        + _field(5, VARINT, encode_varint(array.nbytes))
+        + bytes([6 << 3 | 5])
+        + struct.pack("<I", masked(crc))
+    )
+
+
+def _field(number: int, wire: int, body: bytes) -> bytes:
+    return bytes([number << 3 | wire]) + (encode_varint(len(body)) if wire == LEN else b"") + body
+
+
+def table_bytes(entries: list[tuple[bytes, bytes]]) -> bytes:
+    """A whole table file of sorted keys and values, uncompressed."""
+    out = bytearray()
+    index: list[tuple[bytes, bytes]] = []
+    start = 0
+    while start < len(entries):
+        stop, size = start, 0
+        while stop < len(entries) and size < _BLOCK:
+            size += len(entries[stop][0]) + len(entries[stop][1]) + 6
+            stop += 1
+        index.append((entries[stop - 1][0], _append(out, _block(entries[start:stop]))))
+        start = stop
+    handles = _append(out, _block([])) + _append(out, _block(index))
+    footer = handles.ljust(FOOTER - 8, b"\0") + MAGIC.to_bytes(8, "little")
+    return bytes(out) + footer
+
+
+def _append(out: bytearray, block: bytes) -> bytes:
+    """Add a block and its trailer; returns its handle."""
+    handle = encode_varint(len(out)) + encode_varint(len(block))
+    stored = block + b"\0"
+    out += stored + struct.pack("<I", masked(crc32c(stored)))
+    return handle
+
+
+def _block(entries: list[tuple[bytes, bytes]]) -> bytes:
+    out, restarts, last = bytearray(), [0], b""
+    for number, (key, value) in enumerate(entries):
+        shared = 0
+        if number % _RESTART:
+            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
+                shared += 1
+        elif number:
+            restarts.append(len(out))
+        out += (
+            encode_varint(shared) + encode_varint(len(key) - shared) + encode_varint(len(value)) + key[shared:] + value
+        )
+        last = key
+    return bytes(out) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))

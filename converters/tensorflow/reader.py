@@ -1,18 +1,117 @@
-"""Open a checkpoint (V2 or V1) or a frozen graph as a tensor table, whichever of its names is given."""
+"""Open a checkpoint (V2 or V1) or a frozen graph as a tensor table, whichever of its names is given.
+
+Frozen graphs (``.pb``): the constants of a GraphDef, found by walking the message.
+
+GraphDef: field 1 the nodes. NodeDef: 1 name, 2 op, 5 attributes (a map: 1 key, 2 AttrValue). AttrValue: 8 a TensorProto. TensorProto: 1
+dtype, 2 shape, 4 raw content, 5 and 6 packed values (tensorflow/core/framework/graph.proto, node_def.proto, attr_value.proto).
+
+Which file stands for a checkpoint, given any of its names. Imports nothing but the standard library.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 
 from ssdconv.converters.opened import OpenedFile
-from ssdconv.converters.protobuf_wire import Wire
-from ssdconv.converters.tensorflow.bundle import Bundle, open_shard
-from ssdconv.converters.tensorflow.graphdef import graph_tensors
-from ssdconv.converters.tensorflow.paths import index_of
-from ssdconv.converters.tensorflow.slices_v1 import saved_tensors
+from ssdconv.converters.protobuf_wire import LEN, VARINT, Field, Wire
+from ssdconv.converters.tensorflow import protos
+from ssdconv.converters.tensorflow.bundle import Bundle, open_shard, saved_tensors
 from ssdconv.converters.tensorflow.table import Table, is_table
-from ssdconv.converters.tensors import LazyTensor, TensorTable
+from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MissingError
+
+MAX_NODES = 100_000
+
+
+def graph_tensors(
+    wire: Wire, size: int, file: OpenedFile | None = None
+) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Constants by node name, and the op of every node.
+
+    Raises:
+        FormatError: not a GraphDef, or damaged.
+    """
+    found: dict[str, LazyTensor] = {}
+    ops: dict[str, str] = {}
+    for node in wire.fields(0, size):
+        if node.number != 1:
+            if node.number > 5:
+                raise wire.error("not a GraphDef: it has no such field", node.start, got=f"field {node.number}")
+            continue
+        name, op, value = _node(wire, node)
+        if not op or name in ops:
+            raise wire.error("a node without op, or of a name that another one has", node.start, got=repr(name[:80]))
+        ops[name] = op
+        if len(ops) > MAX_NODES:
+            raise wire.error("too many nodes", node.start, expected=f"<= {MAX_NODES}")
+        if op == "Const" and value is not None:
+            found[name] = _constant(wire, name, value, file)
+    if not ops:
+        raise FormatError("a graph without nodes", where=wire.where)
+    return found, ops
+
+
+def _node(wire: Wire, node: Field) -> tuple[str, str, Field | None]:
+    name = op = ""
+    value = None
+    for part in protos.messages(wire, node):
+        if part.number == 1:
+            name = protos.string(wire, part)
+        elif part.number == 2:
+            op = protos.string(wire, part)
+        elif part.number == 5:
+            key, held = "", None
+            for inner in protos.messages(wire, part):
+                if inner.number == 1:
+                    key = protos.string(wire, inner)
+                elif inner.number == 2:
+                    held = inner
+            if key == "value" and held is not None:
+                for inner in protos.messages(wire, held):
+                    if inner.number == 8 and inner.wire == LEN:
+                        value = inner
+    return name, op, value
+
+
+def _constant(wire: Wire, name: str, value: Field, file: OpenedFile | None) -> LazyTensor:
+    code = 0
+    sides: protos.Shape = ()
+    for part in protos.messages(wire, value):
+        if part.number == 1 and part.wire == VARINT:
+            code = part.value
+        elif part.number == 2:
+            sides = protos.shape(wire, part)
+    where = f"{wire.where}, node {name!r}, offset {value.begin}"
+    return LazyTensor(
+        name, sides, protos.dtype_of(code), partial(_load, wire, name, value, code, sides, file, where), where
+    )
+
+
+def _load(
+    wire: Wire, name: str, value: Field, code: int, sides: protos.Shape, file: OpenedFile | None, where: str
+) -> Array:
+    if protos.dtype_of(code) == protos.UNREADABLE:
+        raise protos.unreadable(name, where)
+    if file is not None:
+        file.unchanged()
+    data = wire.data if file is None else file.data
+    return protos.tensor_values(Wire(data, wire.where), value.begin, value.end, code, sides)
+
+
+_PART = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")
+
+
+def index_of(path: Path) -> Path:
+    """The file to open for a path as users give it: a prefix, ``.index``, ``.meta``, one ``.data`` shard, or a file itself."""
+    path = Path(path)
+    match = _PART.fullmatch(path.name)
+    if match or not path.is_file():
+        prefix = path.with_name(match[1]) if match else path
+        index = prefix.with_name(f"{prefix.name}.index")
+        return index if prefix.name and index.is_file() else path
+    return path
 
 
 def read_checkpoint(path: Path) -> TensorTable:

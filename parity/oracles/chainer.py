@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.chainer.names import YX_TO_XY
+from ssdconv.converters.chainer.source import YX_TO_XY
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError

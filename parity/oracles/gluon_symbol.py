@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdconv.converters.gluon.names import bare, network_prefix, without_counters
+from ssdconv.converters.gluon.mapping import bare, network_prefix, without_counters
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, MissingError
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.convert import Opened
-from ssdconv.converters.tensorflow.names import FIRST, SCALE, SCOPE, YX_TO_XY, scope_of, variable
-from ssdconv.converters.tensorflow.names import layers as layers_of
+from ssdconv.converters.tensorflow.source import FIRST, SCALE, SCOPE, YX_TO_XY, scope_of, variable
+from ssdconv.converters.tensorflow.source import layers as layers_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.layers.detections import Rows

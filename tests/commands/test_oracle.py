@@ -14,8 +14,8 @@ import pytest
 
 from ssdconv import cli
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
+from ssdconv.converters.gluon.params import write_params
 from ssdconv.converters.gluon.recognise import reference_shapes
-from ssdconv.converters.gluon.writer import write_params
 from ssdconv.parity.oracles.environments import ENVIRONMENTS, Environment
 from ssdconv.ssd_ref.networks.gluon import gluon
 

@@ -12,8 +12,8 @@ import pytest
 import ssdconv
 from ssdconv import cli
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
+from ssdconv.converters.gluon.params import write_params
 from ssdconv.converters.gluon.recognise import reference_shapes
-from ssdconv.converters.gluon.writer import write_params
 from ssdconv.ssd_ref.networks.gluon import gluon
 
 NAME = "ssd_300_mobilenet0.25_voc"

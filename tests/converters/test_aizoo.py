@@ -183,7 +183,7 @@ def test_caffe_has_no_form_with_batch_normalisation(tmp_path: Path) -> None:
 def test_a_missing_tensor_and_another_shape_are_told(tmp_path: Path) -> None:
     config, _ = seeded("tensorflow", tmp_path)
     from ssdconv.converters.aizoo import entries
-    from ssdconv.converters.tensorflow.writer import write_bundle
+    from ssdconv.converters.tensorflow.bundle import write_bundle
 
     arrays = {e.source: np.zeros(e.source_shape, np.float32) for e in entries(config, "tensorflow", "_3")}
     write_bundle(tmp_path / "whole.ckpt", arrays)

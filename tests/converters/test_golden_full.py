@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert
-from ssdconv.converters.tensorflow.writer import write_bundle
+from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.ssd_ref.checkpoint import build, read
 from ssdconv.ssd_ref.config import DetectRule
 from ssdconv.ssd_ref.postprocess import detect

@@ -13,9 +13,9 @@ from ssdconv.converters.chainer.writer import write_npz
 from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.keras.writer import write_numbered, write_weights
 from ssdconv.converters.pytorch.reader import read_pth
-from ssdconv.converters.pytorch.writer import write_state_dict
+from ssdconv.converters.pytorch.source import write_state_dict
+from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.converters.tensorflow.reader import read_checkpoint
-from ssdconv.converters.tensorflow.writer import write_bundle
 from ssdconv.converters.tensors import Array, TensorTable
 
 Case = tuple[str, Callable[[Path, Array], object], Callable[[Path], TensorTable]]

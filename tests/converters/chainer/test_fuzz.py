@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.npy import parse_header
-from ssdconv.converters.chainer.reader import parse
+from ssdconv.converters.chainer.reader import parse, parse_header
 from ssdconv.converters.opened import Archive
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import SsdconvError

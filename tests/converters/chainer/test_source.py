@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.names import entries
 from ssdconv.converters.chainer.reader import read_npz
-from ssdconv.converters.chainer.source import plan, write
+from ssdconv.converters.chainer.source import entries, plan, write
 from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.converters.plan import Request
 from ssdconv.errors import MappingError, SsdconvError, UsageError

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
-from ssdconv.converters.gluon.names import without_counters
+from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of, without_counters
 from ssdconv.converters.gluon.recognise import fit, reference_shapes
 from ssdconv.converters.gluon.source import plan
 from ssdconv.converters.plan import Request

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ssdconv.converters.gluon.names import ParamName, dialect_of, prefix_counts, resolve, without_counters
+from ssdconv.converters.gluon.mapping import ParamName, dialect_of, prefix_counts, resolve, without_counters
 from ssdconv.errors import MappingError
 
 ALL = [

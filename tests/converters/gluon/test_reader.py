@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdconv.converters.gluon.reader import parse, read_params
+from ssdconv.converters.gluon.params import parse, read_params
 from ssdconv.errors import FormatError, MissingError
 
 
@@ -152,7 +152,7 @@ def test_hostile_files_need_no_memory(packing: SimpleNamespace, tmp_path: Path) 
     code = """
         import resource, sys
         from pathlib import Path
-        from ssdconv.converters.gluon.reader import read_params
+        from ssdconv.converters.gluon.params import read_params
         from ssdconv.errors import SsdconvError
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssdconv.converters.gluon.reader import parse
+from ssdconv.converters.gluon.params import parse
 from ssdconv.errors import SsdconvError
 
 EDGES = [0, 1, 2, 7, 31, 32, 33, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xF993FAC8, 0xF993FAC9, 0xF993FACA, 1 << 62]

@@ -10,9 +10,8 @@ import pytest
 
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
-from ssdconv.converters.gluon.reader import read_params
+from ssdconv.converters.gluon.params import read_params, write_params
 from ssdconv.converters.gluon.recognise import reference_shapes
-from ssdconv.converters.gluon.writer import write_params
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import recognise
 from ssdconv.errors import UsageError

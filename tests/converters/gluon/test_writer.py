@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdconv.converters.gluon.reader import read_params
-from ssdconv.converters.gluon.writer import write_params
+from ssdconv.converters.gluon.params import read_params, write_params
 from ssdconv.errors import FormatError, UsageError
 
 MXNET_WROTE = bytes.fromhex(

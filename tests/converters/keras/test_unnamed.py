@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert, reverse
-from ssdconv.converters.keras.rows import rows_of
-from ssdconv.converters.keras.unnamed import in_model_order, layers_in_order
+from ssdconv.converters.keras.rows import in_model_order, layers_in_order, rows_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError, MappingError

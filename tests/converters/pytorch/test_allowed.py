@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from ssdconv.converters.pytorch.allowed import is_allowed, refuse_code
+from ssdconv.converters.pytorch.containers import is_allowed, refuse_code
 from ssdconv.converters.pytorch.machine import Global, Machine
 from ssdconv.errors import UnsafeFileError
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdconv.converters.tensorflow.crc32c import crc32c, masked
+from ssdconv.converters.tensorflow.table import crc32c, masked
 
 
 def test_published_values() -> None:

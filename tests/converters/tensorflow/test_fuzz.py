@@ -14,11 +14,9 @@ import pytest
 
 from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.tensorflow import table as tables
-from ssdconv.converters.tensorflow.bundle import Bundle
-from ssdconv.converters.tensorflow.graphdef import graph_tensors
-from ssdconv.converters.tensorflow.ordered import slice_key
-from ssdconv.converters.tensorflow.slices_v1 import saved_tensors
-from ssdconv.converters.tensorflow.table import Table
+from ssdconv.converters.tensorflow.bundle import Bundle, saved_tensors
+from ssdconv.converters.tensorflow.reader import graph_tensors
+from ssdconv.converters.tensorflow.table import Table, slice_key
 from ssdconv.errors import SsdconvError
 
 EDGES = [0, 1, 5, 127, 128, 255, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]

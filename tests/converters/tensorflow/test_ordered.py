@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssdconv.converters.tensorflow.ordered import signed, slice_key, text, unsigned
+from ssdconv.converters.tensorflow.table import signed, slice_key, text, unsigned
 
 
 def test_numbers_sort() -> None:

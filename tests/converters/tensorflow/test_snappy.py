@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from ssdconv.converters.tensorflow.snappy import unpack
+from ssdconv.converters.tensorflow.table import unpack
 from ssdconv.errors import FormatError, SsdconvError
 
 PACKED = base64.b64decode(

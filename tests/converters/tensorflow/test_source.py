@@ -13,8 +13,8 @@ import pytest
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensorflow import source
+from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.converters.tensorflow.reader import read_checkpoint
-from ssdconv.converters.tensorflow.writer import write_bundle
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.model import seeded_tensors

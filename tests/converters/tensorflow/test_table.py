@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from ssdconv.converters.tensorflow.bundle import table_bytes
 from ssdconv.converters.tensorflow.table import Table
-from ssdconv.converters.tensorflow.writer import table_bytes
 from ssdconv.errors import FormatError
 
 ENTRIES = [(b"", b"head"), (b"abc", b"1"), (b"abcd", b""), (b"abx", b"33"), (b"b\xff", b"4" * 300)]

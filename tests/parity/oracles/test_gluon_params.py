@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.gluon.reader import read_params
-from ssdconv.converters.gluon.writer import write_params
+from ssdconv.converters.gluon.params import read_params, write_params
 from ssdconv.errors import FormatError
 from ssdconv.parity.oracles.gluon import ask_jobs
 

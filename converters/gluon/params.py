@@ -1,35 +1,117 @@
 """Read MXNet's ``.params`` files (``save_parameters``, ``nd.save``, ``export``) without MXNet.
 
 The list is walked once, headers only; tensor bytes are touched when a tensor is loaded, as views of a memory map.
+
+What reader and writer share about MXNet's ``.params`` list files (src/ndarray/ndarray.cc and dmlc's stream).
+
+All integers are little-endian::
+
+    u64 0x112, u64 reserved, u64 number of arrays, the arrays, u64 number of names (0 or as many), then u64 length + bytes each
+
+An array is one of these; data is in C order::
+
+    V2, V3:  u32 magic, i32 storage, i32 ndim, i64 x ndim, i32 device type, i32 device id, i32 dtype, data
+    V1:      u32 magic,              u32 ndim, i64 x ndim, i32 device type, i32 device id, i32 dtype, data
+    oldest:                          u32 ndim, u32 x ndim, i32 device type, i32 device id, i32 dtype, data
+
+Sparse storage, which is refused, has more shapes in between.
+V3 is V2 under numpy shape semantics: no dimensions then means a scalar.
+
+The bytes of an open file, mapped or read, that notice when the file changes.
+
+Write MXNet's ``.params`` files without MXNet: the bytes that ``nd.save`` of MXNet 1.9.1 writes.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.gluon.layout import (
-    DTYPES,
-    LIST_MAGIC,
-    MAX_DIMS,
-    MAX_NAME,
-    MAX_TENSORS,
-    OTHER_DTYPES,
-    STORAGE,
-    V2,
-    V3,
-    VERSIONS,
-)
-from ssdconv.converters.gluon.names import dialect_of, prefix_counts
-from ssdconv.converters.gluon.source_bytes import SourceBytes
+from ssdconv.converters.gluon.mapping import dialect_of, prefix_counts
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
-from ssdconv.errors import FormatError, MissingError
+from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.ssd_ref.files import atomic_path
+
+LIST_MAGIC = 0x112
+V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+VERSIONS = {V1: "V1", V2: "V2", V3: "V3"}
+
+DTYPES: dict[int, np.dtype[np.generic]] = {
+    0: np.dtype("<f4"),
+    1: np.dtype("<f8"),
+    2: np.dtype("<f2"),
+    3: np.dtype("u1"),
+    4: np.dtype("<i4"),
+    5: np.dtype("i1"),
+    6: np.dtype("<i8"),
+    7: np.dtype("?"),
+}
+"""mshadow's type codes that have a numpy dtype and occur in files."""
+
+OTHER_DTYPES = {8: ("int16", 2), 9: ("uint16", 2), 10: ("uint32", 4), 11: ("uint64", 8), 12: ("bfloat16", 2)}
+"""Codes that are refused, with name and size in bytes."""
+
+STORAGE = {0: "dense", 1: "row_sparse", 2: "csr"}
+"""Storage code -> name."""
+
+MAX_DIMS = 32
+MAX_TENSORS = 20_000
+"""Far above the largest known network (806), far below what would make the tensor table itself a burden."""
+MAX_NAME = 1024
+
+
+class SourceBytes:
+    """The open file behind the tensors; refuses to serve a file that shrank under its memory map."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._stamp = self._state()
+        self._buffer: mmap.mmap | bytes | None = None
+        self._mapped = False
+
+    def _state(self) -> tuple[int, int]:
+        state = os.fstat(self._descriptor)
+        return state.st_size, state.st_mtime_ns
+
+    def open(self, use_mmap: bool) -> None:
+        if self._stamp[0] < 32:
+            raise FormatError("too short for a .params list", where=str(self.path), got=f"{self._stamp[0]} bytes")
+        try:
+            if use_mmap:
+                self._buffer = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+                self._mapped = True
+            else:
+                self._buffer = self.path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise FormatError(f"cannot be read: {error}", where=str(self.path)) from None
+
+    def view(self) -> memoryview:
+        """The file's bytes, read-only; raises FormatError when the file was closed or changed since it was opened."""
+        if self._buffer is None:
+            raise FormatError("the file was closed before its tensors were read", where=str(self.path))
+        if self._mapped and self._state() != self._stamp:
+            raise FormatError("the file changed while it was being read", where=str(self.path))
+        return memoryview(self._buffer)
+
+    def unchanged(self) -> bool:
+        """Whether the open file is as it was when it was opened."""
+        return self._descriptor < 0 or self._state() == self._stamp
+
+    def close(self) -> None:
+        """Let go of the file; arrays keep the memory map alive as long as they need it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._buffer = None
+
 
 _NO_PARAMS = "is this an MXNet .params file?"
 
@@ -221,3 +303,57 @@ class _Cursor:
         """``count`` bytes, copied."""
         start = self.skip(count, what)
         return bytes(self._buffer[start : start + count])
+
+
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def write_params(path: str | os.PathLike[str], tensors: Mapping[str, Array] | Iterable[tuple[str, Array]]) -> None:
+    """Write named tensors as one ``.params`` list, atomically, one tensor in memory at a time.
+
+    Args:
+        path: destination; what stood there before stays until the new file is complete.
+        tensors: names and arrays in the order of the file; names are written as they are (``arg:``/``aux:`` included).
+
+    Raises:
+        UsageError: no tensor at all, a name twice or empty, a scalar (which MXNet's V2 arrays cannot hold), or a dtype
+            that MXNet lacks; nothing is written then.
+        OutputError: the file could not be written.
+    """
+    names: dict[str, None] = {}
+    with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
+        stream.write(struct.pack("<QQQ", LIST_MAGIC, 0, 0))
+        for name, array in tensors.items() if isinstance(tensors, Mapping) else tensors:
+            _check(name, array, names)
+            names[name] = None
+            stream.write(_header(array))
+            stream.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+        if not names:
+            raise UsageError("no tensor to write", where=str(path))
+        stream.write(struct.pack("<Q", len(names)))
+        for name in names:
+            raw = name.encode()
+            stream.write(struct.pack("<Q", len(raw)) + raw)
+        stream.seek(16)
+        stream.write(struct.pack("<Q", len(names)))
+
+
+def _check(name: str, array: Array, names: Mapping[str, None]) -> None:
+    if name in names:
+        raise UsageError(f"two tensors are named {name!r}")
+    if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
+        raise UsageError(f"{name[:80]!r} cannot name a tensor", expected=f"1 to {MAX_NAME} printable bytes")
+    if not 1 <= array.ndim <= MAX_DIMS:
+        raise UsageError(
+            f"tensor {name!r} cannot be written to .params", expected=f"1 to {MAX_DIMS} dimensions", got=array.shape
+        )
+    if array.dtype.newbyteorder("<") not in _CODES:
+        known = ", ".join(str(dtype) for dtype in _CODES)
+        raise UsageError(f"tensor {name!r} has a dtype that MXNet lacks", expected=known, got=array.dtype)
+
+
+def _header(array: Array) -> bytes:
+    """V2, dense, shape, cpu(0), dtype."""
+    shape = array.shape
+    code = _CODES[array.dtype.newbyteorder("<")]
+    return struct.pack(f"<Iii{len(shape)}qiii", V2, 0, len(shape), *shape, 1, 0, code)
