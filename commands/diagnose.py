@@ -40,7 +40,7 @@ def run(args: Namespace) -> int:
     weights = existing(args.weights)
     source, reference, prototxt = (existing(p) if p else None for p in (args.source, args.reference, args.prototxt))
     images = [existing(image) for image in args.image]
-    from ssdconv.parity.diagnose.run import diagnose
+    from ssdconv.parity.diagnose.search import diagnose
 
     with following() as progress:
         found = diagnose(
@@ -56,7 +56,7 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json(found.to_json())
     else:
-        from ssdconv.parity.diagnose.text import show
+        from ssdconv.parity.diagnose.result import show
 
         show(found)
     return EXIT_OK if found.passed else EXIT_PARITY

@@ -105,7 +105,7 @@ def _layers(args: Namespace, weights: str) -> int:
         )
         found = None
         if args.diagnose and report.outcome == "failed":
-            from ssdconv.parity.diagnose.run import diagnose
+            from ssdconv.parity.diagnose.search import diagnose
 
             found = diagnose(
                 checkpoint, source=source, prototxt=prototxt, images=images, seed=args.seed, progress=progress
@@ -127,7 +127,7 @@ def _layers(args: Namespace, weights: str) -> int:
 
 
 def _show(report: ParityReport, found: Diagnosis | None, written: Sequence[Path]) -> None:
-    from ssdconv.parity.diagnose.text import show as show_diagnosis
+    from ssdconv.parity.diagnose.result import show as show_diagnosis
     from ssdconv.parity.report.terminal import show
 
     show(report)

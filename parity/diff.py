@@ -10,10 +10,9 @@ import msgspec
 
 from ssdconv.errors import MappingError
 from ssdconv.parity.config_diff import FieldDifference, config_differences
-from ssdconv.parity.diagnose.evidence import share
-from ssdconv.parity.diagnose.files import Weights, pair
-from ssdconv.parity.diagnose.net import Net, tensor_specs
-from ssdconv.parity.diagnose.tensors import Difference, Truths, differences
+from ssdconv.parity.diagnose.evidence import Difference, Truths, differences, share
+from ssdconv.parity.diagnose.hypothesis import Net, tensor_specs
+from ssdconv.parity.diagnose.sides import Weights, pair
 
 LEAST_SHARED = 0.5
 """Share of B's tensors that A must have, with equal shapes, for the two to be versions of one network."""

@@ -1,13 +1,137 @@
-"""The shape of a hypothesis: one known mistake as data, with a function that proposes how to undo it."""
+"""What a diagnosis works on: a network as data, the roles of its tensors, and a hypothesis, one known mistake with what undoes it.
+
+Nets are never changed: a ``Change`` makes another one that shares the arrays. The changes that hypotheses about layers share stand at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from ssdconv.parity.diagnose.net import Array, Net, Role, TensorSpec
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from ssdconv.parity.diagnose.result import Cause, Kind
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.checkpoint import Checkpoint, build
+from ssdconv.ssd_ref.config import ConvSpec, LayerSpec, NormSpec, Pixels, SSDConfig, Staged
+from ssdconv.ssd_ref.model import SSD
+
+Array = npt.NDArray[Any]
+Role = Literal[
+    "input", "first", "conv", "bias", "pool", "norm", "l2norm", "act", "loc", "conf", "priors", "scores", "detections"
+]
+
+
+@dataclass(frozen=True)
+class Net:
+    """One state of a network; changes make new ones that share the arrays.
+
+    Attributes:
+        config: the network.
+        tensors: reference name -> array, as stored.
+    """
+
+    config: SSDConfig
+    tensors: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Net:
+        """The network of a checkpoint; half precision becomes float32, which loses nothing."""
+        held = {
+            n: t.float() if t.is_floating_point() and t.element_size() < 4 else t
+            for n, t in checkpoint.state_dict.items()
+        }
+        return cls(checkpoint.config, {n: writable(t.numpy()) for n, t in held.items()})
+
+    def model(self) -> SSD:
+        """The network in float32 and eval mode, on the CPU.
+
+        Raises:
+            FormatError: the tensors are not the ones that the config describes.
+        """
+        state = {n: torch.from_numpy(a) for n, a in self.tensors.items()}
+        return build(Checkpoint(self.config, state), heads=False)
+
+    def with_tensors(self, changed: Mapping[str, Array]) -> Net:
+        """With some tensors replaced."""
+        return replace(self, tensors={**self.tensors, **{n: writable(a) for n, a in changed.items()}})
+
+    def with_pixels(self, pixels: Pixels) -> Net:
+        """With other pixels."""
+        return replace(self, config=replace(self.config, pixels=pixels))
+
+    def with_staged(self, change: Callable[[Staged], Staged]) -> Net:
+        """With other layers; a layer graph stays as it is."""
+        if self.config.staged is None:
+            return self
+        return replace(self, config=replace(self.config, staged=change(self.config.staged)))
+
+
+def writable(array: Array) -> Array:
+    """The array in memory that torch accepts: C order, writable, native bytes."""
+    if array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative:
+        return array
+    return np.array(array, array.dtype.newbyteorder("="), order="C")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor is, from its name and shape.
+
+    Attributes:
+        name, shape: of the reference tensor.
+        role: ``first`` for the kernel that reads the image, ``conv``, ``bias``, ``norm``, ``l2norm``, ``loc``, ``conf``.
+        blob: last part of the name ("weight", "running_var").
+        values: of a head: channels per anchor (4, or the class count), else 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    blob: str
+    values: int = 0
+
+    @property
+    def layer(self) -> str:
+        """Path of the module that holds the tensor."""
+        return self.name.rpartition(".")[0]
+
+
+def tensor_specs(net: Net) -> dict[str, TensorSpec]:
+    """The spec of every tensor, in order of execution."""
+    specs: dict[str, TensorSpec] = {}
+    seen_first = False
+    for name, array in net.tensors.items():
+        role = _role(name, array.ndim)
+        if role == "conv" and not seen_first and array.shape[1] == 3:
+            role, seen_first = "first", True
+        values = {"loc": 4, "conf": net.config.num_classes}.get(role, 0)
+        if values and (array.shape[0] % values or not array.shape[0]):
+            role, values = ("conv" if array.ndim == 4 else "bias"), 0
+        specs[name] = TensorSpec(name, tuple(array.shape), role, name.rpartition(".")[2], values)
+    return specs
+
+
+def _role(name: str, axes: int) -> Role:
+    blob = name.rpartition(".")[2]
+    in_head = name.startswith("heads.")
+    if name.startswith("heads.l2norm."):
+        return "l2norm"
+    if blob in ("running_mean", "running_var", "mean", "variance", "factor") or ".norm" in name or ".dw." in name:
+        return "norm" if axes == 1 else "conv"
+    if (in_head and ".loc." in name) or (not in_head and name.startswith("graph.") and "_loc" in name):
+        return "loc"
+    if (in_head and ".conf." in name) or (not in_head and name.startswith("graph.") and "_conf" in name):
+        return "conf"
+    if axes == 4:
+        return "conv"
+    if blob == "bias":
+        return "bias"
+    return "l2norm" if "norm" in name and name.startswith("graph.") else "norm"
+
 
 THREADS = "https://github.com/"
 
@@ -85,3 +209,99 @@ class ConfigHypothesis(Mistake):
         """All ways to undo the mistake that would change anything."""
         for detail, change in self.propose(net, truth):
             yield Proposal(self, detail, change)
+
+
+Change = Callable[[Net], Net]
+
+
+def options(**values: Any) -> Change:
+    """Set keyword arguments of the backbone."""
+    return lambda net: net.with_staged(
+        lambda s: replace(s, backbone=replace(s.backbone, options={**s.backbone.options, **values}))
+    )
+
+
+def option(net: Net, name: str, default: Any) -> Any:
+    """A keyword argument of the backbone."""
+    return net.config.staged.backbone.options.get(name, default) if net.config.staged else default
+
+
+def extras(change: Callable[[ConvSpec], ConvSpec]) -> Change:
+    """Change every extra layer."""
+
+    def on(staged: Staged) -> Staged:
+        stages = tuple(tuple(change(spec) for spec in stage) for stage in staged.extras.stages)
+        return replace(staged, extras=replace(staged.extras, stages=stages))
+
+    return lambda net: net.with_staged(on)
+
+
+def specs(config: SSDConfig | None) -> Iterator[ConvSpec]:
+    """All extra layers."""
+    for stage in config.staged.extras.stages if config is not None and config.staged else ():
+        yield from stage
+
+
+def norms(net: Net) -> dict[str, NormSpec]:
+    """Batch normalisations by the part of the network that shares one spec: "the backbone", "the extra layers", "the heads"."""
+    staged = net.config.staged
+    if staged is None:
+        return {}
+    found: dict[str, NormSpec] = {}
+    kind, given = staged.backbone.kind, staged.backbone.options
+    if kind in ("resnet", "keras_resnet50"):
+        found["the backbone"] = NormSpec(given.get("eps", 1e-5 if kind == "resnet" else 1e-3))
+    elif given.get("norm") is not None:
+        norm = given["norm"]
+        found["the backbone"] = norm if isinstance(norm, NormSpec) else msgspec.convert(norm, NormSpec)
+    for spec in specs(net.config):
+        if spec.norm is not None:
+            found.setdefault("the extra layers", spec.norm)
+    if staged.heads.depthwise is not None:
+        found["the heads"] = staged.heads.depthwise
+    return found
+
+
+def set_norms(part: str, fields: Mapping[str, Any]) -> Change:
+    """Change the batch normalisations of a part (see ``norms``), or of "every part"."""
+
+    def on_extras(spec: ConvSpec) -> ConvSpec:
+        return spec if spec.norm is None else replace(spec, norm=replace(spec.norm, **fields))
+
+    def change(net: Net) -> Net:
+        held = norms(net)
+        wanted = held if part == "every part" else {part: held[part]}
+        if "the backbone" in wanted and net.config.staged is not None:
+            if "norm" in net.config.staged.backbone.options:
+                net = options(norm=msgspec.to_builtins(replace(wanted["the backbone"], **fields)))(net)
+            elif "eps" in fields:
+                net = options(eps=fields["eps"])(net)
+        if "the extra layers" in wanted:
+            net = extras(on_extras)(net)
+        if "the heads" in wanted:
+            depthwise = replace(wanted["the heads"], **fields)
+            net = net.with_staged(lambda s: replace(s, heads=replace(s.heads, depthwise=depthwise)))
+        return net
+
+    return change
+
+
+def graph_layers(net: Net, kinds: tuple[str, ...]) -> list[LayerSpec]:
+    """Layers of these Caffe types in a layer graph."""
+    return [la for la in net.config.graph.layers if la.type in kinds] if net.config.graph is not None else []
+
+
+def set_graph(kinds: tuple[str, ...], only: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
+    """Change the parameters of a graph's layers of these types, or of the one called ``only``."""
+
+    def apply(net: Net) -> Net:
+        graph = net.config.graph
+        if graph is None:
+            return net
+        layers = tuple(
+            replace(la, params=change(dict(la.params))) if la.type in kinds and only in (None, la.name) else la
+            for la in graph.layers
+        )
+        return replace(net, config=replace(net.config, graph=replace(graph, layers=layers)))
+
+    return apply

@@ -1,18 +1,24 @@
-"""How far a suspect network agrees with the truth on one input: the whole network, or one place of it."""
+"""How far a suspect network agrees with the truth on one input: the whole network, or one place of it as cheaply as can be.
+
+For one place a ``Tape`` holds every layer's input and output of one float32 pass. A changed network is run against it: a layer with
+the same parameters and settings that gets the recorded input gives its recorded output. So a trial at one layer costs about that layer.
+``reach`` says which layers can be the reason that a probe differs while the ones before it agree.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssdconv.errors import SsdconvError
-from ssdconv.parity.diagnose.net import Array, Net
-from ssdconv.parity.diagnose.replay import Tape
-from ssdconv.parity.diagnose.truth import View
+from ssdconv.parity.diagnose.hypothesis import Array, Net, Role
+from ssdconv.parity.diagnose.sides import View
 from ssdconv.parity.layers.activations import Heads, Probe, compare
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.results import DetectionResult, ProbeResult
@@ -24,6 +30,91 @@ from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections, scores_of
 from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.ssd_ref.priors import Priors
+
+Signature = tuple[Any, ...]
+SIMPLE = (int, float, str, bool, tuple, type(None))
+
+
+class Tape:
+    """Recorded layers of one pass.
+
+    Args:
+        model: in float32 and eval mode.
+        pixels: (1, 3, H, W).
+
+    Attributes:
+        order: paths of the layers without children, as they ran.
+        heads: the model's output.
+    """
+
+    def __init__(self, model: nn.Module, pixels: Tensor) -> None:
+        self.order: list[str] = []
+        self._layers: dict[str, tuple[Signature, tuple[Any, ...], Any]] = {}
+        handles = [
+            module.register_forward_hook(partial(self._record, path))
+            for path, module in model.named_modules()
+            if path and not any(True for _ in module.children())
+        ]
+        try:
+            with torch.inference_mode():
+                self.heads: Any = model(pixels)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _record(self, path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.order.append(path)
+        self._layers[path] = (signature(module), args, output)
+
+    def run(self, model: nn.Module, pixels: Tensor, until: str | None = None) -> Any:
+        """The output of the module ``until`` (``path:1`` for its second), or of the whole model.
+
+        Args:
+            model: built for this one run: its layers are replaced.
+            pixels: what is fed to it.
+            until: path of a module.
+        """
+        for path, module in model.named_modules():
+            if path and not any(True for _ in module.children()):
+                module.forward = partial(self._step, path, module, module.forward)
+        path, _, index = (until or "").partition(":")
+        if path:
+            model.get_submodule(path).register_forward_hook(_stop)
+        try:
+            with torch.inference_mode():
+                return model(pixels)
+        except _Reached as reached:
+            output = reached.output
+            return output[int(index or 0)] if isinstance(output, tuple | list) else output
+
+    def _step(self, path: str, module: nn.Module, forward: Callable[..., Any], *args: Any) -> Any:
+        entry = self._layers.get(path)
+        if entry is not None and len(args) == len(entry[1]) and entry[0] == signature(module):
+            same = all(
+                a is b or (a.shape == b.shape and torch.equal(a, b)) for a, b in zip(args, entry[1], strict=True)
+            )
+            if same:
+                return entry[2]
+        return forward(*args)
+
+
+def signature(module: nn.Module) -> Signature:
+    """What a layer computes: its kind, settings, and the memory of its parameters."""
+    simple = tuple(sorted((k, repr(v)) for k, v in vars(module).items() if isinstance(v, SIMPLE) and k != "training"))
+    held = tuple(t.data_ptr() for t in (*module.parameters(), *module.buffers()))
+    params = getattr(module, "p", None)
+    return type(module), simple, held, repr(getattr(params, "data", None))
+
+
+class _Reached(Exception):  # noqa: N818
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+
+def _stop(_: nn.Module, __: Any, output: Any) -> None:
+    raise _Reached(output)
+
 
 DETECTIONS = "detections"
 WORST = 1e300
@@ -211,3 +302,92 @@ def _excess(theirs: Array, mine: Array, probe: ProbeResult) -> float:
 def _rms(array: Array) -> float:
     flat = array.reshape(-1).astype(np.float64)
     return float(np.sqrt(flat @ flat / flat.size)) if flat.size else 0.0
+
+
+def reach(net: Net, outcome: Outcome, place: int) -> tuple[list[str], set[Role], Tape | None]:
+    """Layers that can make a probe differ while all before it agree, their roles, and a tape to replay; none behind the heads.
+
+    Args:
+        net: the network that ``outcome`` is of.
+        place: of the probe; behind the last one stand the detections.
+    """
+    if place == len(outcome.probes):
+        seen = any(p.reference == "@priors" for p in outcome.probes)
+        return [], {"detections"} if seen else {"detections", "priors"}, None
+    reference = outcome.probes[place].reference
+    fixed: dict[str, set[Role]] = {"@input": {"input"}, "@priors": {"priors"}, "@scores": {"scores"}}
+    if reference in fixed:
+        return [], fixed[reference], None
+    model = net.model()
+    tape = Tape(model, torch.as_tensor(outcome.pixels))
+    passed = {p.reference.split(":")[0] for p in outcome.probes if p}
+    paths = reachable(tape.order, reference, passed)
+    return paths, roles_of(model, paths, tape.order), tape
+
+
+def reachable(order: Sequence[str], reference: str, passed: Collection[str]) -> list[str]:
+    """Layers without children whose mistakes can show first at a probe.
+
+    Args:
+        order: all layers as they ran.
+        reference: the probe's module path, or ``@loc`` / ``@conf``.
+        passed: modules whose outputs agree.
+
+    Returns:
+        The probe's own layers and those before it that nothing has shown to agree. A layer in front of one that agrees counts as
+        agreeing only where it runs right before it.
+    """
+    path = reference.split(":")[0]
+    if path.startswith("@"):
+        end = len(order) - 1
+    else:
+        within = [i for i, p in enumerate(order) if p == path or p.startswith(f"{path}.")]
+        end = max(within, default=len(order) - 1)
+    agreed = [i for i in range(end) if _covers(passed, order[i])]
+    start = max(agreed, default=-1) + 1
+    heads = [p for p in order[:start] if p.startswith("heads.") and not _covers(passed, p)]
+    return [*heads, *(p for p in order[start : end + 1] if not _covers(passed, p))]
+
+
+def _covers(passed: Collection[str], path: str) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in passed for n in range(1, len(parts) + 1))
+
+
+_GRAPH_ROLES: dict[str, Role] = {
+    "Convolution": "conv",
+    "InnerProduct": "conv",
+    "Deconvolution": "conv",
+    "Pooling": "pool",
+    "BatchNorm": "norm",
+    "Scale": "norm",
+    "Normalize": "l2norm",
+    "ReLU": "act",
+}
+
+
+def roles_of(model: nn.Module, paths: Sequence[str], order: Sequence[str]) -> set[Role]:
+    """The roles of these layers."""
+    roles: set[Role] = set()
+    first = next((p for p in order if isinstance(model.get_submodule(p), nn.Conv2d)), "")
+    for path in paths:
+        module = model.get_submodule(path)
+        kind = type(module).__name__
+        if isinstance(module, nn.Conv2d):
+            roles.add("loc" if ".loc." in path else "conf" if ".conf." in path and "heads." in path else "conv")
+            if path == first:
+                roles.add("first")
+        elif ("Norm" in kind and kind != "L2Norm" and kind != "Normalize") or kind in ("Standardize", "ChannelAffine"):
+            roles.add("norm")
+        elif kind in ("L2Norm", "Normalize"):
+            roles.add("l2norm")
+        elif "Pool" in kind:
+            roles.add("pool")
+        elif "ReLU" in kind or kind == "ELU":
+            roles.add("act")
+        elif kind == "SamePad":
+            roles |= {"conv", "pool"}
+        role = _GRAPH_ROLES.get(kind)
+        if role is not None:
+            roles.add(role)
+    return roles

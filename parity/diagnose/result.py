@@ -1,4 +1,4 @@
-"""What a diagnosis concluded, as plain data: frozen, round-tripping through JSON, without torch.
+"""What a diagnosis concluded: plain data (frozen, round-tripping through JSON, without torch), and its text for a terminal.
 
 ``Diagnosis.causes`` is in the order in which the causes were found, which is the network's order of execution: undoing the
 first moves the first divergent layer to where the second acts, and so on.
@@ -6,13 +6,17 @@ first moves the first divergent layer to where the second acts, and so on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from ssdconv.errors import FormatError
+from ssdconv.text import console as safe_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Kind = Literal["pixels", "weights", "config"]
 Verdict = Literal["explained", "partly explained", "unexplained", "no difference"]
@@ -23,7 +27,7 @@ class Cause:
     """One known mistake, found in the suspect.
 
     Attributes:
-        name: stable name of the hypothesis ("channel-order"); ``diagnose.hypotheses.TABLE`` has them all.
+        name: stable name of the hypothesis ("channel-order"); ``diagnose.configs.TABLE`` has them all.
         title: what is wrong, in a few words.
         explanation: one sentence: how it happens and what it does.
         where: the thread, or the fact about a source, that it comes from.
@@ -138,3 +142,64 @@ class Diagnosis:
             return msgspec.convert(data, cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise FormatError(f"not a diagnosis: {error}") from None
+
+
+HEADS = {
+    "explained": "the difference is explained",
+    "partly explained": "part of the difference is explained",
+    "unexplained": "no known mistake explains the difference",
+    "no difference": "no difference: both compute the same",
+}
+Line = tuple[str, str]
+
+
+def lines(diagnosis: Diagnosis) -> Iterator[Line]:
+    """(style, text) of every line."""
+    good = diagnosis.verdict in ("explained", "no difference")
+    yield (
+        "bold green" if good else "bold red",
+        f"{diagnosis.suspect} against {diagnosis.truth}: {HEADS[diagnosis.verdict]}",
+    )
+    if diagnosis.first_divergent is not None:
+        yield ("", f"  starts at {diagnosis.first_divergent}")
+    for index, cause in enumerate(diagnosis.causes, 1):
+        yield ("", "")
+        yield ("bold", f"{index}. {cause.title}  [{cause.name}]")
+        if cause.detail:
+            yield ("", f"   {cause.detail}")
+        yield ("", f"   {cause.explanation}")
+        yield ("dim", f"   known from: {cause.where}")
+        if cause.probe:
+            yield ("dim", f"   first shows at: {cause.probe}")
+        if cause.fix:
+            yield ("", f"   to fix: {cause.fix}")
+    if not diagnosis.passed:
+        yield ("", "")
+        yield ("", f"  as it is          {state_text(diagnosis.before)}")
+        if diagnosis.causes:
+            yield ("", f"  with this undone  {state_text(diagnosis.after)}")
+    for note in diagnosis.notes:
+        yield ("dim", f"  note: {note}")
+    tried = sum(len(t.causes) > 0 for t in diagnosis.trials)
+    yield ("dim", f"  {tried} trials in {diagnosis.seconds:.1f} s")
+
+
+def state_text(found: State) -> str:
+    """How far both sides agree."""
+    text = f"{found.probes - found.failed} of {found.probes} layers agree"
+    if found.tensors:
+        text += f", {found.tensors - found.tensors_different} of {found.tensors} tensors are bit-identical"
+    if found.detections is not None:
+        text += f", {found.detections_matched} of {found.detections} detections equal"
+    if found.first_divergent is not None:
+        text += f"; first difference at {found.first_divergent}"
+    return text
+
+
+def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
+    """Print the diagnosis on stdout."""
+    from rich.text import Text
+
+    console = console or safe_console()
+    for style, text in lines(diagnosis):
+        console.print(Text(text, style), soft_wrap=True)

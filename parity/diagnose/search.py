@@ -1,6 +1,6 @@
-"""The search for causes: from the first divergent probe to the mistake behind it, undo it, and on to the next one.
+"""``diagnose``: why a weight file does not compute what its source, or another file, computes.
 
-At each probe, in this order:
+The search goes from the first divergent probe to the mistake behind it, undoes it, and on to the next one. At each probe, in this order:
 
 1. stored tensors of the layers that can reach the probe, where known mistakes explain their difference bit for bit;
 2. mistakes in pixels, layers or boxes whose role fits: each tried alone at that probe, then two together;
@@ -13,21 +13,65 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
+from pathlib import Path
 
-from ssdconv.errors import FormatError, SsdconvError
+from ssdconv.converters.convert import Opened, open_source, recalled
+from ssdconv.converters.plan import Request
+from ssdconv.errors import FormatError, SsdconvError, UsageError
+from ssdconv.parity.diagnose.configs import CONFIGS
 from ssdconv.parity.diagnose.evidence import Evidence
-from ssdconv.parity.diagnose.hypotheses import CONFIGS
-from ssdconv.parity.diagnose.hypothesis import Proposal
-from ssdconv.parity.diagnose.judge import Outcome, local, whole
-from ssdconv.parity.diagnose.net import Net, Role
-from ssdconv.parity.diagnose.reach import reach
-from ssdconv.parity.diagnose.replay import Tape
-from ssdconv.parity.diagnose.result import Cause, Diagnosis, State, Trial
-from ssdconv.parity.diagnose.summary import excess_at, state, unseen, verdict_of
-from ssdconv.parity.diagnose.truth import Truth, View
+from ssdconv.parity.diagnose.hypothesis import Net, Proposal, Role
+from ssdconv.parity.diagnose.judge import Outcome, Tape, excess_of, local, missed, reach, whole
+from ssdconv.parity.diagnose.result import Cause, Diagnosis, State, Trial, Verdict
+from ssdconv.parity.diagnose.sides import Truth, View, Weights, load, of_network, of_source, own, pair
 from ssdconv.parity.diagnose.weights import CORRUPTED
+from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
+from ssdconv.ssd_ref.checkpoint import Checkpoint
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.files import CHECKPOINTS
+from ssdconv.ssd_ref.model import reference_shapes
+
+
+def state_of(outcome: Outcome, evidence: Evidence) -> State:
+    """How far the suspect agrees: layers, stored tensors, detections."""
+    probes, found = outcome.probes, outcome.found
+    return State(
+        outcome.name or evidence.first,
+        len(probes),
+        sum(not p for p in probes),
+        max((excess_of(p) for p in probes), default=0.0),
+        len(evidence.truth),
+        len(evidence.different),
+        None if found is None else found.oracle,
+        None if found is None else found.matched,
+    )
+
+
+def excess_at(outcome: Outcome, place: int) -> float:
+    """Error over the limit at a place of the outcome; behind the last probe stand the detections."""
+    return missed(outcome.found) if place >= len(outcome.probes) else excess_of(outcome.probes[place])
+
+
+def verdict_of(before: State, after: State, causes: int) -> Verdict:
+    """The verdict, from both states and the number of causes."""
+    if before.first_divergent is None:
+        return "no difference"
+    if after.first_divergent is None:
+        return "explained"
+    return "partly explained" if causes else "unexplained"
+
+
+def unseen(net: Net, truth: SSDConfig) -> Iterator[str]:
+    """Settings of pixels and detection rule that differ from the truth's."""
+    for part in ("pixels", "detect"):
+        mine, theirs = getattr(net.config, part), getattr(truth, part)
+        for one in fields(mine):
+            own, other = getattr(mine, one.name), getattr(theirs, one.name)
+            if own != other:
+                yield f"{part}.{one.name} is {own}, the truth has {other}"
+
 
 SECONDS = 55.0
 MOST_CAUSES = 12
@@ -65,7 +109,7 @@ class Search:
     def run(self) -> Diagnosis:
         """Look for causes until everything agrees or nothing helps."""
         view, outcome = self._start()
-        before = state(outcome, self.evidence)
+        before = state_of(outcome, self.evidence)
         while outcome.first is not None and len(self.causes) < MOST_CAUSES:
             self._tell(f"{outcome.name} differs")
             after = self._undo(view, outcome)
@@ -75,7 +119,7 @@ class Search:
             if outcome.first is None:
                 view, outcome = self._others(view, outcome)
         self._harmless()
-        return self._conclude(before, state(outcome, self.evidence))
+        return self._conclude(before, state_of(outcome, self.evidence))
 
     def _start(self) -> tuple[View, Outcome]:
         """The first input on which the suspect differs, or the last one."""
@@ -248,3 +292,75 @@ class Search:
     def _tell(self, text: str) -> None:
         if self.progress is not None:
             self.progress(text, len(self.causes), len(self.causes) + 1)
+
+
+def diagnose(
+    weights: Path,
+    *,
+    source: Path | None = None,
+    reference: Path | None = None,
+    prototxt: Path | None = None,
+    images: Sequence[Path] = (),
+    seed: int = 0,
+    seconds: float = SECONDS,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Find out why ``weights`` differ, by undoing known mistakes in them.
+
+    Args:
+        weights: the suspect: a checkpoint of ssdconv, a state dict of somebody else, or a source file.
+        source: the original weight file, run by its own framework (the oracle); or
+        reference: a converted file that is believed.
+        prototxt: network definition of a Caffe source.
+        images: photos to compare on; none for a generated picture.
+        seed: of picture and noise.
+        seconds: after which no new trial begins.
+        progress: called with a text, steps done and steps in all.
+
+    Raises:
+        UsageError: neither or both of ``source`` and ``reference``.
+        MissingError: a file is missing, or the oracle cannot run here.
+        FormatError, UnsafeFileError: a file is damaged or refused.
+        MappingError: the files hold different networks.
+    """
+    if (source is None) == (reference is None):
+        raise UsageError(
+            "a diagnosis needs one thing to hold the weights against",
+            hint="--source FILE is the original weight file, --reference FILE a converted one that is right",
+        )
+    if reference is not None:
+        suspect, right = pair(weights, reference, prototxt)
+        if not right.pixels_told:
+            pixels = suspect.net.config.pixels
+            right = replace(right, net=right.net.with_pixels(pixels), notes=(*right.notes, PIXELS_UNTOLD))
+        truth = of_network(right.net, suspect.net, Path(reference).name, images, seed)
+        return _search(suspect, replace(truth, notes=(*right.notes, *suspect.notes)), seconds, progress)
+    assert source is not None
+    path = Path(weights)
+    held = own(path) if path.suffix in CHECKPOINTS else None
+    with recalled(held.provenance if held else {}, prototxt, Path(source), str(path)) as (definition, notes):
+        suspect, opened = _pair(path, held, Path(source), definition)
+        with opened.table:
+            truth = of_source(opened, suspect.net, definition, images, seed)
+            every = (*truth.notes, *suspect.notes, *notes)
+            return _search(suspect, replace(truth, notes=every), seconds, progress)
+
+
+def _search(suspect: Weights, truth: Truth, seconds: float, progress: Progress | None) -> Diagnosis:
+    return Search(suspect.net, truth, suspect.path.name, seconds, progress).run()
+
+
+def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path | None) -> tuple[Weights, Opened]:
+    """The suspect and the opened source file, its mapping paired to the suspect's tensors."""
+    if held is not None:
+        return Weights(weights, Net.of(held), True), open_as(source, prototxt, held)
+    opened = open_source(source, None, Request(prototxt=prototxt))
+    try:
+        suspect = load(weights, opened.plan.config)
+        if {e.target for e in opened.plan.mapping} != set(reference_shapes(suspect.net.config)):
+            adopted: Opened = column_of(opened.source.name).adopt(opened, suspect.net.config)
+            return suspect, adopted
+    except BaseException:
+        opened.table.close()
+        raise
+    return suspect, opened

@@ -13,10 +13,10 @@ import torch
 
 from ssdconv.converters.caffe.source import write
 from ssdconv.converters.plan import Request
-from ssdconv.parity.diagnose.net import Net
+from ssdconv.parity.diagnose.hypothesis import Net
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import Search
-from ssdconv.parity.diagnose.truth import Truth, of_network, of_source
+from ssdconv.parity.diagnose.sides import Truth, of_network, of_source
 from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint

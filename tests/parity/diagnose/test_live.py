@@ -16,7 +16,7 @@ from ssdconv.converters.keras.source import write as write_keras
 from ssdconv.converters.plan import Request
 from ssdconv.errors import MissingError
 from ssdconv.parity.diagnose.result import Diagnosis
-from ssdconv.parity.diagnose.run import diagnose
+from ssdconv.parity.diagnose.search import diagnose
 from ssdconv.parity.oracles.environments import install
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.parity.diagnose.hypotheses import TABLE
+from ssdconv.parity.diagnose.configs import TABLE
 from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig
 
 Tensors = dict[str, Any]

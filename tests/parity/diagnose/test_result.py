@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from ssdconv.errors import FormatError
-from ssdconv.parity.diagnose.hypotheses import TABLE
-from ssdconv.parity.diagnose.result import Diagnosis, State, Trial
-from ssdconv.parity.diagnose.text import lines, show
+from ssdconv.parity.diagnose.configs import TABLE
+from ssdconv.parity.diagnose.result import Diagnosis, State, Trial, lines, show
 
 FOUND = Diagnosis(
     "explained",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.parity.diagnose.hypotheses import TABLE
+from ssdconv.parity.diagnose.configs import TABLE
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import networks
 

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.parity.diagnose.edits import options
-from ssdconv.parity.diagnose.net import Net
-from ssdconv.parity.diagnose.reach import reach, reachable
-from ssdconv.parity.diagnose.replay import Tape
+from ssdconv.parity.diagnose.hypothesis import Net, options
+from ssdconv.parity.diagnose.judge import Tape, reach, reachable
 
 Counted = Callable[[], int]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.parity.diagnose.net import TensorSpec
-from ssdconv.parity.diagnose.permuted import head_order, slice_order
-from ssdconv.parity.diagnose.tensors import Truths, measured, steps_of
+from ssdconv.parity.diagnose.evidence import Truths, measured, steps_of
+from ssdconv.parity.diagnose.hypothesis import TensorSpec
+from ssdconv.parity.diagnose.weights import head_order, slice_order
 
 Array = Any
 RNG = np.random.default_rng(11)
