@@ -93,7 +93,7 @@ def zoo_weights(args: Namespace) -> Path:
 
 def _list(args: Namespace) -> int:
     from ssdconv.errors import UsageError
-    from ssdconv.fetch import scores
+    from ssdconv.fetch import record
     from ssdconv.ssd_ref.networks.registry import SOURCES
     from ssdconv.zoo import cached, entries
 
@@ -113,8 +113,8 @@ def _list(args: Namespace) -> int:
         if args.cached and not size:
             continue
         shown = f"{size / 1e6:.1f} MB" if size else "–"
-        own, proof = scores.own(r), "–" if not r.parity else scores.proof(r)
-        address = scores.checksum(r) if scores.available(r) else "no address"
+        own, proof = record.own_score(r), "–" if not r.parity else record.layers_proven(r)
+        address = record.checksum_kind(r) if record.has_address(r) else "no address"
         rows.append((r.name, r.source, r.dataset, f"{r.input[1]}x{r.input[0]}", own, proof, address, shown))
         data.append(_as_json(entry))
     if args.json:
@@ -131,22 +131,22 @@ def _list(args: Namespace) -> int:
 def _as_json(entry: Entry) -> dict[str, Any]:
     import msgspec
 
-    from ssdconv.fetch import scores
+    from ssdconv.fetch import record
     from ssdconv.zoo import cached
 
     r, state = entry.record, cached(entry)
     return {
         **msgspec.to_builtins(r),
-        "available": scores.available(r),
-        "published_scores": [row.to_json() for row in scores.own_rows(r)],
-        "measured_here": {"layers": scores.proof(r), "mAP": scores.here(r)},
+        "available": record.has_address(r),
+        "published_scores": [row.to_json() for row in record.own_rows(r)],
+        "measured_here": {"layers": record.layers_proven(r), "mAP": record.measured_score(r)},
         "cached": {"file": state.original, "bytes": state.size, "converted": state.converted,
                    "converted_bytes": state.converted_size, "trust": state.trust},
     }  # fmt: skip
 
 
 def _show(args: Namespace) -> int:
-    from ssdconv.fetch import scores
+    from ssdconv.fetch import record
     from ssdconv.zoo import cached, find
 
     entry = find(args.name, zoo_path(args))
@@ -166,17 +166,17 @@ def _show(args: Namespace) -> int:
         *([("prototxt", r.prototxt.name)] if r.prototxt else []),
         ("licence", r.licence.title),
         ("paper", f"{r.paper.title} {r.paper.url or ''}".strip()),
-        ("paper says", scores.paper(r)),
-        ("source says", scores.own(r)),
-        *(("", f"{row.text} {row.metric}, {row.dataset}: {row.title}") for row in scores.own_rows(r)
+        ("paper says", record.paper_score(r)),
+        ("source says", record.own_score(r)),
+        *(("", f"{row.text} {row.metric}, {row.dataset}: {row.title}") for row in record.own_rows(r)
           if not row.metric.startswith("AP:")),
-        ("layers here", scores.proof(r)),
+        ("layers here", record.layers_proven(r)),
         *(("", f"worst {p.worst} x the rounding floor; {p.tensors} tensors equal bit for bit, {p.detections} detections")
           for p in r.parity),
         *(("", f"on {' and '.join(p.inputs)}; {p.date}, {p.tool}") for p in r.parity),
         *(("", p.headline) for p in r.parity if p.headline),
         *(("", f"{link}: {says}") for p in r.parity for link, says in p.links.items()),
-        ("mAP here", scores.here(r)),
+        ("mAP here", record.measured_score(r)),
         ("cached", f"{state.original} ({state.size:,} bytes, {state.trust})" if state.original else "no"),
         ("converted", f"{state.converted} ({state.converted_size:,} bytes)" if state.converted else "no"),
         *([("note", r.note)] if r.note else []),

@@ -52,9 +52,9 @@ def run_verify(args: Namespace) -> int:
 
 def _check(entry: Entry, args: Namespace) -> dict[str, Any]:
     """Every file against record and lock file, the checkpoint against its own sum and the source framework."""
-    from ssdconv.fetch.converted import intact, known, target
     from ssdconv.fetch.digest import digests
     from ssdconv.fetch.store import wanted
+    from ssdconv.zoo import checkpoint_path, intact, known_digests
 
     name, ok, checks = entry.record.name, True, {}
     for file in entry.files:
@@ -71,8 +71,8 @@ def _check(entry: Entry, args: Namespace) -> dict[str, Any]:
     if not ok:
         checks["next step"] = f"remove the damaged file in {entry.place.folder}, then `ssdconv zoo download {name}`"
         return {"name": name, "ok": False, "checks": checks}
-    sums = known(entry)
-    made = target(entry, sums) if sums is not None else None
+    sums = known_digests(entry)
+    made = checkpoint_path(entry, sums) if sums is not None else None
     if made is None or not made.is_file():
         checks["converted"] = "not yet"
         return {"name": name, "ok": ok, "checks": checks}

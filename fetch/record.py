@@ -1,7 +1,11 @@
-"""Records of weights: what ``zoo.json`` holds, as types that reject anything else. Their JSON Schema is ``schema()``."""
+"""Records of weights: what ``zoo.json`` holds, as types that reject anything else. Their JSON Schema is ``schema()``.
+
+What is known about a record's accuracy and proof is told in short texts: published by whom, measured here, or not measured.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +14,14 @@ from msgspec import Meta, Struct
 
 from ssdconv.errors import FormatError
 from ssdconv.fetch.digest import ALGORITHMS, Expected
+from ssdconv.parity.accuracy.published import PublishedRow, rows
 from ssdconv.ssd_ref.gate import read_input
 
 VERSION = 1
 """Version of the file's layout."""
+NOT_MEASURED = "not measured"
+NONE = "none published"
+COCO = ("AP", "AP50", "AP75")
 Text = Annotated[str, Meta(min_length=1)]
 # Python's "$" also matches before a last newline, hence "(?!\n)"; both mean the same in JSON Schema's dialect.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*(?!\n)$")]
@@ -204,3 +212,56 @@ def read(path: Path) -> tuple[Record, ...]:
                 if checksum is not None and len(checksum.value) > ALGORITHMS[checksum.algorithm]:
                     raise FormatError(f"{record.name}: the {checksum.algorithm} value is too long", where=str(path))
     return found
+
+
+def score_text(listed: Iterable[PublishedRow]) -> str:
+    """mAP of VOC2007 (11-point), or AP/AP50/AP75 of COCO, in percent; several where several were published."""
+    listed = list(listed)
+    voc = dict.fromkeys(r.text for r in listed if r.dataset == "voc07" and r.metric == "mAP" and r.ap != "area")
+    if voc:
+        return ", ".join(voc)
+    triple = [next((r.text for r in listed if r.metric == m and r.dataset.startswith("coco")), None) for m in COCO]
+    return "/".join(t for t in triple if t) if triple[0] else NONE
+
+
+def own_rows(record: Record) -> tuple[PublishedRow, ...]:
+    """The published rows about exactly these weights, measured by those who released them."""
+    if record.published is None:
+        return ()
+    mine = [r for r in rows(record.published.network) if r.weights == record.published.weights]
+    primary = tuple(r for r in mine if r.role == "primary")
+    return primary or tuple(r for r in mine if r.role == "alternative")
+
+
+def own_score(record: Record) -> str:
+    """What those who released the weights say they score."""
+    return score_text(own_rows(record))
+
+
+def paper_score(record: Record) -> str:
+    """What the paper says the same architecture scores; "–" where the paper has no such network."""
+    return "–" if record.paper_network is None else score_text(rows(record.paper_network, role="primary"))
+
+
+def measured_score(record: Record) -> str:
+    """What this project measured on a data set."""
+    return ", ".join(f"{s.value:.2f} {s.metric} on {s.dataset}" for s in record.scores) or NOT_MEASURED
+
+
+def layers_proven(record: Record) -> str:
+    """The layer-by-layer comparison with the source framework."""
+    told = (f"{p.agreeing} of {p.probes} probes ({p.oracle})" for p in record.parity)
+    return ", ".join(told) or NOT_MEASURED
+
+
+def checksum_kind(record: Record) -> str:
+    """How the file is recognised: the algorithm of the published checksum, or that there is none."""
+    given = record.file.checksum
+    if given is None:
+        return "none published" if has_address(record) else "–"
+    return given.algorithm if record.file.expected.vouched else f"{given.algorithm} prefix"
+
+
+def has_address(record: Record) -> bool:
+    """Whether an address of the file itself is known."""
+    return any(not origin.url.startswith("page:") for origin in record.file.origins)

@@ -1,23 +1,36 @@
-"""A record's file in the cache: from there, or from its origins in order, checked against record and lock file."""
+"""A record's file in the cache: from there, or from its origins in order, checked against record and lock file.
+
+The user's lock file says what every fetched file was, so that the same name never means other bytes on this machine. Where
+nobody published a checksum, the first download decides (trust on first use); afterwards the file is held to it.
+
+Source archives of Python packages are found by pip where the user's pip configuration points: index, extra indexes, local
+folders, user, password and certificates are the configured ones. Only pip's search is used, since ``pip download`` would run
+an archive's setup.py; nothing is ever run or installed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import hashlib
+import importlib
+import io
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 import msgspec
+from msgspec import Struct
 
-from ssdconv.errors import DownloadError, OutputError, UnsafeFileError
-from ssdconv.fetch import pins
+from ssdconv.errors import DownloadError, FormatError, OutputError, SsdconvError, UnsafeFileError
 from ssdconv.fetch.archive import extract
 from ssdconv.fetch.digest import Expected, digests
 from ssdconv.fetch.download import Options, Progress, fetch
-from ssdconv.fetch.pages import drive_address, drive_id
-from ssdconv.fetch.pypi import locate
+from ssdconv.fetch.http import drive_address, drive_id
 from ssdconv.fetch.record import File, Origin
 from ssdconv.ssd_ref.files import atomic_path, locked
 
@@ -58,9 +71,60 @@ class Obtained:
     first_use: bool
 
 
-def wanted(file: File, place: Place) -> tuple[Expected, pins.Pin | None]:
+class Pin(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file was when it was fetched.
+
+    Attributes:
+        sha256, size: what it is.
+        trust: "published" where a published checksum was checked, "first use" where there is none.
+        origin: the address that gave it.
+        date: when.
+    """
+
+    sha256: str
+    size: int
+    trust: str
+    origin: str
+    date: str
+
+
+class _Pins(Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    files: dict[str, Pin]
+
+
+def read_pins(path: Path) -> dict[str, Pin]:
+    """Key -> pin; empty where there is no lock file.
+
+    Raises:
+        FormatError: it is damaged; trusting anything then would be guessing.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Pins).files
+    except FileNotFoundError:
+        return {}
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
+        raise FormatError(
+            f"the lock file of the zoo is damaged: {error}",
+            where=str(path),
+            hint="look at it, then repair or remove it",
+        ) from None
+
+
+def write_pin(path: Path, key: str, sha256: str, size: int, *, trust: str, origin: str) -> Pin:
+    """Record a file, keeping all others; safe beside other processes."""
+    pin = Pin(sha256, size, trust, origin, datetime.date.today().isoformat())
+    with locked(path.with_name(path.name + ".lock")):
+        pins = read_pins(path) | {key: pin}
+        text = json.dumps({"version": 1, "files": {k: msgspec.to_builtins(pins[k]) for k in sorted(pins)}}, indent=1)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + "\n")
+    return pin
+
+
+def wanted(file: File, place: Place) -> tuple[Expected, Pin | None]:
     """What a file must be by its record and the lock file; the pin is None where the record says otherwise by now."""
-    expected, pin = file.expected, pins.read(place.lock).get(f"{place.key}/{file.name}")
+    expected, pin = file.expected, read_pins(place.lock).get(f"{place.key}/{file.name}")
     if pin is None or (expected.size is not None and pin.size != expected.size):
         return expected, None
     if expected.algorithm == "sha256" and not pin.sha256.startswith(expected.value or ""):
@@ -102,7 +166,7 @@ def obtain(
             size = target.stat().st_size
             if expected.problem(size, found) is None:
                 if pin is None or pin.sha256 != found["sha256"]:
-                    pins.write(place.lock, f"{place.key}/{file.name}", found["sha256"], size, trust=trust, origin="")
+                    write_pin(place.lock, f"{place.key}/{file.name}", found["sha256"], size, trust=trust, origin="")
                 return Obtained(target, size, found["sha256"], "", trust, trust == "first use" and pin is None)
             target.unlink()
         if offline:
@@ -118,7 +182,7 @@ def obtain(
             )
         origin, sha256 = _from_origins(file, place, target, expected, mirror, options or Options(), progress)
         size = target.stat().st_size
-        pins.write(place.lock, f"{place.key}/{file.name}", sha256, size, trust=trust, origin=origin)
+        write_pin(place.lock, f"{place.key}/{file.name}", sha256, size, trust=trust, origin=origin)
         return Obtained(target, size, sha256, origin, trust, trust == "first use" and pin is None)
 
 
@@ -213,3 +277,51 @@ def _bring(address: str, target: Path, expected: Expected, options: Options, pro
         if problem is not None:
             raise DownloadError(f"this is not the file: {problem}")
     return found["sha256"]
+
+
+@dataclass(frozen=True)
+class SourceArchive:
+    """Where the source archive of a Python package is.
+
+    Attributes:
+        url: http(s) or file address, with user and password where the index needs them.
+        certificates: file with certificate authorities that pip is configured with, None for the system's.
+    """
+
+    url: str
+    certificates: str | None
+
+
+def locate(package: str, version: str) -> SourceArchive:
+    """The source archive ``PACKAGE-VERSION.tar.gz`` on the configured package indexes.
+
+    Raises:
+        DownloadError: pip is absent, the index out of reach, or it has no such archive.
+    """
+    wanted = f"{package}-{version}.tar.gz"
+    hint = "check the network and `pip config list`"
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = _search(package, version, wanted)
+    except SsdconvError:
+        raise
+    except Exception as error:
+        # pip's classes promise nothing to others, and its network layer raises dozens of kinds of errors.
+        raise DownloadError(f"pip could not look for {wanted}: {type(error).__name__}: {error}", hint=hint) from error
+    if found is None:
+        raise DownloadError(f"the package index has no {wanted}, or cannot be reached", hint=hint)
+    return found
+
+
+def _search(package: str, version: str, wanted: str) -> SourceArchive | None:
+    # pip has no public interface for "search, but run nothing"; these names have been the same from pip 20 to 26.
+    commands: Any = importlib.import_module("pip._internal.commands")
+    command = commands.create_command("download")
+    options, _ = command.parse_args(["--no-deps", "--no-binary", ":all:", package])
+    with command.main_context():
+        session = command.get_default_session(options)
+        finder = command._build_package_finder(options=options, session=session)
+        for candidate in finder.find_all_candidates(package):
+            if str(candidate.version) == version and candidate.link.filename == wanted:
+                return SourceArchive(str(candidate.link.url_without_fragment), getattr(options, "cert", None))
+    return None

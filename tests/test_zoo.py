@@ -15,7 +15,7 @@ import pytest
 import ssdconv
 from ssdconv import zoo
 from ssdconv.errors import DownloadError, FormatError, MappingError, MissingError, UsageError
-from ssdconv.fetch import converted, record, scores
+from ssdconv.fetch import record
 from ssdconv.fetch.digest import ALGORITHMS
 from ssdconv.fetch.record import Record
 from ssdconv.parity.accuracy import published
@@ -67,7 +67,7 @@ def test_a_record_is_complete(r: Record) -> None:
             assert len(file.checksum.value) in (8, ALGORITHMS[file.checksum.algorithm])
             assert len(file.checksum.publisher) > 10
     if r.published is not None:
-        assert scores.own_rows(r), "a reference to rows that are not in published.json"
+        assert record.own_rows(r), "a reference to rows that are not in published.json"
     if r.paper_network is not None:
         assert published.rows(r.paper_network, role="primary")
     for run in r.parity:
@@ -91,7 +91,7 @@ def test_names_are_what_the_cache_and_the_networks_allow() -> None:
 
 def test_nothing_about_accuracy_is_claimed_that_nobody_measured() -> None:
     for r in RECORDS:
-        assert scores.here(r) == ("not measured" if not r.scores else scores.here(r))
+        assert record.measured_score(r) == ("not measured" if not r.scores else record.measured_score(r))
         known = r.file.checksum is not None and r.file.checksum.algorithm == "sha256"
         if not known and not any(origin.fetched for origin in r.file.origins):
             assert not r.parity and not r.scores, f"{r.name}: measured here, but nobody can tell on which file"
@@ -197,7 +197,7 @@ def test_a_flipped_bit_in_the_cache_is_never_served(home: Path, mirror: Path) ->
 @pytest.mark.shared
 def test_another_version_converts_anew(home: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = zoo.weights(RES10, mirror=str(mirror))
-    monkeypatch.setattr(converted, "__version__", "9.9")
+    monkeypatch.setattr(zoo, "__version__", "9.9")
     assert zoo.weights(RES10, offline=True) != old
 
 

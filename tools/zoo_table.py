@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from ssdconv.fetch import record, scores
+from ssdconv.fetch import record
 from ssdconv.zoo import entries
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -23,9 +23,17 @@ def table() -> str:
     rows = [HEAD, ("---",) * len(HEAD)]
     for entry in entries().values():
         r = entry.record
-        fetchable = scores.checksum(r) if scores.available(r) else "no address of a file"
+        fetchable = record.checksum_kind(r) if record.has_address(r) else "no address of a file"
         rows.append(
-            (f"`{r.name}`", r.source, scores.paper(r), scores.own(r), scores.proof(r), scores.here(r), fetchable)
+            (
+                f"`{r.name}`",
+                r.source,
+                record.paper_score(r),
+                record.own_score(r),
+                record.layers_proven(r),
+                record.measured_score(r),
+                fetchable,
+            )
         )
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([BEGIN, *lines, END])

@@ -6,9 +6,7 @@ import urllib.request
 
 import pytest
 
-from ssdconv.fetch.faults import Refused
-from ssdconv.fetch.http import Client, _Redirects
-from ssdconv.fetch.pages import complaint, confirmed, drive_address, drive_id, is_page
+from ssdconv.fetch.http import Client, Refused, _Redirects, complaint, confirmed, drive_address, drive_id, is_page
 
 
 @pytest.mark.parametrize("target", ["http://b.example/x", "ftp://b.example/x", "file:///etc/hostname"])

@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from ssdconv.errors import DownloadError, FormatError
-from ssdconv.fetch import pins, pypi, store
+from ssdconv.fetch import store
 from ssdconv.fetch.record import Checksum, File, Origin
 from ssdconv.fetch.store import Obtained, Place, obtain
 
@@ -39,7 +39,7 @@ def test_a_published_checksum_is_recorded_as_such(server: Any, lab: Any, place: 
     server.script = [lab.good()]
     found = get(file(server.url, checksum=lab.DATA, algorithm="sha1"), place, lab)
     assert (found.trust, found.first_use, found.origin) == ("published", False, server.url)
-    pin = pins.read(place.lock)["net/weights.bin"]
+    pin = store.read_pins(place.lock)["net/weights.bin"]
     assert (pin.sha256, pin.size, pin.trust) == (hashlib.sha256(lab.DATA).hexdigest(), len(lab.DATA), "published")
 
 
@@ -78,10 +78,10 @@ def test_the_lock_file_is_put_right_by_a_file_that_the_record_vouches_for(server
     server.script = [lab.good()]
     what = file(server.url, checksum=lab.DATA, algorithm="sha1")
     get(what, place, lab)
-    pins.write(place.lock, "net/weights.bin", "0" * 64, len(lab.DATA), trust="published", origin=server.url)
+    store.write_pin(place.lock, "net/weights.bin", "0" * 64, len(lab.DATA), trust="published", origin=server.url)
     found = get(what, place, lab, offline=True)
     assert found.sha256 == hashlib.sha256(lab.DATA).hexdigest()
-    assert pins.read(place.lock)["net/weights.bin"].sha256 == found.sha256
+    assert store.read_pins(place.lock)["net/weights.bin"].sha256 == found.sha256
 
 
 def test_a_pin_of_another_size_than_the_record_s_no_longer_counts(server: Any, lab: Any, place: Place) -> None:
@@ -209,9 +209,9 @@ def test_a_package_archive(lab: Any, place: Place, tmp_path: Path, monkeypatch: 
         out.add(tmp_path / "w", "thing-1.2/w.bin")
     asked = []
 
-    def locate(package: str, version: str) -> pypi.Found:
+    def locate(package: str, version: str) -> store.SourceArchive:
         asked.append((package, version))
-        return pypi.Found((tmp_path / "thing-1.2.tar.gz").as_uri(), None)
+        return store.SourceArchive((tmp_path / "thing-1.2.tar.gz").as_uri(), None)
 
     monkeypatch.setattr(store, "locate", locate)
     found = get(file("pypi:thing==1.2#thing-1.2/w.bin", checksum=lab.DATA), place, lab)
@@ -228,9 +228,9 @@ def test_pip_finds_source_archives_where_it_is_configured(tmp_path: Path, monkey
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
-    assert pypi.locate("ssdconvthing", "1.2").url == (tmp_path / "ssdconvthing-1.2.tar.gz").as_uri()
+    assert store.locate("ssdconvthing", "1.2").url == (tmp_path / "ssdconvthing-1.2.tar.gz").as_uri()
     with pytest.raises(DownloadError, match=r"no ssdconvthing-1\.3"):
-        pypi.locate("ssdconvthing", "1.3")
+        store.locate("ssdconvthing", "1.3")
 
 
 @pytest.mark.parametrize("url", ["drive:0Bz_x-1", "https://drive.google.com/open?id=0Bz_x-1"])
@@ -252,12 +252,12 @@ def test_many_writers_lose_no_pin(tmp_path: Path) -> None:
     lock = tmp_path / "lock.json"
 
     def write(i: int) -> None:
-        pins.write(lock, f"n{i}/w", "0" * 64, i, trust="first use", origin="")
+        store.write_pin(lock, f"n{i}/w", "0" * 64, i, trust="first use", origin="")
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {key: pin.size for key, pin in pins.read(lock).items()} == {f"n{i}/w": i for i in range(12)}
+    assert {key: pin.size for key, pin in store.read_pins(lock).items()} == {f"n{i}/w": i for i in range(12)}
     assert list(json.loads(lock.read_text())["files"]) == sorted(f"n{i}/w" for i in range(12))
