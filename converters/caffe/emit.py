@@ -45,9 +45,9 @@ def emit(config: SSDConfig) -> tuple[Emitted, ...]:
     if config.staged is None:
         raise MappingError("only staged networks are emitted here", where=config.name)
     if config.staged.backbone.kind == "aizoo":
-        from ssdconv.converters.caffe.emit_aizoo import layers
+        from ssdconv.converters.aizoo import caffe_layers
 
-        return tuple(layers(config))
+        return tuple(caffe_layers(config))
     return tuple(_Emitter(config, config.staged).layers())
 
 
