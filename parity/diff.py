@@ -12,7 +12,7 @@ from ssdconv.errors import MappingError
 from ssdconv.parity.config_diff import FieldDifference, config_differences
 from ssdconv.parity.diagnose.evidence import Difference, Truths, differences, share
 from ssdconv.parity.diagnose.hypothesis import Net, tensor_specs
-from ssdconv.parity.diagnose.sides import Weights, pair
+from ssdconv.parity.diagnose.sides import WeightFile, pair
 
 LEAST_SHARED = 0.5
 """Share of B's tensors that A must have, with equal shapes, for the two to be versions of one network."""
@@ -104,7 +104,7 @@ def diff(a: Path, b: Path, *, prototxt: Path | None = None) -> DiffReport:
     return DiffReport(str(a), str(b), right.net.config.name, len(names), len(names) - len(rows), rows, notes, fields)
 
 
-def _fields(left: Weights, right: Weights) -> tuple[tuple[FieldDifference, ...], tuple[str, ...]]:
+def _fields(left: WeightFile, right: WeightFile) -> tuple[tuple[FieldDifference, ...], tuple[str, ...]]:
     """Fields in which the configs differ, and what could not be compared: pixels that a source file does not tell are nobody's."""
     mine, theirs = left.net.config, right.net.config
     found = config_differences(mine, theirs)

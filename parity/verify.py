@@ -46,6 +46,7 @@ from ssdconv.parity.layers.activations import Heads, Progress, compare, outputs_
 from ssdconv.parity.layers.detections import Candidates, Rows, match_detections
 from ssdconv.parity.layers.inputs import ProbeInput, differing_pixels, fainter, make_inputs
 from ssdconv.parity.layers.results import (
+    ComparedTensor,
     Detection,
     DetectionResult,
     Gap,
@@ -53,7 +54,6 @@ from ssdconv.parity.layers.results import (
     InputResult,
     ParityReport,
     TensorResult,
-    TensorRow,
     link_results,
 )
 from ssdconv.parity.oracles.base import Borrower, OracleRun, require
@@ -283,7 +283,7 @@ def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
             worst = float(np.nanmax(np.abs(held.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
             different.append(f"{entry.target}: differs from {entry.source} by up to {worst:.3g}")
         ops, same = ", ".join(map(str, entry.ops)), len(different) == before
-        rows.append(TensorRow(entry.source, entry.source_shape, entry.target, held.shape, ops, same))
+        rows.append(ComparedTensor(entry.source, entry.source_shape, entry.target, held.shape, ops, same))
     dropped = {drop.source: drop.reason for drop in opened.plan.mapping.drops}
     return TensorResult(len(rows), tuple(different), tuple(rows), dropped)
 

@@ -26,7 +26,7 @@ from nested import changed, paths  # type: ignore[import-not-found]
 from ssdconv.parity.steps.augmentation import (
     LEAST_P,
     ORIGINALS,
-    Original,
+    OriginalSamples,
     colour_cases,
     original_features,
     our_features,
@@ -77,7 +77,7 @@ def _swapped(stages: tuple[str, ...], one: str, other: str) -> list[str]:
 
 
 def told(
-    original: Original, golden: Path, photos: Path, path: str, spec: AugmentSpec, theirs: Any, samples: int
+    original: OriginalSamples, golden: Path, photos: Path, path: str, spec: AugmentSpec, theirs: Any, samples: int
 ) -> str | None:
     """What tells that a spec is not the source's; None where nothing does. Pixels cost most: a third of the samples for them."""
     if path.startswith("photometric"):
@@ -92,7 +92,7 @@ def told(
     return "samples" if min(p_values_of(ours, theirs).values()) < LEAST_P / 10 else None
 
 
-def measured(original: Original, golden: Path, photos: Path, samples: int) -> dict[str, Any]:
+def measured(original: OriginalSamples, golden: Path, photos: Path, samples: int) -> dict[str, Any]:
     """Everything about one source; a changed field gets three eighths of the samples."""
     theirs = original_features(golden, original)
     ours = our_features(golden, photos, original, samples)

@@ -17,7 +17,7 @@ import torch
 
 from ssdconv.parity.oracles.process import ask
 from ssdconv.parity.steps.compare import StepReport, oracle_trace, step_parity
-from ssdconv.parity.steps.reference import Batch, StepPlan, Trace, made_batch, reference_trace
+from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace, made_batch, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
@@ -102,7 +102,7 @@ def calm(config: SSDConfig, seed: int) -> dict[str, Any]:
     }
 
 
-def given() -> tuple[SSDConfig, dict[str, Any], Batch]:
+def given() -> tuple[SSDConfig, dict[str, Any], StepBatch]:
     """What Caffe's solvers train: SSD300 with a sixteenth of the channels, seeded weights, one image."""
     config = vgg("ssd300_voc", width=4)
     return config, calm(config, 2), made_batch(config, 1, 6, 2)

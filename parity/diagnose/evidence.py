@@ -19,7 +19,7 @@ LARGE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Step:
+class TensorMistake:
     """One mistake on one tensor."""
 
     hypothesis: WeightHypothesis
@@ -44,7 +44,7 @@ class Difference:
     relative: float
     fraction: float
     correlation: float
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TensorMistake, ...] = ()
 
 
 @dataclass
@@ -101,7 +101,7 @@ def differences(
         yield measured(name, own, truth, steps)
 
 
-def measured(name: str, mine: Array, truth: Array, steps: tuple[Step, ...] = ()) -> Difference:
+def measured(name: str, mine: Array, truth: Array, steps: tuple[TensorMistake, ...] = ()) -> Difference:
     """The figures of one difference; arrays of equal shape."""
     a, b = mine.astype(np.float64).reshape(-1), truth.astype(np.float64).reshape(-1)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -115,7 +115,7 @@ def measured(name: str, mine: Array, truth: Array, steps: tuple[Step, ...] = ())
     return Difference(name, largest, relative, float((error > 0).mean()) if a.size else 0.0, correlation, steps)
 
 
-def steps_of(mine: Array, truth: Array, spec: TensorSpec, truths: Truths) -> tuple[Step, ...]:
+def steps_of(mine: Array, truth: Array, spec: TensorSpec, truths: Truths) -> tuple[TensorMistake, ...]:
     """The known mistakes that turn ``truth`` into ``mine``: one, or two, besides half precision; () where none do."""
     if mine.shape != truth.shape:
         return ()
@@ -124,12 +124,12 @@ def steps_of(mine: Array, truth: Array, spec: TensorSpec, truths: Truths) -> tup
     if truth.dtype == np.float16:
         truth = truth.astype(np.float32)
     target: Array = truth
-    after: tuple[Step, ...] = ()
+    after: tuple[TensorMistake, ...] = ()
     rounded = halved(truth)
     if not same(rounded, truth) and same(halved(mine), mine) and mine.any():
-        target, after = rounded, (Step(HALF, "rounded to float16"),)
+        target, after = rounded, (TensorMistake(HALF, "rounded to float16"),)
     if same(mine, target):
-        return after or (Step(HALF, "stored as float16"),)
+        return after or (TensorMistake(HALF, "stored as float16"),)
     alike = shape_of_values(mine, target)
     found = _single(mine, target, spec, alike) or _swapped(mine, spec, truths)
     if not found and (alike or spec.role == "loc"):
@@ -140,7 +140,7 @@ def steps_of(mine: Array, truth: Array, spec: TensorSpec, truths: Truths) -> tup
     return found + (() if lost else after) if found else ()
 
 
-def _replaced(mine: Array, steps: tuple[Step, ...]) -> bool:
+def _replaced(mine: Array, steps: tuple[TensorMistake, ...]) -> bool:
     """Whether what is stored is one number or another layer's, so that no rounding of the truth can be in it."""
     return not mine.size or bool((mine == mine.flat[0]).all()) or steps[0].hypothesis is SWAPPED
 
@@ -157,13 +157,13 @@ def shape_of_values(mine: Array, target: Array) -> bool:
     return abs(a - b) <= 1e-5 * max(a, b)
 
 
-def _single(mine: Array, target: Array, spec: TensorSpec, alike: bool) -> tuple[Step, ...]:
+def _single(mine: Array, target: Array, spec: TensorSpec, alike: bool) -> tuple[TensorMistake, ...]:
     for hypothesis in WEIGHTS:
         if hypothesis.permutes and not alike:
             continue
         for detail, undone in hypothesis.undo(mine, target, spec):
             if _hits(undone, target):
-                return (Step(hypothesis, detail),)
+                return (TensorMistake(hypothesis, detail),)
     return ()
 
 
@@ -175,14 +175,14 @@ def _hits(undone: Array, target: Array) -> bool:
     return same(undone, target)
 
 
-def _swapped(mine: Array, spec: TensorSpec, truths: Truths) -> tuple[Step, ...]:
+def _swapped(mine: Array, spec: TensorSpec, truths: Truths) -> tuple[TensorMistake, ...]:
     if mine.size < 2 or bool((mine == mine.flat[0]).all()):
         return ()
     others = [name for name in truths.named(mine) if name != spec.name]
-    return (Step(SWAPPED, f"{spec.name} holds {others[0]}"),) if others else ()
+    return (TensorMistake(SWAPPED, f"{spec.name} holds {others[0]}"),) if others else ()
 
 
-def _pair(mine: Array, target: Array, spec: TensorSpec) -> tuple[Step, ...]:
+def _pair(mine: Array, target: Array, spec: TensorSpec) -> tuple[TensorMistake, ...]:
     """Two mistakes on one tensor: any that can be undone without knowing the truth, then any other."""
     for first in WEIGHTS:
         if not first.first or (first.name == "kernel-layout" and mine.size > LARGE):
@@ -196,7 +196,7 @@ def _pair(mine: Array, target: Array, spec: TensorSpec) -> tuple[Step, ...]:
                     continue
                 for other, result in second.undo(half_way, target, spec):
                     if _hits(result, target) or (undone.dtype == np.float64 and result.ndim and close(result, target)):
-                        return (Step(first, detail), Step(second, other))
+                        return (TensorMistake(first, detail), TensorMistake(second, other))
     return ()
 
 
@@ -245,7 +245,7 @@ class Evidence:
         if not names:
             return []
         touched = _touched(explained, names)
-        grouped: dict[str, list[tuple[str, Step]]] = {}
+        grouped: dict[str, list[tuple[str, TensorMistake]]] = {}
         for name in sorted(touched, key=lambda n: (n not in within, list(self.specs).index(n))):
             for step in touched[name].steps:
                 grouped.setdefault(step.hypothesis.name, []).append((name, step))
@@ -316,7 +316,7 @@ def _touched(explained: Mapping[str, Difference], names: set[str]) -> dict[str, 
         names = names | more
 
 
-def described(rows: Sequence[tuple[str, Step]]) -> str:
+def described(rows: Sequence[tuple[str, TensorMistake]]) -> str:
     """Details and tensors of one mistake in a line."""
     details = list(dict.fromkeys(step.detail for _, step in rows))
     names = [n for n, _ in rows]

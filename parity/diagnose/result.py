@@ -70,7 +70,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class State:
+class Agreement:
     """How far the suspect agrees, before or after the causes are undone.
 
     Attributes:
@@ -114,8 +114,8 @@ class Diagnosis:
     first_divergent: str | None = None
     causes: tuple[Cause, ...] = ()
     trials: tuple[Trial, ...] = ()
-    before: State = State()
-    after: State = State()
+    before: Agreement = Agreement()
+    after: Agreement = Agreement()
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -184,7 +184,7 @@ def lines(diagnosis: Diagnosis) -> Iterator[Line]:
     yield ("dim", f"  {tried} trials in {diagnosis.seconds:.1f} s")
 
 
-def state_text(found: State) -> str:
+def state_text(found: Agreement) -> str:
     """How far both sides agree."""
     text = f"{found.probes - found.failed} of {found.probes} layers agree"
     if found.tensors:

@@ -23,9 +23,9 @@ from ssdconv.errors import FormatError, SsdconvError, UsageError
 from ssdconv.parity.diagnose.configs import CONFIGS
 from ssdconv.parity.diagnose.evidence import Evidence
 from ssdconv.parity.diagnose.hypothesis import Net, Proposal, Role
-from ssdconv.parity.diagnose.judge import Outcome, Tape, excess_of, local, missed, reach, whole
-from ssdconv.parity.diagnose.result import Cause, Diagnosis, State, Trial, Verdict
-from ssdconv.parity.diagnose.sides import Truth, View, Weights, load, of_network, of_source, own, pair
+from ssdconv.parity.diagnose.judge import Comparison, Tape, excess_of, local, missed, reach, whole
+from ssdconv.parity.diagnose.result import Agreement, Cause, Diagnosis, Trial, Verdict
+from ssdconv.parity.diagnose.sides import Answer, BelievedSide, WeightFile, load, of_network, of_source, own, pair
 from ssdconv.parity.diagnose.weights import CORRUPTED
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
@@ -34,10 +34,10 @@ from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
 
-def state_of(outcome: Outcome, evidence: Evidence) -> State:
+def state_of(outcome: Comparison, evidence: Evidence) -> Agreement:
     """How far the suspect agrees: layers, stored tensors, detections."""
     probes, found = outcome.probes, outcome.found
-    return State(
+    return Agreement(
         outcome.name or evidence.first,
         len(probes),
         sum(not p for p in probes),
@@ -49,12 +49,12 @@ def state_of(outcome: Outcome, evidence: Evidence) -> State:
     )
 
 
-def excess_at(outcome: Outcome, place: int) -> float:
+def excess_at(outcome: Comparison, place: int) -> float:
     """Error over the limit at a place of the outcome; behind the last probe stand the detections."""
     return missed(outcome.found) if place >= len(outcome.probes) else excess_of(outcome.probes[place])
 
 
-def verdict_of(before: State, after: State, causes: int) -> Verdict:
+def verdict_of(before: Agreement, after: Agreement, causes: int) -> Verdict:
     """The verdict, from both states and the number of causes."""
     if before.first_divergent is None:
         return "no difference"
@@ -94,7 +94,7 @@ class Search:
     """
 
     net: Net
-    truth: Truth
+    truth: BelievedSide
     name: str
     seconds: float = SECONDS
     progress: Progress | None = None
@@ -121,7 +121,7 @@ class Search:
         self._harmless()
         return self._conclude(before, state_of(outcome, self.evidence))
 
-    def _start(self) -> tuple[View, Outcome]:
+    def _start(self) -> tuple[Answer, Comparison]:
         """The first input on which the suspect differs, or the last one."""
         for index in range(len(self.truth.images)):
             self._tell(f"comparing on {self.truth.images[index][0]}")
@@ -135,7 +135,7 @@ class Search:
                 break
         return view, outcome
 
-    def _others(self, view: View, outcome: Outcome) -> tuple[View, Outcome]:
+    def _others(self, view: Answer, outcome: Comparison) -> tuple[Answer, Comparison]:
         """The next input that still differs; what is at hand where all agree or time is over."""
         for index, (name, _) in enumerate(self.truth.images):
             if name != view.name:
@@ -148,7 +148,7 @@ class Search:
                     return other, found
         return view, outcome
 
-    def _undo(self, view: View, outcome: Outcome) -> Outcome | None:
+    def _undo(self, view: Answer, outcome: Comparison) -> Comparison | None:
         """Put right what makes the first divergent probe differ; None where nothing does."""
         place = outcome.first
         assert place is not None
@@ -265,7 +265,7 @@ class Search:
             self.notes.append(f"{proposal.label}: no layer differs by more than rounding because of it")
         self.evidence.refresh(self.net)
 
-    def _conclude(self, before: State, after: State) -> Diagnosis:
+    def _conclude(self, before: Agreement, after: Agreement) -> Diagnosis:
         verdict = verdict_of(before, after, len(self.causes))
         if after.first_divergent is None:
             self.notes += [
@@ -346,14 +346,14 @@ def diagnose(
             return _search(suspect, replace(truth, notes=every), seconds, progress)
 
 
-def _search(suspect: Weights, truth: Truth, seconds: float, progress: Progress | None) -> Diagnosis:
+def _search(suspect: WeightFile, truth: BelievedSide, seconds: float, progress: Progress | None) -> Diagnosis:
     return Search(suspect.net, truth, suspect.path.name, seconds, progress).run()
 
 
-def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path | None) -> tuple[Weights, Opened]:
+def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path | None) -> tuple[WeightFile, Opened]:
     """The suspect and the opened source file, its mapping paired to the suspect's tensors."""
     if held is not None:
-        return Weights(weights, Net.of(held), True), open_as(source, prototxt, held)
+        return WeightFile(weights, Net.of(held), True), open_as(source, prototxt, held)
     opened = open_source(source, None, Request(prototxt=prototxt))
     try:
         suspect = load(weights, opened.plan.config)

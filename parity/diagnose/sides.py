@@ -39,7 +39,7 @@ FALLBACK = "ssd_pytorch_ssd300_voc"
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightFile:
     """A network from a file.
 
     Attributes:
@@ -59,7 +59,7 @@ class Weights:
 
 def load(
     path: Path, like: SSDConfig | None = None, prototxt: Path | None = None, asked: Request | None = None
-) -> Weights:
+) -> WeightFile:
     """Open a weight file of any format.
 
     Args:
@@ -77,7 +77,7 @@ def load(
         raise MissingError("no such file", where=str(path))
     if path.suffix in CHECKPOINTS:
         held = own(path)
-        return _foreign(path, like) if held is None else Weights(path, Net.of(held), True)
+        return _foreign(path, like) if held is None else WeightFile(path, Net.of(held), True)
     return _of_source(path, like, asked or Request(prototxt=prototxt))
 
 
@@ -92,7 +92,7 @@ def own(path: Path) -> Checkpoint | None:
     return None
 
 
-def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[Weights, Weights]:
+def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[WeightFile, WeightFile]:
     """Two files under the same tensor names, as far as they are of one network: ``a`` as ``b``'s network, else the reverse.
 
     Raises:
@@ -114,7 +114,7 @@ def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[Weights, Weigh
         return left, right
 
 
-def _of_source(path: Path, like: SSDConfig | None, request: Request) -> Weights:
+def _of_source(path: Path, like: SSDConfig | None, request: Request) -> WeightFile:
     opened = open_source(path, None, request)
     with opened.table:
         config = opened.plan.config
@@ -123,7 +123,7 @@ def _of_source(path: Path, like: SSDConfig | None, request: Request) -> Weights:
                 opened, config = column_of(opened.source.name).adopt(opened, like), _staged_like(like, config)
         told = column_of(opened.source.name).tells_pixels(opened)
         notes = tuple(w for w in opened.plan.warnings if told or code_of(w) != PIXELS_ASSUMED)
-        return Weights(path, Net(config, tensors_of(opened)), pixels_told=told, notes=notes)
+        return WeightFile(path, Net(config, tensors_of(opened)), pixels_told=told, notes=notes)
 
 
 def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
@@ -141,14 +141,14 @@ def _single(array: Array) -> Array:
     return writable(array.astype(np.float32) if array.dtype == np.float16 else array)
 
 
-def _foreign(path: Path, like: SSDConfig | None) -> Weights:
+def _foreign(path: Path, like: SSDConfig | None) -> WeightFile:
     """Tensors without our config: under the reference's own names, or under those of a known project."""
     arrays = _safetensors(path) if path.suffix == ".safetensors" else None
     if like is not None:
         held = arrays if arrays is not None else _state_dict(path)
         named = _under_own_names(held, like)
         if named is not None:
-            return Weights(path, Net(like, named), notes=(f"{path.name}: {ONLY_TENSORS}",))
+            return WeightFile(path, Net(like, named), notes=(f"{path.name}: {ONLY_TENSORS}",))
     if arrays is not None:
         raise MappingError(
             "these weights carry no ssdconv config, and their names are not the reference's",
@@ -164,10 +164,10 @@ def _foreign(path: Path, like: SSDConfig | None) -> Weights:
     with opened.table:
         config, tensors = opened.plan.config, tensors_of(opened)
     if like is None:
-        return Weights(path, Net(config, tensors), notes=(f"{path.name}: its channel order is taken for {order}",))
+        return WeightFile(path, Net(config, tensors), notes=(f"{path.name}: its channel order is taken for {order}",))
     same = {n: tuple(a.shape) for n, a in tensors.items()} == reference_shapes(like)
     config = like if same else _staged_like(config, like)
-    return Weights(path, Net(config, tensors), notes=(f"{path.name}: {ONLY_TENSORS}",))
+    return WeightFile(path, Net(config, tensors), notes=(f"{path.name}: {ONLY_TENSORS}",))
 
 
 def _under_own_names(held: Mapping[str, Array], like: SSDConfig) -> dict[str, Array] | None:
@@ -202,7 +202,7 @@ PRIORS = "prior boxes"
 
 
 @dataclass(frozen=True)
-class View:
+class Answer:
     """The truth's answer to one input.
 
     Attributes:
@@ -221,7 +221,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Truth:
+class BelievedSide:
     """One side of a diagnosis, believed.
 
     Attributes:
@@ -242,7 +242,7 @@ class Truth:
     run: Callable[[Array], OracleRun]
     notes: tuple[str, ...] = ()
 
-    def view(self, index: int) -> View:
+    def view(self, index: int) -> Answer:
         """Run the truth on an input.
 
         Raises:
@@ -258,7 +258,7 @@ class Truth:
                 outputs.setdefault(probe.source, pixels)
             elif probe.source == PRIORS:
                 outputs[PRIORS] = Priors.of(self.config.priors, self.config.pixels.size).rows().numpy()
-        return View(name, image, pixels, outputs, answer.detections)
+        return Answer(name, image, pixels, outputs, answer.detections)
 
 
 def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:
@@ -270,7 +270,7 @@ def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[
 
 def of_source(
     opened: Opened, suspect: Net, prototxt: Path | None, photos: Sequence[Path], seed: int, oracle: str = "opencv"
-) -> Truth:
+) -> BelievedSide:
     """The source framework on an opened source file (whose mapping is paired to the suspect's tensors).
 
     Raises:
@@ -288,10 +288,10 @@ def of_source(
     if config.priors and suspect.config.priors and all(p.reference != "@priors" for p in probes):
         probes = (*probes, Probe(PRIORS, "@priors"))
     images = inputs(config, photos, seed)
-    return Truth(prepared.oracle.name, config, tensors, probes, images, prepared.oracle.run, notes)
+    return BelievedSide(prepared.oracle.name, config, tensors, probes, images, prepared.oracle.run, notes)
 
 
-def of_network(net: Net, suspect: Net, name: str, photos: Sequence[Path] = (), seed: int = 0) -> Truth:
+def of_network(net: Net, suspect: Net, name: str, photos: Sequence[Path] = (), seed: int = 0) -> BelievedSide:
     """Another network in the reference, which is believed; layers that both have are compared.
 
     Raises:
@@ -305,7 +305,9 @@ def of_network(net: Net, suspect: Net, name: str, photos: Sequence[Path] = (), s
     paths = compared_layers(model, mine)
     values = ["@loc", "@conf", "@scores", *(["@priors"] if net.config.priors and suspect.config.priors else [])]
     probes = tuple(Probe(p, p) for p in ("@input", *paths, *values))
-    return Truth(name, net.config, net.tensors, probes, inputs(net.config, photos, seed), partial(_run, model, paths))
+    return BelievedSide(
+        name, net.config, net.tensors, probes, inputs(net.config, photos, seed), partial(_run, model, paths)
+    )
 
 
 def same_tensors(truth: Net, suspect: Net, name: str) -> None:

@@ -211,7 +211,7 @@ class InputResult:
 
 
 @dataclass(frozen=True)
-class TensorRow:
+class ComparedTensor:
     """The way of one stored tensor.
 
     Attributes:
@@ -242,7 +242,7 @@ class TensorResult:
 
     compared: int
     different: tuple[str, ...] = ()
-    rows: tuple[TensorRow, ...] = ()
+    rows: tuple[ComparedTensor, ...] = ()
     dropped: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:

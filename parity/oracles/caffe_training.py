@@ -23,7 +23,7 @@ from ssdconv.parity.oracles.caffe_native import ENVIRONMENT
 from ssdconv.parity.oracles.environments import environment, next_step, state
 from ssdconv.parity.oracles.native_build import LIBRARY
 from ssdconv.parity.oracles.session import Session
-from ssdconv.parity.steps.reference import Batch, StepPlan, Trace
+from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.recipe import OptimizerSpec
 
@@ -52,7 +52,7 @@ LOSS: dict[str, Any] = {
 def caffe_trace(
     config: SSDConfig,
     tensors: Mapping[str, Array],
-    batch: Batch,
+    batch: StepBatch,
     optimizer: OptimizerSpec,
     plan: StepPlan,
     timeout: float = 1800.0,

@@ -19,7 +19,7 @@ from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.tensors import Array, Entry, apply_all
 from ssdconv.errors import UsageError
 from ssdconv.parity.oracles.process import Answer, ask
-from ssdconv.parity.steps.reference import Batch, StepPlan, Trace
+from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.recipe import Recipe
 
@@ -32,7 +32,7 @@ _SUFFIX = {"chainer": ".npz", "gluon": ".params"}
 def framework_trace(
     config: SSDConfig,
     tensors: Mapping[str, Array],
-    batch: Batch,
+    batch: StepBatch,
     recipe: Recipe,
     plan: StepPlan,
     *,
@@ -84,7 +84,7 @@ Turn = Callable[[Array], Array]
 
 
 def _chainer(
-    config: SSDConfig, path: Path, batch: Batch, job: dict[str, Any], offsets: Array | None, timeout: float
+    config: SSDConfig, path: Path, batch: StepBatch, job: dict[str, Any], offsets: Array | None, timeout: float
 ) -> tuple[Answer, Turn]:
     staged = config.staged
     width = staged.backbone.options.get("width", 64) if staged else 64
@@ -105,7 +105,7 @@ def _chainer(
 
 
 def _gluon(
-    config: SSDConfig, path: Path, batch: Batch, job: dict[str, Any], offsets: Array | None, timeout: float
+    config: SSDConfig, path: Path, batch: StepBatch, job: dict[str, Any], offsets: Array | None, timeout: float
 ) -> tuple[Answer, Turn]:
     from ssdconv.parity.oracles.gluon import class_names
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from html import escape
 
-from ssdconv.parity.diagnose.result import Diagnosis, State
+from ssdconv.parity.diagnose.result import Agreement, Diagnosis
 from ssdconv.text import markdown_code, markdown_text
 
 TITLES = {
@@ -36,7 +36,7 @@ def _of(count: int, total: int) -> str:
     return f"{count:,} of {total:,}" if total else "–"
 
 
-def _found(state: State) -> str:
+def _found(state: Agreement) -> str:
     return "–" if state.detections is None else _of(state.detections_matched or 0, state.detections)
 
 

@@ -41,7 +41,7 @@ _COLOUR = (
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalSamples:
     """Where one source's samples lie, and with which recipe and network to compare them.
 
     Attributes:
@@ -63,13 +63,13 @@ class Original:
         return RECIPES[self.recipe].augment
 
 
-ORIGINALS: Mapping[str, Original] = {
+ORIGINALS: Mapping[str, OriginalSamples] = {
     o.recipe: o
     for o in (
-        Original("ssd.pytorch", "ssd_pytorch", "ssd_pytorch_ssd300_voc"),
-        Original("simple-ssd", "simple_ssd", "simple_ssd_ssd300_voc"),
-        Original("chainer", "chainercv", "ssd300_voc", ("linear", "area", "nearest", "cubic", "lanczos4")),
-        Original(
+        OriginalSamples("ssd.pytorch", "ssd_pytorch", "ssd_pytorch_ssd300_voc"),
+        OriginalSamples("simple-ssd", "simple_ssd", "simple_ssd_ssd300_voc"),
+        OriginalSamples("chainer", "chainercv", "ssd300_voc", ("linear", "area", "nearest", "cubic", "lanczos4")),
+        OriginalSamples(
             "gluon",
             "gluoncv",
             "ssd_300_vgg16_atrous_voc",
@@ -100,7 +100,7 @@ def p_values(ours: Features, theirs: Features) -> dict[str, float]:
     return {name: ks(ours[name], theirs[name]) for name in theirs if name in ours}
 
 
-def original_features(golden: Path, original: Original) -> Features:
+def original_features(golden: Path, original: OriginalSamples) -> Features:
     """All features of a source's samples."""
     with np.load(golden / f"aug_{original.file}.npz") as held:
         found: Features = {}
@@ -119,7 +119,7 @@ def original_features(golden: Path, original: Original) -> Features:
 def our_features(
     golden: Path,
     photos: Path,
-    original: Original,
+    original: OriginalSamples,
     samples: int,
     seed: int = 1,
     spec: AugmentSpec | None = None,
@@ -267,7 +267,7 @@ class ColourCases:
     largest: float
 
 
-def colour_cases(golden: Path, original: Original, spec: Photometric | None = None) -> ColourCases:
+def colour_cases(golden: Path, original: OriginalSamples, spec: Photometric | None = None) -> ColourCases:
     """The colour step with given draws against what the original made of them."""
     rule = spec or original.spec.photometric
     assert rule is not None

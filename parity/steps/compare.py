@@ -37,7 +37,7 @@ from ssdconv.parity.layers.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Meas
 from ssdconv.parity.oracles.caffe_native import TITLE as CAFFE
 from ssdconv.parity.oracles.caffe_training import caffe_trace
 from ssdconv.parity.oracles.training import FRAMEWORKS, framework_trace
-from ssdconv.parity.steps.reference import Array, Batch, LossFunction, StepPlan, Trace, reference_trace
+from ssdconv.parity.steps.reference import Array, LossFunction, StepBatch, StepPlan, Trace, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.loss import multibox_loss
 from ssdconv.train.recipe import Recipe
@@ -135,7 +135,7 @@ RUN_BY = {**FRAMEWORKS, "caffe": CAFFE}
 def step_parity(
     config: SSDConfig,
     tensors: Mapping[str, Array],
-    batch: Batch,
+    batch: StepBatch,
     *,
     recipe: Recipe | None = None,
     plan: StepPlan | None = None,
@@ -181,7 +181,7 @@ def step_parity(
 def oracle_trace(
     config: SSDConfig,
     tensors: Mapping[str, Array],
-    batch: Batch,
+    batch: StepBatch,
     recipe: Recipe,
     plan: StepPlan,
     precision: Precision = "float64",

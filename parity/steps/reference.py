@@ -33,7 +33,7 @@ LossFunction = Callable[..., Loss]
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepBatch:
     """Ready-made images and objects.
 
     Attributes:
@@ -90,7 +90,7 @@ class StepPlan:
     drop: tuple[int, ...] = ()
 
 
-def made_batch(config: SSDConfig, images: int = 2, objects: int = 4, seed: int = 0) -> Batch:
+def made_batch(config: SSDConfig, images: int = 2, objects: int = 4, seed: int = 0) -> StepBatch:
     """A batch for a network: noise with smooth fields by turns, and objects of the size of its priors.
 
     Objects are priors inside the image with their sides changed by up to a fifth and moved by up to a tenth: each has a
@@ -123,13 +123,13 @@ def made_batch(config: SSDConfig, images: int = 2, objects: int = 4, seed: int =
         box = np.concatenate([middle - size / 2, middle + size / 2], 1)
         boxes.append(np.clip(box, 0.001, 0.999).astype(np.float32))
         labels.append(rng.integers(1, config.num_classes, objects))
-    return Batch(pixels, tuple(boxes), tuple(labels))
+    return StepBatch(pixels, tuple(boxes), tuple(labels))
 
 
 def reference_trace(
     config: SSDConfig,
     tensors: Mapping[str, Array],
-    batch: Batch,
+    batch: StepBatch,
     recipe: Recipe,
     plan: StepPlan,
     dtype: torch.dtype,

@@ -16,7 +16,7 @@ from ssdconv.converters.plan import Request
 from ssdconv.parity.diagnose.hypothesis import Net
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import Search
-from ssdconv.parity.diagnose.sides import Truth, of_network, of_source
+from ssdconv.parity.diagnose.sides import BelievedSide, of_network, of_source
 from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ class Bench:
             config, tensors = fault(config, tensors)
         return Net(config, {k: np.array(v, order="C") for k, v in tensors.items()})
 
-    def truth(self, right: Net, wrong: Net, *, live: bool, images: int = 1) -> Truth:
+    def truth(self, right: Net, wrong: Net, *, live: bool, images: int = 1) -> BelievedSide:
         if live:
             source, prototxt = write(right.config, dict(right.tensors), self.folder / "x.caffemodel", Request())
             checkpoint = Checkpoint(wrong.config, {n: torch.from_numpy(a) for n, a in wrong.tensors.items()})

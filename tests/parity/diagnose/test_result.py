@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ssdconv.errors import FormatError
 from ssdconv.parity.diagnose.configs import TABLE
-from ssdconv.parity.diagnose.result import Diagnosis, State, Trial, lines, show
+from ssdconv.parity.diagnose.result import Agreement, Diagnosis, Trial, lines, show
 
 FOUND = Diagnosis(
     "explained",
@@ -18,8 +18,8 @@ FOUND = Diagnosis(
     "conv1_1",
     (TABLE["channel-order"].cause("conv1_1: input channels reversed", "conv1_1"), TABLE["fc6-dilation"].cause()),
     (Trial(("channel-order",), "conv1_1", 1e5, 0.2, "fc6", True),),
-    State("conv1_1", 70, 68, 1e5, 71, 1, 200, 3),
-    State(None, 70, 0, 0.3, 71, 0, 200, 200),
+    Agreement("conv1_1", 70, 68, 1e5, 71, 1, 200, 3),
+    Agreement(None, 70, 0, 0.3, 71, 0, 200, 200),
     12.5,
     ("a note",),
 )
@@ -52,6 +52,8 @@ def test_the_text_tells_cause_reason_figures_and_fix() -> None:
 
 
 def test_an_unexplained_difference_shows_no_undone_state() -> None:
-    found = Diagnosis("unexplained", "a", "b", "conv3_1", before=State("conv3_1", 9, 4), after=State("conv3_1", 9, 4))
+    found = Diagnosis(
+        "unexplained", "a", "b", "conv3_1", before=Agreement("conv3_1", 9, 4), after=Agreement("conv3_1", 9, 4)
+    )
     text = "\n".join(line for _, line in lines(found))
     assert "no known mistake explains" in text and "starts at conv3_1" in text and "undone" not in text

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from ssdconv.errors import OutputError
-from ssdconv.parity.diagnose.result import Cause, Diagnosis, State, Trial
+from ssdconv.parity.diagnose.result import Agreement, Cause, Diagnosis, Trial
 from ssdconv.parity.layers.results import (
     Boundary,
+    ComparedTensor,
     Detection,
     DetectionResult,
     InputResult,
     ParityReport,
     ProbeResult,
     TensorResult,
-    TensorRow,
 )
 from ssdconv.parity.layers.tolerance import Floor, Measurement
 from ssdconv.parity.report.layers import dumps, write_report
@@ -51,10 +51,10 @@ def report(bad: dict[str, float] | None = None, **change: object) -> ParityRepor
     found = DetectionResult(2, 2, 1, 1e-7, 2e-7, 1e-6, 1e-6, (lonely, edge) if bad else (), "", best, best)
     inputs = (InputResult("street <1>.png", rows, found), InputResult("noise, seed 0", rows[::1], None))
     mapping = (
-        TensorRow(
+        ComparedTensor(
             "conv1_1/kernel", (3, 3, 3, 8), "backbone.conv1_1.weight", (8, 3, 3, 3), "transpose(3, 2, 0, 1)", True
         ),
-        TensorRow("fc6/bias", (8,), "backbone.fc6.bias", (8,), "", not bad),
+        ComparedTensor("fc6/bias", (8,), "backbone.fc6.bias", (8,), "", not bad),
     )
     different = ("backbone.fc6.bias: differs from fc6/bias by up to 0.5",) if bad else ()
     tensors = TensorResult(2, different, mapping, {"global_step": "a counter"})
@@ -95,8 +95,8 @@ DIAGNOSIS = Diagnosis(
     "fc6",
     (CAUSE,),
     (Trial(("stride",), "fc6", 40.0, 39.0), Trial(("channel-order",), "fc6", math.inf, 0.25, None, True)),
-    State("fc6", 16, 6, 11.25, 2, 1, 7, 3),
-    State(None, 16, 0, 0.25, 2, 0, 7, 7),
+    Agreement("fc6", 16, 6, 11.25, 2, 1, 7, 3),
+    Agreement(None, 16, 0, 0.25, 2, 0, 7, 7),
     12.5,
     ("looked at one input only",),
 )
@@ -218,7 +218,7 @@ def test_the_diagnosis_has_cause_figures_and_trials() -> None:
                  "looked at one input only"):  # fmt: skip
         assert part in page.text, part
     assert ("a", {"href": "https://github.com/amdegroot/ssd.pytorch/issues/44"}) in page.tags
-    lost = replace(DIAGNOSIS, verdict="unexplained", causes=(), after=State("fc6", 16, 6))
+    lost = replace(DIAGNOSIS, verdict="unexplained", causes=(), after=Agreement("fc6", 16, 6))
     text = Page(html_page(report(WRONG), lost)).text
     assert "no known mistake explains the difference" in text and "What is left starts at fc6" in text
     assert "with the causes undone" not in text

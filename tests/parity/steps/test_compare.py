@@ -15,7 +15,7 @@ from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.environments import install
 from ssdconv.parity.oracles.process import ask
 from ssdconv.parity.steps.compare import oracle_trace, step_parity
-from ssdconv.parity.steps.reference import Batch, StepPlan, Trace, made_batch
+from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace, made_batch
 from ssdconv.ssd_ref.boxes import to_corners
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
@@ -42,7 +42,7 @@ def installed(name: str) -> None:
 class Case:
     config: SSDConfig
     tensors: dict[str, Any]
-    batch: Batch
+    batch: StepBatch
     plan: StepPlan
     theirs: Trace
 
