@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssdconv.errors import SsdconvError
 from ssdconv.parity.diagnose.hypothesis import Array, Net, Role
-from ssdconv.parity.diagnose.sides import Answer
+from ssdconv.parity.diagnose.sides import ExpectedRun
 from ssdconv.parity.layers.activations import Heads, Probe, compare
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.results import DetectionResult, ProbeResult
@@ -126,7 +126,7 @@ RELATIVE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WholeRun:
     """The whole network on one input.
 
     Attributes:
@@ -157,7 +157,7 @@ class Comparison:
         return None if first is None else DETECTIONS if first == len(self.probes) else self.probes[first].source
 
 
-def whole(net: Net, view: Answer, probes: Sequence[Probe], *, always: bool = True) -> Comparison:
+def whole(net: Net, view: ExpectedRun, probes: Sequence[Probe], *, always: bool = True) -> WholeRun:
     """Run the suspect in float32 and float64 and compare every probe and the detections.
 
     Args:
@@ -172,16 +172,16 @@ def whole(net: Net, view: Answer, probes: Sequence[Probe], *, always: bool = Tru
     outputs = Outputs(dict(view.outputs))
     results, heads64, heads32 = compare(outputs, model, pixels, probes, derive=lambda o: derived(model, *o))
     found = _detections(net, view, heads64, heads32) if always or all(results) else None
-    return Comparison(results, heads64, heads32, found, pixels)
+    return WholeRun(results, heads64, heads32, found, pixels)
 
 
-def own_pixels(net: Net, view: Answer) -> Array:
+def own_pixels(net: Net, view: ExpectedRun) -> Array:
     """The view's image as the network prepares it."""
     pixels: Array = prepare([view.image], net.config.pixels).numpy()
     return pixels
 
 
-def _detections(net: Net, view: Answer, heads64: Heads, heads32: Heads) -> DetectionResult | None:
+def _detections(net: Net, view: ExpectedRun, heads64: Heads, heads32: Heads) -> DetectionResult | None:
     if view.detections is None or "@conf" not in heads64:
         return None
     rows, config = _best(view.detections, net.config)
@@ -239,7 +239,7 @@ def excess_of(probe: ProbeResult) -> float:
     return WORST if probe.problem else float(min(np.nan_to_num(probe.excess, nan=WORST), WORST))
 
 
-def local(net: Net, view: Answer, outcome: Comparison, index: int, tape: Tape | None) -> float:
+def local(net: Net, view: ExpectedRun, outcome: WholeRun, index: int, tape: Tape | None) -> float:
     """Error over the limit at one probe after a change, computing as little as possible; above 1 fails.
 
     Args:
@@ -262,7 +262,7 @@ def local(net: Net, view: Answer, outcome: Comparison, index: int, tape: Tape | 
     return _excess(theirs, mine, probe)
 
 
-def _value(net: Net, view: Answer, outcome: Comparison, reference: str, tape: Tape | None) -> Array:
+def _value(net: Net, view: ExpectedRun, outcome: WholeRun, reference: str, tape: Tape | None) -> Array:
     if reference == "@input":
         return own_pixels(net, view)
     if reference == "@priors":
@@ -304,7 +304,7 @@ def _rms(array: Array) -> float:
     return float(np.sqrt(flat @ flat / flat.size)) if flat.size else 0.0
 
 
-def reach(net: Net, outcome: Comparison, place: int) -> tuple[list[str], set[Role], Tape | None]:
+def reach(net: Net, outcome: WholeRun, place: int) -> tuple[list[str], set[Role], Tape | None]:
     """Layers that can make a probe differ while all before it agree, their roles, and a tape to replay; none behind the heads.
 
     Args:

@@ -23,9 +23,9 @@ from ssdconv.errors import FormatError, SsdconvError, UsageError
 from ssdconv.parity.diagnose.configs import CONFIGS
 from ssdconv.parity.diagnose.evidence import Evidence
 from ssdconv.parity.diagnose.hypothesis import Net, Proposal, Role
-from ssdconv.parity.diagnose.judge import Comparison, Tape, excess_of, local, missed, reach, whole
+from ssdconv.parity.diagnose.judge import Tape, WholeRun, excess_of, local, missed, reach, whole
 from ssdconv.parity.diagnose.result import Agreement, Cause, Diagnosis, Trial, Verdict
-from ssdconv.parity.diagnose.sides import Answer, BelievedSide, WeightFile, load, of_network, of_source, own, pair
+from ssdconv.parity.diagnose.sides import BelievedSide, ExpectedRun, WeightFile, load, of_network, of_source, own, pair
 from ssdconv.parity.diagnose.weights import CORRUPTED
 from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
 
-def state_of(outcome: Comparison, evidence: Evidence) -> Agreement:
+def state_of(outcome: WholeRun, evidence: Evidence) -> Agreement:
     """How far the suspect agrees: layers, stored tensors, detections."""
     probes, found = outcome.probes, outcome.found
     return Agreement(
@@ -49,7 +49,7 @@ def state_of(outcome: Comparison, evidence: Evidence) -> Agreement:
     )
 
 
-def excess_at(outcome: Comparison, place: int) -> float:
+def excess_at(outcome: WholeRun, place: int) -> float:
     """Error over the limit at a place of the outcome; behind the last probe stand the detections."""
     return missed(outcome.found) if place >= len(outcome.probes) else excess_of(outcome.probes[place])
 
@@ -121,7 +121,7 @@ class Search:
         self._harmless()
         return self._conclude(before, state_of(outcome, self.evidence))
 
-    def _start(self) -> tuple[Answer, Comparison]:
+    def _start(self) -> tuple[ExpectedRun, WholeRun]:
         """The first input on which the suspect differs, or the last one."""
         for index in range(len(self.truth.images)):
             self._tell(f"comparing on {self.truth.images[index][0]}")
@@ -135,7 +135,7 @@ class Search:
                 break
         return view, outcome
 
-    def _others(self, view: Answer, outcome: Comparison) -> tuple[Answer, Comparison]:
+    def _others(self, view: ExpectedRun, outcome: WholeRun) -> tuple[ExpectedRun, WholeRun]:
         """The next input that still differs; what is at hand where all agree or time is over."""
         for index, (name, _) in enumerate(self.truth.images):
             if name != view.name:
@@ -148,7 +148,7 @@ class Search:
                     return other, found
         return view, outcome
 
-    def _undo(self, view: Answer, outcome: Comparison) -> Comparison | None:
+    def _undo(self, view: ExpectedRun, outcome: WholeRun) -> WholeRun | None:
         """Put right what makes the first divergent probe differ; None where nothing does."""
         place = outcome.first
         assert place is not None

@@ -202,7 +202,7 @@ PRIORS = "prior boxes"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ExpectedRun:
     """The truth's answer to one input.
 
     Attributes:
@@ -242,7 +242,7 @@ class BelievedSide:
     run: Callable[[Array], OracleRun]
     notes: tuple[str, ...] = ()
 
-    def view(self, index: int) -> Answer:
+    def view(self, index: int) -> ExpectedRun:
         """Run the truth on an input.
 
         Raises:
@@ -258,7 +258,7 @@ class BelievedSide:
                 outputs.setdefault(probe.source, pixels)
             elif probe.source == PRIORS:
                 outputs[PRIORS] = Priors.of(self.config.priors, self.config.pixels.size).rows().numpy()
-        return Answer(name, image, pixels, outputs, answer.detections)
+        return ExpectedRun(name, image, pixels, outputs, answer.detections)
 
 
 def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:
