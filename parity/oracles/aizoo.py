@@ -14,8 +14,16 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, Worker, layers_under, plan_probes, runs
+from ssdconv.parity.oracles.base import (
+    Availability,
+    OracleRun,
+    Outputs,
+    Prepared,
+    Worker,
+    layers_under,
+    plan_probes,
+    runs,
+)
 
 INPUT = "data"
 

@@ -17,9 +17,11 @@ from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import (
+from ssdconv.parity.oracles.base import (
     RUN,
+    Availability,
+    OracleRun,
+    Outputs,
     Prepared,
     Worker,
     always_tells,

@@ -2,12 +2,19 @@
 
 It is given the source file itself, never the converted checkpoint, and the file's own symbol where there is one (``gluon_symbol``), else the
 network's name in GluonCV's model zoo.
+
+A stored symbol of MXNet (``NAME-symbol.json``) as the oracle of its .params file: layers, anchors and boxes as the file says.
+
+``net.export`` and Module checkpoints write one beside ``NAME-0000.params``. Counters of blocks and the network's prefix differ from file to
+file; a node is known by its name without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +22,18 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.convert import Opened
-from ssdconv.converters.tensors import Array
-from ssdconv.errors import UsageError
+from ssdconv.converters.gluon.mapping import bare, network_prefix, without_counters
+from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.inputs import Image
 from ssdconv.parity.layers.results import Gap
 from ssdconv.parity.oracles import aizoo
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import (
+from ssdconv.parity.oracles.base import (
     RUN,
+    Availability,
+    OracleRun,
+    Outputs,
     Prepared,
     Worker,
     always_tells,
@@ -32,11 +42,87 @@ from ssdconv.parity.oracles.column import (
     plan_probes,
     runs,
 )
-from ssdconv.parity.oracles.gluon_symbol import Symbol, beside, read_symbol
 from ssdconv.parity.oracles.process import Answer
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
+
+_EPOCH = re.compile(r"-\d{4}$")
+OURS = "ssd0_"
+MAX_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What is read of a symbol before MXNet runs it.
+
+    Attributes:
+        path: the file.
+        data: its only input that the .params file does not hold.
+        nodes: operators by name as the first network of a process has it (``ssd0_…``).
+        ends: the symbol ends in ids, scores and boxes.
+    """
+
+    path: Path
+    data: str
+    nodes: dict[str, str]
+    ends: bool
+
+    def job(self, params: Path, wanted: Iterable[str]) -> dict[str, Any]:
+        """The worker's job that runs it."""
+        return {
+            "do": "symbol",
+            "symbol": str(self.path.resolve()),
+            "params": str(params.resolve()),
+            "data": self.data,
+            "nodes": {name: self.nodes[name] for name in wanted if name in self.nodes},
+            "ends": self.ends,
+        }
+
+
+def beside(params: Path) -> Path | None:
+    """``NAME-symbol.json`` beside ``NAME-0000.params``, where there is one."""
+    path = params.with_name(_EPOCH.sub("", params.stem) + "-symbol.json")
+    return path if _EPOCH.search(params.stem) and path.is_file() else None
+
+
+def read_symbol(path: Path, table: TensorTable) -> Symbol:
+    """A symbol that belongs to a file.
+
+    Raises:
+        FormatError: not a symbol of MXNet.
+        MissingError: a symbol of something else than these tensors.
+    """
+    where = str(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FormatError("too large for a symbol", where=where, expected=f"<= {MAX_BYTES:,} bytes")
+        held = json.loads(path.read_bytes())
+        nodes = [(str(n["op"]), str(n["name"])) for n in held["nodes"]]
+        heads = [nodes[int(head[0])][0] for head in held["heads"]]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise FormatError(
+            "not a symbol of MXNet", where=where, expected="JSON with nodes and heads, as `net.export` writes it"
+        ) from error
+    inputs = [name for op, name in nodes if op == "null"]
+    tensors = {bare(name) for name in table}
+    free = [name for name in inputs if name not in tensors]
+    if len(free) != 1:
+        raise MissingError(
+            "oracle MXNet not run: the symbol is not of this file's network",
+            where=where,
+            expected="one input, and every other one among the file's tensors",
+            got=f"{len(free)} that it does not hold: {', '.join(free[:3])}",
+        )
+    prefix = network_prefix(inputs)
+    named = {OURS + plain(name, prefix): name for op, name in nodes if op != "null"}
+    return Symbol(path, free[0], named, heads == ["slice_axis"] * 3)
+
+
+def plain(name: str, prefix: str) -> str:
+    """A node's name without counters and prefix; ``reset_class`` doubles the prefix before the class predictors."""
+    return without_counters(name.removeprefix(prefix) if name.startswith(prefix * 2) else name, prefix)
+
 
 ORACLES = ("mxnet",)
 WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")

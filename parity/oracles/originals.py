@@ -24,8 +24,7 @@ from ssdconv.converters.tensors import Array
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.inputs import Image
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import Prepared, layers_under, plan_probes, runs
+from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs, Prepared, layers_under, plan_probes, runs
 from ssdconv.parity.oracles.environments import state
 from ssdconv.parity.oracles.process import Answer, ask
 from ssdconv.ssd_ref.config import SSDConfig

@@ -23,8 +23,10 @@ from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles import aizoo, originals
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs
-from ssdconv.parity.oracles.column import (
+from ssdconv.parity.oracles.base import (
+    Availability,
+    OracleRun,
+    Outputs,
     Prepared,
     Worker,
     always_tells,

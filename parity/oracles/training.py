@@ -2,26 +2,37 @@
 
 The framework is given a weight file of its own kind, written from the reference's tensors, the prepared pixels and the
 objects; it makes its own targets, loss, gradients and updates.
+
+The original Caffe's training step, run live, in the reference's names and layout.
+
+Caffe is given the network's own deploy layers with the loss layer and the multipliers that ``examples/ssd/ssd_pascal.py`` writes, and
+a solver prototxt; priors, matching, mining, loss, gradients, weight decay, update and the drops of the rate are its own, in float32.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
+from ssdconv.converters.caffe.prototxt import write_prototxt
+from ssdconv.converters.caffe.source import blobs_of, net_of, write
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.tensors import Array, Entry, apply_all
-from ssdconv.errors import UsageError
-from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.errors import MissingError, UsageError
+from ssdconv.parity.oracles.caffe import ENVIRONMENT
+from ssdconv.parity.oracles.environments import LIBRARY, environment, next_step, state
+from ssdconv.parity.oracles.process import Answer, Session, ask
 from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.train.recipe import Recipe
+from ssdconv.train.recipe import OptimizerSpec, Recipe
 
 FRAMEWORKS = {"chainer": "Chainer 7.8.1, ChainerCV 0.13.1", "gluon": "MXNet 1.9.1, GluonCV 0.10.5.post0"}
 """Source -> what runs its training step."""
@@ -137,3 +148,125 @@ def _named(arrays: Mapping[str, Array], head: str, entries: tuple[Entry, ...]) -
         if head + entry.source in arrays:
             found[entry.target] = np.ascontiguousarray(apply_all(entry.ops, arrays[head + entry.source]))
     return found
+
+
+LEARNED = [{"lr_mult": 1.0, "decay_mult": 1.0}, {"lr_mult": 2.0, "decay_mult": 0.0}]
+"""``param`` of every convolution; the Normalize layer has none."""
+
+LOSS: dict[str, Any] = {
+    "loc_loss_type": "SMOOTH_L1",
+    "conf_loss_type": "SOFTMAX",
+    "loc_weight": 1.0,
+    "share_location": True,
+    "match_type": "PER_PREDICTION",
+    "overlap_threshold": 0.5,
+    "use_prior_for_matching": True,
+    "background_label_id": 0,
+    "use_difficult_gt": True,
+    "neg_pos_ratio": 3.0,
+    "neg_overlap": 0.5,
+    "code_type": "CENTER_SIZE",
+    "ignore_cross_boundary_bbox": False,
+    "mining_type": "MAX_NEGATIVE",
+}
+"""``multibox_loss_param``, but for ``num_classes``."""
+
+
+def caffe_trace(
+    config: SSDConfig,
+    tensors: Mapping[str, Array],
+    batch: StepBatch,
+    optimizer: OptimizerSpec,
+    plan: StepPlan,
+    timeout: float = 1800.0,
+) -> Trace:
+    """Some updates by Caffe's solver.
+
+    Args:
+        config: a network that Caffe can express.
+        tensors: the reference's, as it starts.
+        batch, plan: what to do; ``drop`` becomes ``stepvalue`` of the policy "multistep".
+        optimizer: kind, momentum, weight decay and RMSProp's numbers go into the solver prototxt; multipliers do not.
+        timeout: seconds.
+
+    Returns:
+        A trace without targets, which Caffe's layer does not show, whose ``losses`` are (steps, 1) sums of both terms.
+
+    Raises:
+        MissingError: Caffe is not installed, or refuses the net.
+    """
+    found = state(ENVIRONMENT)
+    if not found.installed:
+        raise MissingError(found.reason, hint=next_step(ENVIRONMENT))
+    home = environment(ENVIRONMENT)
+    rows = [
+        (item, label, index, *box, 0.0)
+        for item, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True))
+        for index, (label, box) in enumerate(zip(labels, boxes, strict=True))
+    ]
+    label = np.array(rows, np.float32)[None, None]
+    session = Session("Caffe", home.python, "caffe_training", timeout)
+    try:
+        weights, net, solver = (
+            session.folder / name for name in ("start.caffemodel", "train.prototxt", "solver.prototxt")
+        )
+        write(config, tensors, weights, Request())
+        write_prototxt(train_net(config, batch.pixels.shape, label.shape), net)
+        solver.write_text(solver_text(optimizer, plan, net))
+        request = {
+            "library": str(home.folder / LIBRARY),
+            "solver": str(solver),
+            "caffemodel": str(weights),
+            "keep": list(plan.keep),
+        }
+        reply = session.ask(request, {"data": batch.pixels, "label": label})
+        arrays = {name: read() for name, read in reply.arrays.items()}
+    finally:
+        session.close()
+
+    def named(head: str) -> dict[str, Array]:
+        given = {b.tensor: arrays[f"{head}/{b.name}"] for b in blobs_of(config)}
+        return {name: array.reshape(tensors[name].shape) for name, array in given.items()}
+
+    trace = Trace(np.empty(0, np.int64), np.empty(0), arrays["losses"])
+    trace.gradients = named("gradient")
+    trace.weights = {k: named(f"weight/{k}") for k in plan.keep}
+    return trace
+
+
+def train_net(config: SSDConfig, pixels: tuple[int, ...], label: tuple[int, ...]) -> CaffeNet:
+    """The deploy net up to its heads, with multipliers and a MultiBoxLoss; both inputs are fed from outside."""
+    deploy = net_of(config)
+    heads = ("mbox_loc", "mbox_conf", "mbox_priorbox")
+    wanted, layers = set(heads), list[CaffeLayer]()
+    for layer in reversed(deploy.layers):
+        if wanted & set(layer.tops):
+            wanted |= set(layer.bottoms)
+            learned = {"param": LEARNED} if layer.type == "Convolution" else {}
+            layers.insert(0, replace(layer, params={**layer.params, **learned}))
+    param = {
+        "multibox_loss_param": {**LOSS, "num_classes": config.num_classes},
+        "loss_param": {"normalization": "VALID"},
+        "propagate_down": [True, True, False, False],
+    }
+    layers.append(CaffeLayer("mbox_loss", "MultiBoxLoss", (*heads, "label"), ("mbox_loss",), param))
+    return CaffeNet(config.name, {"data": pixels, "label": label}, tuple(layers))
+
+
+def solver_text(optimizer: OptimizerSpec, plan: StepPlan, net: Path) -> str:
+    """A solver prototxt."""
+    lines = [
+        f'train_net: "{net}"',
+        f"base_lr: {plan.lr!r}",
+        f"weight_decay: {optimizer.weight_decay!r}",
+        'lr_policy: "multistep"',
+        "gamma: 0.1",
+        *(f"stepvalue: {step}" for step in plan.drop),
+        f"max_iter: {max(plan.keep)}",
+        "solver_mode: CPU",
+    ]
+    if optimizer.kind == "rmsprop":
+        lines += ['type: "RMSProp"', f"rms_decay: {optimizer.rho!r}", f"delta: {optimizer.eps!r}"]
+    else:
+        lines += ['type: "SGD"', f"momentum: {optimizer.momentum!r}"]
+    return "\n".join([*lines, ""])

@@ -615,7 +615,7 @@ def judged(text: str, caffe_file: Made, oracle: str, change: float = 1.0) -> str
 
 
 def has_caffe() -> bool:
-    from ssdconv.parity.oracles.caffe_native import CaffeOracle
+    from ssdconv.parity.oracles.caffe import CaffeOracle
 
     return CaffeOracle(b"", Path("x"), "data").available().ok
 

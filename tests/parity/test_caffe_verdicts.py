@@ -15,8 +15,7 @@ import pytest
 from ssdconv.converters.convert import convert
 from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.environments import state
-from ssdconv.parity.oracles.process import end
-from ssdconv.parity.oracles.session import Session
+from ssdconv.parity.oracles.process import Session, end
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read, save
 from ssdconv.ssd_ref.config import SSDConfig

@@ -16,9 +16,8 @@ from ssdconv.converters.plan import Request
 from ssdconv.errors import MissingError
 from ssdconv.parity.layers.activations import Probe, compare
 from ssdconv.parity.layers.results import InputResult
-from ssdconv.parity.oracles.base import NpzOracle, Oracle, OracleRun, Outputs
+from ssdconv.parity.oracles.base import NpzOracle, Oracle, OracleRun, Outputs, Prepared
 from ssdconv.parity.oracles.caffe import prepare
-from ssdconv.parity.oracles.column import Prepared
 from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.model import SSD

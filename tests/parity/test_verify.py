@@ -17,7 +17,7 @@ from ssdconv.converters.plan import Request
 from ssdconv.errors import EXIT_MISSING, FormatError, MappingError, MissingError, UsageError
 from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.base import Availability
-from ssdconv.parity.oracles.caffe_native import CaffeOracle
+from ssdconv.parity.oracles.caffe import CaffeOracle
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.verify import PIXELS_UNTOLD, verify
 from ssdconv.ssd_ref.checkpoint import read, save

@@ -11,8 +11,7 @@ import pytest
 from ssdconv.cli import main
 from ssdconv.converters.convert import convert, open_source
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.oracles.gluon import ask_jobs, class_names, prepare
-from ssdconv.parity.oracles.gluon_symbol import beside
+from ssdconv.parity.oracles.gluon import ask_jobs, beside, class_names, prepare
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig

@@ -14,8 +14,15 @@ from ssdconv.converters.convert import convert, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write
 from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.oracles.plain_ssd import SIZES, priors
-from ssdconv.parity.oracles.pytorch import PlainOracle, TorchvisionOracle, Weights, ask_torchvision, prepare
+from ssdconv.parity.oracles.pytorch import (
+    SIZES,
+    PlainOracle,
+    TorchvisionOracle,
+    Weights,
+    ask_torchvision,
+    prepare,
+    priors,
+)
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import save
 from ssdconv.ssd_ref.config import SSDConfig
