@@ -15,7 +15,7 @@ from typing import Any
 from ssdconv.converters.caffe.emit import INPUT, Emitted
 from ssdconv.converters.caffe.net import CaffeLayer
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.tensors import Drop, Entry, LazyTensor, Op, TensorMapping, TensorTable, Transpose
+from ssdconv.converters.tensors import Drop, LazyTensor, MappedTensor, Op, TensorMapping, TensorTable, Transpose
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import AIZOO_CHANNELS, PoolSpec, aizoo_units
 from ssdconv.ssd_ref.config import ConvSpec, SSDConfig
@@ -88,7 +88,7 @@ def probes(config: SSDConfig, source: str, number: str = "") -> Iterator[tuple[s
     yield node("cls_branch_concat", "concat"), "@scores"
 
 
-def entries(config: SSDConfig, source: str, number: str = "") -> Iterator[Entry]:
+def entries(config: SSDConfig, source: str, number: str = "") -> Iterator[MappedTensor]:
     """The mapping of every tensor, in the order of the published file.
 
     Args:
@@ -119,28 +119,28 @@ def _short(module: str) -> str:
     return "cls" if ".conf." in module else "loc"
 
 
-def _gluon(config: SSDConfig) -> Iterator[Entry]:
+def _gluon(config: SSDConfig) -> Iterator[MappedTensor]:
     for module, role, index, shape in _convolutions(config):
         if role == "conv":
             name = f"conv_{index}" if index in (0, 7) else f"conv_{index}.1"
         else:
             name = f"{_short(module)}_{index}_conv.{0 if role == 'insert' else 1}"
-        yield Entry(f"{name}.weight", f"{module}.weight", shape)
-        yield Entry(f"{name}.bias", f"{module}.bias", shape[:1])
+        yield MappedTensor(f"{name}.weight", f"{module}.weight", shape)
+        yield MappedTensor(f"{name}.bias", f"{module}.bias", shape[:1])
 
 
-def _tensorflow(config: SSDConfig, number: str) -> Iterator[Entry]:
+def _tensorflow(config: SSDConfig, number: str) -> Iterator[MappedTensor]:
     hwio: tuple[Op, ...] = (Transpose((3, 2, 0, 1)),)
     for module, role, index, shape in _convolutions(config):
         name = f"conv2d_{index}" if role == "conv" else f"{_short(module)}_{index}_conv"
         name = f"{_short(module)}_{index}_insert_conv2d" if role == "insert" else name
         out, width, height, side = shape
-        yield Entry(f"{name}{number}/kernel", f"{module}.weight", (height, side, width, out), hwio)
+        yield MappedTensor(f"{name}{number}/kernel", f"{module}.weight", (height, side, width, out), hwio)
         if role == "last":
-            yield Entry(f"{name}{number}/bias", f"{module}.bias", (out,))
+            yield MappedTensor(f"{name}{number}/bias", f"{module}.bias", (out,))
             continue
         for theirs, ours in KERAS_NORM.items():
-            yield Entry(f"{name}_bn{number}/{theirs}", f"{module.removesuffix('.conv')}.norm.{ours}", (out,))
+            yield MappedTensor(f"{name}_bn{number}/{theirs}", f"{module.removesuffix('.conv')}.norm.{ours}", (out,))
 
 
 def caffe_layers(config: SSDConfig) -> Iterator[Emitted]:

@@ -31,7 +31,7 @@ from ssdconv.converters.plan import Plan, Request, class_names, completed, speci
 from ssdconv.converters.registry import Source, head_of, located, recognise
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.spec import Spec, read_spec, spec_of
-from ssdconv.converters.tensors import Array, Drop, Entry, LazyTensor, TensorTable, apply_all, sha256_file
+from ssdconv.converters.tensors import Array, Drop, LazyTensor, MappedTensor, TensorTable, apply_all, sha256_file
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.containers import TensorSource
@@ -41,7 +41,7 @@ from ssdconv.ssd_ref.gate import reading
 
 
 @dataclass(frozen=True)
-class TensorRow:
+class ConvertedTensor:
     """One tensor's way.
 
     ``sha256`` is over the reference tensor's C-order bytes; min, max and mean are NaN where the tensor holds NaN. They are
@@ -73,7 +73,7 @@ class FileReport:
         seconds: wall time.
     """
 
-    rows: tuple[TensorRow, ...]
+    rows: tuple[ConvertedTensor, ...]
     drops: tuple[Drop, ...]
     outputs: tuple[Path, ...]
     source: Path
@@ -135,9 +135,9 @@ class ConversionReport(FileReport):
         }
 
 
-def describe(entry: Entry, table: Mapping[str, LazyTensor], *, digests: bool = True) -> TensorRow:
+def describe(entry: MappedTensor, table: Mapping[str, LazyTensor], *, digests: bool = True) -> ConvertedTensor:
     """The report row of one tensor; with ``digests`` its bytes are read for the hash and the statistics."""
-    row = TensorRow(
+    row = ConvertedTensor(
         entry.source,
         entry.target,
         tuple(str(op) for op in entry.ops),
@@ -410,7 +410,7 @@ def convert(
             )
 
 
-def _source(entry: Entry, table: TensorTable, odd: dict[str, None]) -> TensorSource:
+def _source(entry: MappedTensor, table: TensorTable, odd: dict[str, None]) -> TensorSource:
     """One reference tensor, to be loaded when it is written; source tensors with NaN or infinity are noted in ``odd``."""
 
     def load() -> Array:

@@ -165,7 +165,7 @@ class Transpose:
 
 
 @dataclass(frozen=True)
-class Reshape:
+class ToShape:
     """Give the same elements another shape, such as (1, 512, 1, 1) to (512,)."""
 
     to: Shape
@@ -184,8 +184,8 @@ class Reshape:
     def apply(self, array: Array) -> Array:
         return array.reshape(self.to)
 
-    def inverse_for(self, shape: Shape) -> Reshape:
-        return Reshape(shape)
+    def inverse_for(self, shape: Shape) -> ToShape:
+        return ToShape(shape)
 
     def __str__(self) -> str:
         return f"reshape{self.to}"
@@ -255,7 +255,7 @@ def inverse(ops: Sequence[Op], shape: Shape) -> tuple[Op, ...]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class MappedTensor:
     """``target = ops(source)``; ``source_shape`` is what the network says the source tensor must have."""
 
     source: str
@@ -281,10 +281,10 @@ class Drop:
 class TensorMapping:
     """Entries and drops of one (network, file) pair."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[MappedTensor, ...]
     drops: tuple[Drop, ...] = ()
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[MappedTensor]:
         return iter(self.entries)
 
     def check(self, source: Mapping[str, LazyTensor], target: Mapping[str, Shape], *, where: str = "") -> None:
@@ -342,12 +342,12 @@ class TensorMapping:
                 got=f"{len(unfilled)} unfilled",
             )
 
-    def forward(self, source: Mapping[str, LazyTensor]) -> Iterator[tuple[Entry, Array]]:
+    def forward(self, source: Mapping[str, LazyTensor]) -> Iterator[tuple[MappedTensor, Array]]:
         """Reference tensors, one by one, in the reference's layout."""
         for entry in self.entries:
             yield entry, apply_all(entry.ops, source[entry.source].load())
 
-    def backward(self, target: Mapping[str, Array]) -> Iterator[tuple[Entry, Array]]:
+    def backward(self, target: Mapping[str, Array]) -> Iterator[tuple[MappedTensor, Array]]:
         """Source tensors, one by one, from the reference's: the exact inverse of ``forward``."""
         for entry in self.entries:
             yield entry, apply_all(inverse(entry.ops, entry.source_shape), target[entry.target])

@@ -21,7 +21,7 @@ from ssdconv.converters.caffe.sniff import HDF5_MAGIC, state_of_training
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.converters.opened import open_regular
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.tensors import Array, Drop, Entry, Reshape, TensorMapping, TensorTable
+from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
 from ssdconv.ssd_ref.config import SSDConfig
@@ -153,12 +153,12 @@ def mapping(config: SSDConfig, table: TensorTable) -> TensorMapping:
     return TensorMapping(tuple(entries), tuple(drops))
 
 
-def _entry(blob: Blob, table: TensorTable) -> Entry:
+def _entry(blob: Blob, table: TensorTable) -> MappedTensor:
     """One blob's way; old files store every blob with four dimensions, a bias as (1, 1, 1, N)."""
     stored = tuple(table[blob.name].shape) if blob.name in table else blob.shape
     if stored != blob.shape and [n for n in stored if n != 1] == [n for n in blob.shape if n != 1]:
-        return Entry(blob.name, blob.tensor, stored, (Reshape(blob.shape),))
-    return Entry(blob.name, blob.tensor, blob.shape)
+        return MappedTensor(blob.name, blob.tensor, stored, (ToShape(blob.shape),))
+    return MappedTensor(blob.name, blob.tensor, blob.shape)
 
 
 @dataclass(frozen=True)

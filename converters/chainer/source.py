@@ -19,7 +19,7 @@ from ssdconv.converters.same_network import Layer, check_pixels, first_layer_as,
 from ssdconv.converters.tensors import (
     Array,
     Drop,
-    Entry,
+    MappedTensor,
     TensorMapping,
     TensorTable,
     apply_all,
@@ -46,7 +46,7 @@ def link_name(layer: Layer) -> str:
     return "extractor/" + {"fc6": "conv6", "fc7": "conv7"}.get(layer.name, layer.name)
 
 
-def entries(config: SSDConfig, prefix: str = "") -> Iterator[Entry]:
+def entries(config: SSDConfig, prefix: str = "") -> Iterator[MappedTensor]:
     """The mapping of every tensor.
 
     Args:
@@ -57,7 +57,7 @@ def entries(config: SSDConfig, prefix: str = "") -> Iterator[Entry]:
         for kind, target, shape in layer.tensors():
             suffix = "scale" if layer.role == "l2norm" else {"weight": "W", "bias": "b"}[kind]
             swap = (permute_anchors(range(shape[0] // 4), 4, inner=YX_TO_XY),) if layer.role == "loc" else ()
-            yield Entry(f"{prefix}{link_name(layer)}/{suffix}", target, shape, swap)
+            yield MappedTensor(f"{prefix}{link_name(layer)}/{suffix}", target, shape, swap)
 
 
 def probes(config: SSDConfig) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from ssdconv.converters.convert import FileReport, describe, output_paths
 from ssdconv.converters.gluon.mapping import ParamName, bare, resolve
 from ssdconv.converters.gluon.params import read_params
 from ssdconv.converters.gluon.parts import backbone_parts
-from ssdconv.converters.tensors import Array, Drop, Entry, TensorMapping, TensorTable, apply_all, sha256_file
+from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, sha256_file
 from ssdconv.ssd_ref.config import Backbone
 from ssdconv.ssd_ref.containers import TensorSource
 from ssdconv.ssd_ref.networks.gluon import backbone
@@ -63,7 +63,7 @@ def backbone_mapping(spec: Backbone, table: TensorTable) -> TensorMapping:
     ]
     rows = [(target, name) for target, name in rows if target in shapes]
     found = resolve(table, [name for _, name in rows], where=str(table.path))
-    entries = tuple(Entry(found[name.structural], target, shapes[target]) for target, name in rows)
+    entries = tuple(MappedTensor(found[name.structural], target, shapes[target]) for target, name in rows)
     words = ("", spec.kind, spec.options.get("version"))
     rules = [(re.compile(pattern), reason) for word, pattern, reason in RULES if word in words]
     left = [name for name in table if name not in set(found.values())]
@@ -122,5 +122,5 @@ def convert_backbone(
         )
 
 
-def _load(entry: Entry, table: TensorTable) -> Array:
+def _load(entry: MappedTensor, table: TensorTable) -> Array:
     return apply_all(entry.ops, table[entry.source].load())

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from ssdconv.converters.gluon.parts import parts_of
-from ssdconv.converters.tensors import Array, Drop, Entry, LazyTensor, Reshape, TensorMapping, TensorTable
+from ssdconv.converters.tensors import Array, Drop, LazyTensor, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.config import SSDConfig
 
@@ -165,14 +165,14 @@ _V1B_PLACES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class GluonRow:
     """One tensor: where it goes in the reference, and its names in files."""
 
     target: str
     name: ParamName
 
 
-def rows_of(config: SSDConfig) -> list[Row]:
+def rows_of(config: SSDConfig) -> list[GluonRow]:
     """Every tensor that the network's layers can have (biases that it lacks included); anchors are not among them."""
     assert config.staged is not None
     backbone = config.staged.backbone
@@ -189,7 +189,7 @@ def rows_of(config: SSDConfig) -> list[Row]:
                 structural = f"features.{_V1B_PLACES.get(first, first)}.{rest}"
             else:
                 structural = f"features.{dotted}"
-            rows.append(Row(target, ParamName(structural, f"ssd0_{legacy}")))
+            rows.append(GluonRow(target, ParamName(structural, f"ssd0_{legacy}")))
     return rows
 
 
@@ -240,9 +240,9 @@ def mapping(config: SSDConfig, table: TensorTable, shapes: Mapping[str, Shape]) 
     for row in rows:
         shape = shapes[row.target]
         if ".l2norm." in row.target:
-            entries.append(Entry(found[row.name.structural], row.target, (1, *shape, 1, 1), (Reshape(shape),)))
+            entries.append(MappedTensor(found[row.name.structural], row.target, (1, *shape, 1, 1), (ToShape(shape),)))
         else:
-            entries.append(Entry(found[row.name.structural], row.target, shape))
+            entries.append(MappedTensor(found[row.name.structural], row.target, shape))
     drops = []
     for name, expected in zip(stored, anchors(config), strict=True):
         if found[name.structural] in table:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssdconv.converters.keras.model_config import Call
+from ssdconv.converters.keras.model_config import LayerCall
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import PriorMap
@@ -29,7 +29,7 @@ Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Anchors:
+class AnchorLayer:
     """One AnchorBoxes layer as the file states it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Anchors:
         )
 
 
-def read(call: Call, shape: tuple[int, ...]) -> Anchors:
+def read(call: LayerCall, shape: tuple[int, ...]) -> AnchorLayer:
     """One layer's parameters; ``shape`` is that of the map that it reads.
 
     Raises:
@@ -93,7 +93,7 @@ def read(call: Call, shape: tuple[int, ...]) -> Anchors:
     if shape[2] != 4 * len(cells):
         raise call.fail("the map has channels for another number of boxes", expected=4 * len(cells), got=shape[2])
     a, b, c, d = variances
-    return Anchors(
+    return AnchorLayer(
         call.name,
         (height, width),
         (shape[0], shape[1]),
@@ -106,7 +106,7 @@ def read(call: Call, shape: tuple[int, ...]) -> Anchors:
 
 
 def prior_maps(
-    anchors: Sequence[Anchors], settings: Mapping[str, str], python: int, edges: bool
+    anchors: Sequence[AnchorLayer], settings: Mapping[str, str], python: int, edges: bool
 ) -> tuple[tuple[PriorMap, ...], tuple[Claim, ...]]:
     """The prior maps, and the claims about steps and offsets.
 
@@ -174,11 +174,11 @@ def prior_maps(
 Grid = list[tuple[Pair, Pair]]
 
 
-def _from_file(anchors: Sequence[Anchors]) -> Grid:
+def _from_file(anchors: Sequence[AnchorLayer]) -> Grid:
     return [((a.image[0] / a.grid[0], a.image[1] / a.grid[1]), (0.5, 0.5)) for a in anchors]
 
 
-def _integer(anchors: Sequence[Anchors], edges: bool) -> Grid:
+def _integer(anchors: Sequence[AnchorLayer], edges: bool) -> Grid:
     rows: Grid = []
     for a in anchors:
         axes = []
@@ -195,11 +195,11 @@ def _integer(anchors: Sequence[Anchors], edges: bool) -> Grid:
     return rows
 
 
-def _maps(anchors: Sequence[Anchors], grid: Grid) -> tuple[PriorMap, ...]:
+def _maps(anchors: Sequence[AnchorLayer], grid: Grid) -> tuple[PriorMap, ...]:
     return tuple(a.map(step, offset) for a, (step, offset) in zip(anchors, grid, strict=True))
 
 
-def _listed(text: str, anchors: Sequence[Anchors]) -> Grid:
+def _listed(text: str, anchors: Sequence[AnchorLayer]) -> Grid:
     return [(step, (0.5, 0.5)) for step in pairs("steps", text, len(anchors))]
 
 
@@ -237,7 +237,7 @@ def _outside(entry: PriorMap, image: tuple[int, int]) -> int:
     return entry.grid[0] * entry.grid[1] - inside
 
 
-def same_kind(anchors: Sequence[Anchors]) -> tuple[str, bool, tuple[int, int]]:
+def same_kind(anchors: Sequence[AnchorLayer]) -> tuple[str, bool, tuple[int, int]]:
     """(coords, normalized, image size), which all layers of a network must share.
 
     Raises:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssdconv.converters.keras.model_config import Call
-from ssdconv.converters.tensors import Op, Reshape, Transpose
+from ssdconv.converters.keras.model_config import LayerCall
+from ssdconv.converters.tensors import Op, ToShape, Transpose
 from ssdconv.ssd_ref.caffe_layers.names import blob_names, module_name
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import LayerSpec
@@ -71,13 +71,13 @@ class Made:
         """The blob that holds a value of the model (calls that change nothing have none of their own)."""
         return self.alias.get(value, value)
 
-    def shape(self, call: Call, index: int = 0) -> Shape:
+    def shape(self, call: LayerCall, index: int = 0) -> Shape:
         """Shape of a call's input."""
         if index >= len(call.inputs):
             raise call.fail("the layer reads nothing")
         return self.shapes[call.inputs[index]]
 
-    def map_shape(self, call: Call) -> tuple[int, int, int]:
+    def map_shape(self, call: LayerCall) -> tuple[int, int, int]:
         """(height, width, channels) of a call's only input."""
         shape = self.shape(call)
         if len(call.inputs) != 1 or len(shape) != 3:
@@ -86,7 +86,7 @@ class Made:
 
     def put(
         self,
-        call: Call,
+        call: LayerCall,
         kind: str,
         shape: Shape,
         params: Mapping[str, Any] | None = None,
@@ -115,7 +115,7 @@ class Made:
         self.layers.append(spec)
         self.shapes[call.name] = shape
 
-    def pass_on(self, call: Call) -> None:
+    def pass_on(self, call: LayerCall) -> None:
         """A call that changes nothing."""
         self.shapes[call.name] = self.shape(call)
         self.alias[call.name] = self.blob(call.inputs[0])
@@ -133,12 +133,12 @@ def _after(ops: tuple[Op, ...], shape: Shape) -> Shape:
     return shape
 
 
-def _sane(call: Call, shape: Shape) -> None:
+def _sane(call: LayerCall, shape: Shape) -> None:
     if any(side <= 0 for side in shape) or len(shape) > 8 or math.prod(shape) > MAX_VALUES:
         raise call.fail("a size is zero or less, or larger than any network's", got=shape)
 
 
-def build(call: Call, made: Made) -> None:
+def build(call: LayerCall, made: Made) -> None:
     """Add what one call computes.
 
     Raises:
@@ -156,7 +156,7 @@ def build(call: Call, made: Made) -> None:
     CLASSES[call.kind](call, _params(call), made)
 
 
-def _params(call: Call) -> Params:
+def _params(call: LayerCall) -> Params:
     return Params({k: v for k, v in call.config.items() if v is not None}, call.where)
 
 
@@ -175,7 +175,7 @@ def _function(p: Params) -> dict[str, str]:
     return {} if name == "linear" else {"activation": name}
 
 
-def _conv(call: Call, p: Params, made: Made) -> None:
+def _conv(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     out, groups = p.integer("filters", 0, low=1), p.integer("groups", 1, low=1)
     view = window(p, "kernel_size")
@@ -192,7 +192,7 @@ Weights = tuple[tuple[str, Shape, tuple[Op, ...]], ...]
 
 
 def _convolved(
-    call: Call, p: Params, made: Made, kind: str, shape: Shape, params: dict[str, Any], weights: Weights
+    call: LayerCall, p: Params, made: Made, kind: str, shape: Shape, params: dict[str, Any], weights: Weights
 ) -> None:
     if p.flag("use_bias", True):
         weights = (*weights, ("bias", (shape[2],), ()))
@@ -202,10 +202,10 @@ def _convolved(
 
 
 def _depth_kernel(channels: int, multiplier: int, kernel: tuple[int, int]) -> tuple[Shape, tuple[Op, ...]]:
-    return (*kernel, channels, multiplier), (Transpose((2, 3, 0, 1)), Reshape((channels * multiplier, 1, *kernel)))
+    return (*kernel, channels, multiplier), (Transpose((2, 3, 0, 1)), ToShape((channels * multiplier, 1, *kernel)))
 
 
-def _depthwise(call: Call, p: Params, made: Made) -> None:
+def _depthwise(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     view, multiplier = window(p, "kernel_size"), p.integer("depth_multiplier", 1, low=1)
     params = {**_window_params(p, "kernel_size", "dilation_rate"), **_function(p)}
@@ -214,7 +214,7 @@ def _depthwise(call: Call, p: Params, made: Made) -> None:
     _convolved(call, p, made, "DepthwiseConv2D", out, params, (("depthwise_kernel", shape, ops),))
 
 
-def _separable(call: Call, p: Params, made: Made) -> None:
+def _separable(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     view, multiplier, out = (
         window(p, "kernel_size"),
@@ -229,7 +229,7 @@ def _separable(call: Call, p: Params, made: Made) -> None:
     )  # fmt: skip
 
 
-def _pool(call: Call, p: Params, made: Made) -> None:
+def _pool(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     params = _window_params(p, "pool_size")
     params.setdefault("strides", params.get("pool_size", [2, 2]))
@@ -238,13 +238,13 @@ def _pool(call: Call, p: Params, made: Made) -> None:
     made.put(call, call.kind, (*size, channels), params)
 
 
-def _global_pool(call: Call, p: Params, made: Made) -> None:
+def _global_pool(call: LayerCall, p: Params, made: Made) -> None:
     channels, keep = made.map_shape(call)[2], p.flag("keepdims", False)
     _window_params(p)
     made.put(call, call.kind, (1, 1, channels) if keep else (channels,), {"keepdims": True} if keep else {})
 
 
-def _zero_padding(call: Call, p: Params, made: Made) -> None:
+def _zero_padding(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     name, sign = ("padding", 1) if call.kind == "ZeroPadding2D" else ("cropping", -1)
     given = p.data.get(name)
@@ -257,14 +257,14 @@ def _zero_padding(call: Call, p: Params, made: Made) -> None:
     made.put(call, call.kind, (height + sign * (top + bottom), width + sign * (left + right), channels), params)
 
 
-def _upsampling(call: Call, p: Params, made: Made) -> None:
+def _upsampling(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     p.choice("interpolation", "nearest", ("nearest",))
     rows, columns = pair(p, "size", (2, 2), low=1)
     made.put(call, call.kind, (height * rows, width * columns, channels), {"size": [rows, columns]})
 
 
-def _batch_norm(call: Call, p: Params, made: Made) -> None:
+def _batch_norm(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.shape(call)
     axis = p.integers("axis", low=-len(shape)) or (-1,)
     if len(shape) not in (1, 3) or axis not in ((-1,), (len(shape),)):
@@ -277,45 +277,45 @@ def _batch_norm(call: Call, p: Params, made: Made) -> None:
     made.put(call, "BatchNormalization", shape, params, weights)
 
 
-def _l2(call: Call, p: Params, made: Made) -> None:
+def _l2(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.map_shape(call)
     made.put(call, "L2Normalization", shape, {}, (("gamma", shape[2:], ()),))
 
 
-def _activation(call: Call, p: Params, made: Made) -> None:
+def _activation(call: LayerCall, p: Params, made: Made) -> None:
     if p.data.get("activation") == "softmax":
         _softmax(call, p, made)
         return
     made.put(call, "Activation", made.shape(call), _function(p))
 
 
-def _softmax(call: Call, p: Params, made: Made) -> None:
+def _softmax(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.shape(call)
     axis = Params({"axis": p.data.get("axis", -1)}, p.where).axis("axis", -1, len(shape) + 1)
     made.put(call, "Softmax", shape, {"axis": TO_BLOB[axis] if len(shape) == 3 else axis})
 
 
-def _elu(call: Call, p: Params, made: Made) -> None:
+def _elu(call: LayerCall, p: Params, made: Made) -> None:
     made.put(call, "ELU", made.shape(call), {"alpha": _scalar(p, "alpha", 1.0)})
 
 
-def _leaky(call: Call, p: Params, made: Made) -> None:
+def _leaky(call: LayerCall, p: Params, made: Made) -> None:
     slope = _scalar(p, "negative_slope" if "negative_slope" in p else "alpha", 0.3)
     made.put(call, "ReLU", made.shape(call), {"negative_slope": slope})
 
 
-def _relu(call: Call, p: Params, made: Made) -> None:
+def _relu(call: LayerCall, p: Params, made: Made) -> None:
     params = {n: _scalar(p, n, 0.0) for n in ("max_value", "threshold", "negative_slope") if n in p}
     made.put(call, "KerasReLU", made.shape(call), params)
 
 
-def _prelu(call: Call, p: Params, made: Made) -> None:
+def _prelu(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.map_shape(call)
     if sorted(p.integers("shared_axes")) != [1, 2]:
         raise call.fail(
             "a slope per pixel is not supported", expected="shared_axes [1, 2]", got=p.data.get("shared_axes")
         )
-    made.put(call, "PReLU", shape, {}, (("alpha", (1, 1, shape[2]), (Reshape((shape[2],)),)),))
+    made.put(call, "PReLU", shape, {}, (("alpha", (1, 1, shape[2]), (ToShape((shape[2],)),)),))
 
 
 def _scalar(p: Params, name: str, default: float) -> float:
@@ -326,7 +326,7 @@ def _scalar(p: Params, name: str, default: float) -> float:
     return Params({name: value}, p.where).number(name, default)
 
 
-def _merge(call: Call, p: Params, made: Made) -> None:
+def _merge(call: LayerCall, p: Params, made: Made) -> None:
     shapes = [made.shape(call, k) for k in range(len(call.inputs))]
     if len(shapes) < 2 or len({len(s) for s in shapes}) > 1:
         raise call.fail("needs several values of one rank", got=shapes)
@@ -343,7 +343,7 @@ def _merge(call: Call, p: Params, made: Made) -> None:
     made.put(call, "Eltwise", tuple(side.pop() for side in sides), params)
 
 
-def _concat(call: Call, p: Params, made: Made) -> None:
+def _concat(call: LayerCall, p: Params, made: Made) -> None:
     shapes = [made.shape(call, k) for k in range(len(call.inputs))]
     rank = len(shapes[0]) + 1 if shapes else 0
     if not shapes or any(len(s) + 1 != rank for s in shapes):
@@ -357,7 +357,7 @@ def _concat(call: Call, p: Params, made: Made) -> None:
     made.put(call, "Concat", tuple(out), {"axis": TO_BLOB[axis] if rank == 4 else axis})
 
 
-def _reshape(call: Call, p: Params, made: Made) -> None:
+def _reshape(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.shape(call)
     target = [math.prod(shape)] if call.kind == "Flatten" else list(p.integers("target_shape", low=-1))
     known = math.prod(side for side in target if side != -1)
@@ -377,7 +377,7 @@ def _reshape(call: Call, p: Params, made: Made) -> None:
     made.put(call, "Reshape", full, params, reads=(reads,))
 
 
-def _permute(call: Call, p: Params, made: Made) -> None:
+def _permute(call: LayerCall, p: Params, made: Made) -> None:
     shape, dims = made.shape(call), p.integers("dims", low=1)
     if sorted(dims) != list(range(1, len(shape) + 1)):
         raise call.fail("dims are not a permutation", got=dims)
@@ -387,7 +387,7 @@ def _permute(call: Call, p: Params, made: Made) -> None:
     made.put(call, "Permute", tuple(shape[d - 1] for d in dims), {"order": list(order)})
 
 
-def _dense(call: Call, p: Params, made: Made) -> None:
+def _dense(call: LayerCall, p: Params, made: Made) -> None:
     shape, out = made.shape(call), p.integer("units", 0, low=1)
     if len(shape) != 1 or _function(p):
         raise call.fail(
@@ -399,11 +399,11 @@ def _dense(call: Call, p: Params, made: Made) -> None:
     made.put(call, "InnerProduct", (out,), {"num_output": out, "bias_term": bias}, weights)
 
 
-def _rescaling(call: Call, p: Params, made: Made) -> None:
+def _rescaling(call: LayerCall, p: Params, made: Made) -> None:
     made.put(call, "Rescaling", made.shape(call), {n: _scalar(p, n, 0.0) for n in ("scale", "offset") if n in p})
 
 
-CLASSES: dict[str, Callable[[Call, Params, Made], None]] = {
+CLASSES: dict[str, Callable[[LayerCall, Params, Made], None]] = {
     "Conv2D": _conv,
     "DepthwiseConv2D": _depthwise,
     "SeparableConv2D": _separable,

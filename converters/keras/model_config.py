@@ -36,7 +36,7 @@ Ref = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One call of one layer.
 
     Attributes:
@@ -68,11 +68,11 @@ class KerasModel:
     """A whole model: its calls in order of execution, and the values that it gives."""
 
     name: str
-    calls: tuple[Call, ...]
+    calls: tuple[LayerCall, ...]
     outputs: tuple[str, ...]
-    by_name: Mapping[str, Call] = field(default_factory=dict, compare=False)
+    by_name: Mapping[str, LayerCall] = field(default_factory=dict, compare=False)
 
-    def maker(self, value: str) -> Call:
+    def maker(self, value: str) -> LayerCall:
         """The call that makes a value."""
         return self.by_name[value]
 
@@ -112,7 +112,7 @@ def _kind(entry: Mapping[str, Any]) -> str:
 class _Builder:
     def __init__(self, where: str) -> None:
         self.where = where
-        self.calls: list[Call] = []
+        self.calls: list[LayerCall] = []
 
     def expand(
         self, model: Mapping[str, Any], prefix: str, owner: tuple[str, ...], given: Sequence[str] | None, depth: int
@@ -139,7 +139,7 @@ class _Builder:
                 made = self.expand({"class_name": kind, "config": own}, value + "/", (*owner, layer), reads, depth + 1)
                 values.update({(layer, number, k): name for k, name in enumerate(made)})
                 continue
-            self.calls.append(Call(value, kind, own, reads, (*owner, layer)))
+            self.calls.append(LayerCall(value, kind, own, reads, (*owner, layer)))
             values[(layer, number, 0)] = value
         missing = [ref for ref in outputs if ref not in values]
         if missing:
@@ -249,7 +249,7 @@ GRAMMAR = ("identity", "reverse", "take:2,1,0", "subtract:123,117,104", "divide:
 
 
 @dataclass(frozen=True)
-class Step:
+class LambdaStep:
     """One step of preparing pixels: ``x - values``, ``x / values`` or channels in the order ``values``."""
 
     do: Do
@@ -263,7 +263,7 @@ class Step:
         return self.do + (":" + ",".join(f"{v:g}" for v in self.values) if self.values else "")
 
 
-def steps_of(call: Call, settings: Mapping[str, str]) -> tuple[tuple[Step, ...], Claim]:
+def steps_of(call: LayerCall, settings: Mapping[str, str]) -> tuple[tuple[LambdaStep, ...], Claim]:
     """What a Lambda does, and who says so.
 
     Raises:
@@ -276,19 +276,19 @@ def steps_of(call: Call, settings: Mapping[str, str]) -> tuple[tuple[Step, ...],
         return steps, _claim(call, "user", steps, "")
     code, closure = _code(call), _closure(call)
     if call.name in IDENTITIES and not closure:
-        return (Step("identity"),), _claim(call, "assumed", (Step("identity"),), "an identity by its name")
+        return (LambdaStep("identity"),), _claim(call, "assumed", (LambdaStep("identity"),), "an identity by its name")
     for name, (do, variable) in NAMED.items():
         if call.name == name or variable in code:
             if len(closure) == 1 and closure[0] and (do != "take" or _is_order(closure[0])):
-                step = Step(do, closure[0])
+                step = LambdaStep(do, closure[0])
                 return (step,), _claim(call, "stated", (step,), "the numbers stand in its closure")
             if do == "take" and not closure:
-                step = Step(do, (2.0, 1.0, 0.0))
+                step = LambdaStep(do, (2.0, 1.0, 0.0))
                 return (step,), _claim(
                     call, "assumed", (step,), "its byte code alone says which; the project's was [::-1]"
                 )
     if call.name == "lambda1" and not closure and all(struct.pack("<d", v) in code for v in (127.5, 1.0)):
-        steps = (Step("divide", (127.5,)), Step("subtract", (1.0,)))
+        steps = (LambdaStep("divide", (127.5,)), LambdaStep("subtract", (1.0,)))
         return steps, _claim(call, "assumed", steps, "its byte code holds 127.5 and 1; the project's was x / 127.5 - 1")
     raise call.fail(
         "nothing but byte code, which is never run, says what this Lambda does",
@@ -298,35 +298,35 @@ def steps_of(call: Call, settings: Mapping[str, str]) -> tuple[tuple[Step, ...],
     )
 
 
-def wrote(call: Call) -> int:
+def wrote(call: LayerCall) -> int:
     """The Python (2 or 3) that marshalled a Lambda's byte code, 0 where it cannot be told: code objects carry a flag in Python 3."""
     code = _code(call)
     return {b"c": 2, b"\xe3": 3}.get(code[:1], 0)
 
 
-def _claim(call: Call, basis: Basis, steps: Sequence[Step], why: str) -> Claim:
+def _claim(call: LayerCall, basis: Basis, steps: Sequence[LambdaStep], why: str) -> Claim:
     said = " + ".join(map(str, steps))
     text = f"layer {call.name!r} does {said} on RGB pixels" + (f" ({why})" if why else "")
     return Claim("pixels", basis, text, f"lambda.{call.name}", said, () if basis == "stated" else GRAMMAR)
 
 
-def _given(key: str, text: str) -> Step:
+def _given(key: str, text: str) -> LambdaStep:
     word, _, numbers = text.strip().partition(":")
     try:
         values = tuple(float(v) for v in numbers.split(",")) if numbers else ()
     except ValueError:
         values = (float("nan"),)
     if word == "identity" and not numbers:
-        return Step("identity")
+        return LambdaStep("identity")
     if word == "reverse" and not numbers:
-        return Step("take", (2.0, 1.0, 0.0))
+        return LambdaStep("take", (2.0, 1.0, 0.0))
     sound = len(values) in (1, 3) and all(abs(v) < 1e6 for v in values)
     if word == "subtract" and sound:
-        return Step("subtract", values)
+        return LambdaStep("subtract", values)
     if word == "divide" and sound and all(values):
-        return Step("divide", values)
+        return LambdaStep("divide", values)
     if word == "take" and _is_order(values):
-        return Step("take", values)
+        return LambdaStep("take", values)
     raise UsageError(f"--set {key}={text}: no step of preparing pixels", expected=" or ".join(GRAMMAR))
 
 
@@ -334,7 +334,7 @@ def _is_order(values: Sequence[float]) -> bool:
     return sorted(values) == [0, 1, 2]
 
 
-def _code(call: Call) -> bytes:
+def _code(call: LayerCall) -> bytes:
     """The byte code's bytes, for looking at only: base64 since Keras 2.1, raw text before."""
     function = call.config.get("function")
     if isinstance(function, Mapping):  # Keras 2.13 and 3
@@ -349,7 +349,7 @@ def _code(call: Call) -> bytes:
         return text.encode("latin-1", "replace")
 
 
-def _closure(call: Call) -> list[tuple[float, ...]]:
+def _closure(call: LayerCall) -> list[tuple[float, ...]]:
     """The closure's values as tuples of numbers; an empty tuple for one that is none."""
     function: Any = call.config.get("function")
     if isinstance(function, Mapping):

@@ -44,7 +44,7 @@ SSD7_FOUR = (1, 2, 3, 0)
 
 
 @dataclass(frozen=True)
-class Row:
+class KerasRow:
     """One weight of the network.
 
     Attributes:
@@ -61,21 +61,23 @@ class Row:
     ops: tuple[Op, ...] = ()
 
 
-def _conv(layer: str, module: str, weight: tuple[int, ...], bias: bool, anchors: tuple[int, ...] = ()) -> Iterator[Row]:
+def _conv(
+    layer: str, module: str, weight: tuple[int, ...], bias: bool, anchors: tuple[int, ...] = ()
+) -> Iterator[KerasRow]:
     out, inner, height, width = weight
     order: tuple[Op, ...] = (permute_anchors(anchors, out // len(anchors)),) if anchors else ()
     kernel = (Transpose((3, 2, 0, 1)), *order)
-    yield Row(layer, "kernel", f"{module}.weight", (height, width, inner, out), kernel)
+    yield KerasRow(layer, "kernel", f"{module}.weight", (height, width, inner, out), kernel)
     if bias:
-        yield Row(layer, "bias", f"{module}.bias", (out,), order)
+        yield KerasRow(layer, "bias", f"{module}.bias", (out,), order)
 
 
-def _norm(layer: str, module: str, channels: int) -> Iterator[Row]:
+def _norm(layer: str, module: str, channels: int) -> Iterator[KerasRow]:
     for kind, name in NORM.items():
-        yield Row(layer, kind, f"{module}.{name}", (channels,))
+        yield KerasRow(layer, kind, f"{module}.{name}", (channels,))
 
 
-def rows_of(config: SSDConfig) -> list[Row]:
+def rows_of(config: SSDConfig) -> list[KerasRow]:
     """Every weight of a network.
 
     Raises:
@@ -99,7 +101,7 @@ def head_names(config: SSDConfig) -> list[str]:
     return [*taps, "pool8"] if config.staged.extras.pool == "avg3" else taps
 
 
-def _heads(config: SSDConfig, channels: list[int]) -> Iterator[Row]:
+def _heads(config: SSDConfig, channels: list[int]) -> Iterator[KerasRow]:
     jedol = config.name.startswith("jedol")
     for role, values in (("conf", config.num_classes), ("loc", 4)):
         word = "logit" if jedol and role == "conf" else role
@@ -110,11 +112,11 @@ def _heads(config: SSDConfig, channels: list[int]) -> Iterator[Row]:
             yield from _conv(f"{name}_mbox_{word}", f"heads.{role}.{index}", weight, True, order)
 
 
-def _vgg(config: SSDConfig) -> Iterator[Row]:
+def _vgg(config: SSDConfig) -> Iterator[KerasRow]:
     heads = []
     for layer in vgg_layers(config, "Keras", same_padding=True):
         if layer.role == "l2norm":
-            yield Row("conv4_3_norm", "scale", f"{layer.module}.weight", layer.weight)
+            yield KerasRow("conv4_3_norm", "scale", f"{layer.module}.weight", layer.weight)
         elif layer.role in ("backbone", "extras"):
             yield from _conv(layer.name, layer.module, layer.weight, True)
         elif layer.role == "loc":
@@ -122,7 +124,7 @@ def _vgg(config: SSDConfig) -> Iterator[Row]:
     yield from _heads(config, heads)
 
 
-def _resnet(config: SSDConfig) -> Iterator[Row]:
+def _resnet(config: SSDConfig) -> Iterator[KerasRow]:
     assert config.staged is not None
     width = config.staged.backbone.options.get("width", 64)
     yield from _conv("conv1", "backbone.conv1.conv", (width, 3, 7, 7), True)
@@ -146,7 +148,7 @@ def _resnet(config: SSDConfig) -> Iterator[Row]:
     yield from _heads(config, [*taps, taps[-1]])
 
 
-def _ssd7(config: SSDConfig) -> Iterator[Row]:
+def _ssd7(config: SSDConfig) -> Iterator[KerasRow]:
     assert config.staged is not None
     inner, channels = 3, {}
     for unit in UNITS["ssd7"](**config.staged.backbone.options):
@@ -278,7 +280,7 @@ def _sized(name: str, convolutions: Sequence[Sequence[Shape]]) -> SSDConfig:
 
 
 def _match_heads(
-    kernels: Mapping[str, Row], groups: Sequence[str], shapes: Mapping[str, Sequence[Shape]], found: dict[str, str]
+    kernels: Mapping[str, KerasRow], groups: Sequence[str], shapes: Mapping[str, Sequence[Shape]], found: dict[str, str]
 ) -> None:
     """Pair the heads: class and box heads each in their order, told apart by shape."""
     queues = [[row for row in kernels.values() if row.target.startswith(f"heads.{role}.")] for role in ("conf", "loc")]

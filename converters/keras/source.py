@@ -17,12 +17,12 @@ from ssdconv.converters.assumed import Project, Reading, flipped, settle
 from ssdconv.converters.keras.layers import Weight
 from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.reader import is_training, read_keras
-from ssdconv.converters.keras.rows import NORM, Kind, Row, in_model_order, layers_in_order, probes_of, rows_of
+from ssdconv.converters.keras.rows import NORM, KerasRow, Kind, in_model_order, layers_in_order, probes_of, rows_of
 from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
 from ssdconv.converters.keras.writer import write_numbered, write_weights, write_whole
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
-from ssdconv.converters.tensors import Array, Drop, Entry, TensorMapping, TensorTable, apply_all, inverse
+from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, inverse
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import Origin, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Claim
@@ -177,7 +177,7 @@ def named_mapping(
 ) -> TensorMapping:
     """The way of each weight of a named network; ``layers`` and ``suffix`` as in ``config_of``."""
     entries = tuple(
-        Entry(tensor_of(row, table, layers.get(row.layer + suffix, []), suffix), row.target, row.shape, row.ops)
+        MappedTensor(tensor_of(row, table, layers.get(row.layer + suffix, []), suffix), row.target, row.shape, row.ops)
         for row in rows_of(config)
     )
     used = {entry.source for entry in entries}
@@ -216,7 +216,7 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
             hint="save the model as .h5: model.save('x.h5')",
         )
     entries = tuple(
-        Entry(stored_as(weight, table), weight.target, weight.shape, weight.ops) for weight in whole.made.weights
+        MappedTensor(stored_as(weight, table), weight.target, weight.shape, weight.ops) for weight in whole.made.weights
     )
     used = {entry.source for entry in entries}
     graph = whole.config.graph
@@ -325,7 +325,7 @@ def _side(table: TensorTable, names: list[str]) -> int:
     return sides[0] if len(sides) == 1 else 0
 
 
-def tensor_of(row: Row, table: TensorTable, names: list[str], suffix: str) -> str:
+def tensor_of(row: KerasRow, table: TensorTable, names: list[str], suffix: str) -> str:
     """The layer's tensor that is this weight: by its rank for convolutions, by its name or number for the others.
 
     A name that is not in the file is returned where there is none, so that the check of the mapping tells it.

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ssdconv.converters.keras import anchors as boxes
 from ssdconv.converters.keras.layers import NOTHING, Made, build
-from ssdconv.converters.keras.model_config import Call, KerasModel, Step, steps_of, wrote
+from ssdconv.converters.keras.model_config import KerasModel, LambdaStep, LayerCall, steps_of, wrote
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import module_name
 from ssdconv.ssd_ref.caffe_layers.params import Params
@@ -60,9 +60,9 @@ class _Ends:
     conf: str
     activation: Activation
     loc: str
-    anchors: tuple[Call, ...]
-    decoder: Call | None
-    tail: tuple[Call, ...]
+    anchors: tuple[LayerCall, ...]
+    decoder: LayerCall | None
+    tail: tuple[LayerCall, ...]
 
 
 def network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Whole:
@@ -161,7 +161,7 @@ def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> W
     return Whole(config, made, probes, (architecture, *claims, geometry, formula, *assumed, said, names))
 
 
-def anchors_of(model: KerasModel, where: str) -> tuple[Call, ...]:
+def anchors_of(model: KerasModel, where: str) -> tuple[LayerCall, ...]:
     """The AnchorBoxes layers in the order in which the end of the model joins them."""
     return _ends(model, where).anchors
 
@@ -192,7 +192,7 @@ def _ends(model: KerasModel, where: str) -> _Ends:
             expected="one: scores, boxes and anchors joined",
             got=model.outputs,
         )
-    tail: list[Call] = []
+    tail: list[LayerCall] = []
     last = model.maker(model.outputs[0])
     decoder = None
     if last.kind in DECODERS:
@@ -226,10 +226,10 @@ def _ends(model: KerasModel, where: str) -> _Ends:
     return _Ends(conf, found, last.inputs[1], tuple(sides[2] or ()), decoder, tuple(tail))
 
 
-def _anchors(model: KerasModel, value: str, tail: list[Call]) -> list[Call] | None:
+def _anchors(model: KerasModel, value: str, tail: list[LayerCall]) -> list[LayerCall] | None:
     """The AnchorBoxes layers that a value is joined of, in order; None where it is made of something else."""
-    found: list[Call] = []
-    passed: list[Call] = []
+    found: list[LayerCall] = []
+    passed: list[LayerCall] = []
     todo = [value]
     while todo:
         call = model.maker(todo.pop())
@@ -244,7 +244,7 @@ def _anchors(model: KerasModel, value: str, tail: list[Call]) -> list[Call] | No
     return found
 
 
-def _input(calls: Sequence[Call], anchors: Sequence[Call], where: str) -> tuple[tuple[int, int], Call]:
+def _input(calls: Sequence[LayerCall], anchors: Sequence[LayerCall], where: str) -> tuple[tuple[int, int], LayerCall]:
     starts = [call for call in calls if not call.inputs]
     if len(starts) != 1 or starts[0].kind != "InputLayer":
         raise FormatError("the model needs one input", where=where, got=[call.name for call in starts])
@@ -261,9 +261,9 @@ def _input(calls: Sequence[Call], anchors: Sequence[Call], where: str) -> tuple[
     return (sides[0], sides[1]), starts[0]
 
 
-def _pixel_chain(model: KerasModel, start: str, calls: Sequence[Call]) -> list[Call]:
+def _pixel_chain(model: KerasModel, start: str, calls: Sequence[LayerCall]) -> list[LayerCall]:
     """The Lambdas right behind the input, each the only reader of the one before."""
-    chain: list[Call] = []
+    chain: list[LayerCall] = []
     value = start
     while True:
         readers = [call for call in calls if value in call.inputs]
@@ -273,11 +273,11 @@ def _pixel_chain(model: KerasModel, start: str, calls: Sequence[Call]) -> list[C
         value = readers[0].name
 
 
-Left = dict[str, tuple[tuple[Step, ...], Claim]]
+Left = dict[str, tuple[tuple[LambdaStep, ...], Claim]]
 
 
 def _pixels(
-    size: tuple[int, int], chain: Sequence[Call], settings: Mapping[str, str]
+    size: tuple[int, int], chain: Sequence[LayerCall], settings: Mapping[str, str]
 ) -> tuple[Pixels, Left, list[str], list[Claim]]:
     """The rule for pixels; steps of Lambdas that it cannot hold; the Lambdas that it holds; and what was claimed."""
     order, resize = settings.get("pixels.order", "RGB"), settings.get("pixels.resize", "opencv_linear")
@@ -326,7 +326,7 @@ def _pixels(
     return pixels, {call.name: (steps, claim) for call, steps, claim in told[len(absorbed) :]}, absorbed, claims
 
 
-def _absorb(pixels: Pixels, step: Step, stage: int, swapped: Literal["RGB", "BGR"]) -> tuple[Pixels, int]:
+def _absorb(pixels: Pixels, step: LambdaStep, stage: int, swapped: Literal["RGB", "BGR"]) -> tuple[Pixels, int]:
     """One step put into the rule; the new stage is -1 where it has no place. Stages: unit, mean, std, channel order."""
     values = step.per_channel()
     if step.do == "identity":
@@ -349,7 +349,7 @@ def _turned(values: tuple[float, ...]) -> tuple[float, ...]:
     return values[::-1]
 
 
-def _lambda(call: Call, steps: Sequence[Step], made: Made) -> None:
+def _lambda(call: LayerCall, steps: Sequence[LambdaStep], made: Made) -> None:
     """A Lambda inside the graph: one layer per step, the last under the Lambda's own name."""
     steps = [step for step in steps if step.do != "identity"]
     if not steps:
@@ -394,7 +394,9 @@ def _scores(ends: _Ends, made: Made) -> tuple[LayerSpec, ...]:
     return (LayerSpec(call.name, kind, (made.blob(ends.conf),), (call.name,), params),)
 
 
-def _rule(decoder: Call | None, coords: str, normalized: bool, settings: Mapping[str, str]) -> tuple[DetectRule, Claim]:
+def _rule(
+    decoder: LayerCall | None, coords: str, normalized: bool, settings: Mapping[str, str]
+) -> tuple[DetectRule, Claim]:
     code: dict[str, Any] = {} if coords == "centroids" else {"code": "corner_size"}
     if decoder is None:
         name = settings.get("rule", "decode_detections")

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from ssdconv.converters.opened import Archive
-from ssdconv.converters.pytorch.machine import MAX_BYTES, Call, Global, Machine, Persistent, Result
+from ssdconv.converters.pytorch.machine import MAX_BYTES, Global, Machine, Persistent, PickledCall, Result
 from ssdconv.errors import FormatError, UnsafeFileError
 
 DTYPES: dict[str, str] = {
@@ -129,7 +129,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class View:
+class TensorView:
     """A tensor of the tar format: part of a storage."""
 
     storage: Storage
@@ -150,7 +150,7 @@ class Content:
 
     format: str
     value: Any
-    storages: Mapping[Any, Storage | View]
+    storages: Mapping[Any, Storage | TensorView]
 
 
 def item_size(dtype: str) -> int:
@@ -182,7 +182,7 @@ def from_zip(archive: Archive) -> Content:
     big = (
         f"{base}byteorder" in archive.members and archive.head(archive.members[f"{base}byteorder"], 8).strip() == b"big"
     )
-    storages: dict[Any, Storage | View] = {}
+    storages: dict[Any, Storage | TensorView] = {}
     for key, dtype, count in _storage_keys(result.value, where):
         data = archive.members.get(f"{base}data/{key}")
         if data is None or data.size != count * item_size(dtype):
@@ -213,7 +213,7 @@ def from_pickles(data: Any, where: str, check: Callable[[], None]) -> Content:
         raise FormatError("not a file of torch.save", where=where)
     big = isinstance(system, dict) and system.get("little_endian") is False
     declared = {key: (dtype, count) for key, dtype, count in _storage_keys(saved, where)}
-    storages: dict[Any, Storage | View] = {}
+    storages: dict[Any, Storage | TensorView] = {}
     at = parts[-1].end
     for key in keys:
         count, at = _count(view, at, where)
@@ -308,7 +308,7 @@ def persistent(root: Any) -> Iterator[Persistent]:
         seen.add(id(node))
         if isinstance(node, Persistent):
             yield node
-        elif isinstance(node, Call):
+        elif isinstance(node, PickledCall):
             waiting += [node.values, node.items, node.state, node.args]
         elif isinstance(node, dict):
             waiting += list(node.values())[::-1]
@@ -320,7 +320,7 @@ def as_dict(node: Any) -> dict[Any, Any] | None:
     """A saved dict or OrderedDict as a dict, None for anything else."""
     if isinstance(node, dict):
         return node
-    if isinstance(node, Call) and isinstance(node.target, Global) and node.target.module == "collections":
+    if isinstance(node, PickledCall) and isinstance(node.target, Global) and node.target.module == "collections":
         items = dict(node.items)
         # Python 2 saved an OrderedDict as a list of its pairs.
         pairs = node.args[0] if isinstance(node.args, tuple) and node.args else []
@@ -335,7 +335,10 @@ def tensor_parts(node: Any) -> tuple[Persistent, int, tuple[int, ...], tuple[int
     """(storage, offset, size, stride) of a saved tensor or parameter; a bare reference (tar format); None for anything else."""
     for _ in range(4):  # a parameter holds a tensor
         if not (
-            isinstance(node, Call) and isinstance(node.target, Global) and isinstance(node.args, tuple) and node.args
+            isinstance(node, PickledCall)
+            and isinstance(node.target, Global)
+            and isinstance(node.args, tuple)
+            and node.args
         ):
             break
         if node.target == Global("torch._utils", PARAMETER) or node.target == Global("torch.nn.parameter", "Parameter"):
@@ -351,7 +354,12 @@ def tensor_parts(node: Any) -> tuple[Persistent, int, tuple[int, ...], tuple[int
 
 
 def _sides(node: Any) -> tuple[int, ...] | None:
-    if isinstance(node, Call) and node.target == Global("torch", "Size") and isinstance(node.args, tuple) and node.args:
+    if (
+        isinstance(node, PickledCall)
+        and node.target == Global("torch", "Size")
+        and isinstance(node.args, tuple)
+        and node.args
+    ):
         node = node.args[0]
     if isinstance(node, list | tuple) and all(type(n) is int and 0 <= n < 1 << 62 for n in node) and len(node) <= 32:
         return tuple(node)
@@ -482,9 +490,9 @@ class _Reader:
             )
         return found
 
-    def tensors(self, storages: dict[str, Storage]) -> dict[str, View]:
+    def tensors(self, storages: dict[str, Storage]) -> dict[str, TensorView]:
         """Every tensor by key."""
-        found: dict[str, View] = {}
+        found: dict[str, TensorView] = {}
         for _ in range(self.count()):
             about = self.pickle()
             if not isinstance(about, tuple) or len(about) != 3 or str(about[1]) not in storages:
@@ -495,7 +503,7 @@ class _Reader:
             size, stride, (offset,) = self.numbers(f"<{sides}q"), self.numbers(f"<{sides}q"), self.numbers("<q")
             if min((*size, *stride, offset)) < 0:
                 raise self.damaged()
-            found[str(about[0])] = View(storages[str(about[1])], offset, size, stride)
+            found[str(about[0])] = TensorView(storages[str(about[1])], offset, size, stride)
         return found
 
 

@@ -41,7 +41,7 @@ class Global:
 
 
 @dataclass(eq=False)
-class Call:
+class PickledCall:
     """A call that an unpickler would make, with what would be set on its result afterwards."""
 
     target: Any
@@ -209,7 +209,7 @@ def _keep(machine: Machine, index: int) -> None:
 
 def _set_items(machine: Machine, pairs: list[Any]) -> None:
     target = machine.top()
-    into = target.items if isinstance(target, Call) else target
+    into = target.items if isinstance(target, PickledCall) else target
     if len(pairs) % 2 or not isinstance(into, dict):
         raise TypeError
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
@@ -228,7 +228,7 @@ def _key(key: Any) -> Any:
 
 def _extend(machine: Machine, values: list[Any]) -> None:
     target = machine.top()
-    if isinstance(target, Call):
+    if isinstance(target, PickledCall):
         target.values.extend(values)
     elif isinstance(target, set):
         target.update(_key(v) for v in values)
@@ -241,7 +241,7 @@ def _extend(machine: Machine, values: list[Any]) -> None:
 def _build(machine: Machine) -> None:
     state = machine.pop()
     target = machine.top()
-    if isinstance(target, Call):
+    if isinstance(target, PickledCall):
         target.state.append(state)
     elif not isinstance(target, Global | Persistent):
         raise TypeError
@@ -249,22 +249,22 @@ def _build(machine: Machine) -> None:
 
 def _reduce(machine: Machine) -> None:
     args = machine.pop()
-    machine.push(Call(machine.pop(), args))
+    machine.push(PickledCall(machine.pop(), args))
 
 
 def _new_object_keywords(machine: Machine) -> None:
     keywords, args, kind = machine.pop(), machine.pop(), machine.pop()
-    machine.push(Call(kind, args, [keywords]))
+    machine.push(PickledCall(kind, args, [keywords]))
 
 
 def _instance(machine: Machine) -> None:
     kind = machine.name(machine.line(), machine.line())
-    machine.push(Call(kind, tuple(machine.marked())))
+    machine.push(PickledCall(kind, tuple(machine.marked())))
 
 
 def _object(machine: Machine) -> None:
     args = machine.marked()
-    machine.push(Call(args[0], tuple(args[1:])))
+    machine.push(PickledCall(args[0], tuple(args[1:])))
 
 
 def _stack_global(machine: Machine) -> None:

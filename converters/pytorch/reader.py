@@ -19,7 +19,7 @@ from ssdconv.converters.pytorch.containers import (
     MAGIC,
     Content,
     Storage,
-    View,
+    TensorView,
     as_dict,
     from_pickles,
     from_tar,
@@ -152,21 +152,21 @@ def _tensors(content: Content, state: Mapping[Any, Any], where: str) -> tuple[di
     return tensors, skipped
 
 
-def _view(parts: Any, content: Content, where: str) -> View:
+def _view(parts: Any, content: Content, where: str) -> TensorView:
     """Which part of which storage a tensor is."""
     reference = parts if isinstance(parts, Persistent) else parts[0]
     key = reference.key
     key = str(key[2]) if isinstance(key, tuple) and len(key) > 2 else str(key)
     found = content.storages.get(key)
-    if isinstance(parts, Persistent) and isinstance(found, View):
+    if isinstance(parts, Persistent) and isinstance(found, TensorView):
         return found
     if isinstance(parts, Persistent) or not isinstance(found, Storage):
         raise FormatError("refers to data that the file does not hold", where=where)
     _, offset, size, stride = parts
-    return View(found, offset + view_offset(reference), size, stride)
+    return TensorView(found, offset + view_offset(reference), size, stride)
 
 
-def _tensor(name: str, view: View, where: str) -> LazyTensor:
+def _tensor(name: str, view: TensorView, where: str) -> LazyTensor:
     if len(view.size) != len(view.stride) or view.offset < 0:
         raise FormatError("size and stride do not fit each other", where=where, got=f"{view.size} and {view.stride}")
     if math.prod(max(side, 1) for side in view.size) > MAX_ELEMENTS:  # an empty tensor may have sides beyond any memory
@@ -180,7 +180,7 @@ def _tensor(name: str, view: View, where: str) -> LazyTensor:
     return LazyTensor(name, view.size, dtype.newbyteorder("="), partial(_load, view), where)
 
 
-def _load(view: View) -> Array:
+def _load(view: TensorView) -> Array:
     """The tensor: a view of the file where it lies in C order. bfloat16 becomes float32, which holds it exactly."""
     data = view.storage.load()
     if view.storage.dtype in ("bfloat16", ">bfloat16"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ssdconv.converters.same_network import Layer, Role, vgg_layers
-from ssdconv.converters.tensors import Entry
+from ssdconv.converters.tensors import MappedTensor
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 
@@ -66,7 +66,7 @@ def _torchvision(layer: Layer) -> str:
     return f"backbone.features.{VGG_INDEX[layer.name]}"
 
 
-def entries(config: SSDConfig, style: str, prefix: str = "") -> Iterator[Entry]:
+def entries(config: SSDConfig, style: str, prefix: str = "") -> Iterator[MappedTensor]:
     """The mapping of every tensor of a style, in the order of that project's own files.
 
     Args:
@@ -86,7 +86,7 @@ def entries(config: SSDConfig, style: str, prefix: str = "") -> Iterator[Entry]:
             name = module_name(layer, style)
             for kind, target, shape in layer.tensors():
                 suffix = "scale_weight" if name == "backbone" else kind
-                yield Entry(f"{prefix}{name}.{suffix}", target, shape)
+                yield MappedTensor(f"{prefix}{name}.{suffix}", target, shape)
 
 
 def probes(config: SSDConfig, style: str) -> Iterator[tuple[str, str]]:

@@ -38,7 +38,7 @@ MAX_SLICES = 10_000
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """A tensor as the index describes it."""
 
     code: int = 0
@@ -50,7 +50,7 @@ class Entry:
     slices: tuple[Extents, ...] = field(default=())
 
 
-def entry(value: memoryview, where: str) -> Entry:
+def entry(value: memoryview, where: str) -> BundleEntry:
     """Decode a BundleEntryProto."""
     wire = Wire(bytes(value), where)
     numbers = {1: 0, 3: 0, 4: 0, 5: 0, 6: 0}
@@ -65,7 +65,7 @@ def entry(value: memoryview, where: str) -> Entry:
             slices.append(protos.extents(wire, part))
             if len(slices) > MAX_SLICES:
                 raise wire.error("a tensor in too many slices", part.start)
-    return Entry(numbers[1], sides, numbers[3], numbers[4], numbers[5], numbers[6], tuple(slices))
+    return BundleEntry(numbers[1], sides, numbers[3], numbers[4], numbers[5], numbers[6], tuple(slices))
 
 
 class Bundle:
@@ -73,8 +73,8 @@ class Bundle:
 
     def __init__(self, table: Table, shard: Callable[[int, int], OpenedFile]) -> None:
         self.table = table
-        self.entries: dict[str, Entry] = {}
-        self._hidden: dict[bytes, Entry] = {}
+        self.entries: dict[str, BundleEntry] = {}
+        self._hidden: dict[bytes, BundleEntry] = {}
         self._open = shard
         self._shards: dict[int, OpenedFile] = {}
         self.shards = 0
@@ -115,7 +115,7 @@ class Bundle:
             raise FormatError("too many slices", where=self.table.where, expected=f"at most {MAX_SLICES}", got=slices)
         return {name: self._lazy(name, found) for name, found in self.entries.items()}
 
-    def _lazy(self, name: str, found: Entry) -> LazyTensor:
+    def _lazy(self, name: str, found: BundleEntry) -> LazyTensor:
         dtype = protos.dtype_of(found.code)
         where = f"{self.table.where}, tensor {name!r}"
         if dtype == protos.UNREADABLE:
@@ -126,7 +126,7 @@ class Bundle:
         self._check(found, where)
         return LazyTensor(name, found.shape, dtype, partial(self._load, found, where), where)
 
-    def _check(self, found: Entry, where: str) -> None:
+    def _check(self, found: BundleEntry, where: str) -> None:
         wanted = protos.count(found.shape) * protos.dtype_of(found.code).itemsize
         if found.size != wanted:
             raise FormatError(
@@ -152,7 +152,7 @@ class Bundle:
             self._shards[index] = self._open(index, self.shards)
         return self._shards[index]
 
-    def _load(self, found: Entry, where: str) -> Array:
+    def _load(self, found: BundleEntry, where: str) -> Array:
         file = self._shard(found.shard, where)
         file.unchanged()
         data = memoryview(file.data)[found.offset : found.offset + found.size]
@@ -166,7 +166,7 @@ class Bundle:
             )
         return np.frombuffer(data, protos.dtype_of(found.code)).reshape(found.shape)
 
-    def _pieces(self, name: str, found: Entry, where: str) -> list[tuple[tuple[slice, ...], Entry]]:
+    def _pieces(self, name: str, found: BundleEntry, where: str) -> list[tuple[tuple[slice, ...], BundleEntry]]:
         """Places and entries of a partitioned tensor's slices, which must tile it."""
         pieces = []
         covered = 0
@@ -182,7 +182,7 @@ class Bundle:
         check_tiling([place for place, _ in pieces], covered, found.shape, where)
         return pieces
 
-    def _join(self, found: Entry, pieces: list[tuple[tuple[slice, ...], Entry]], where: str) -> Array:
+    def _join(self, found: BundleEntry, pieces: list[tuple[tuple[slice, ...], BundleEntry]], where: str) -> Array:
         out = np.empty(found.shape, protos.dtype_of(found.code))
         for place, piece in pieces:
             out[place] = self._load(piece, where)

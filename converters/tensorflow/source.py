@@ -22,7 +22,7 @@ from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.converters.tensors import (
     Array,
     Drop,
-    Entry,
+    MappedTensor,
     Op,
     TensorMapping,
     TensorTable,
@@ -74,12 +74,12 @@ def layers(config: SSDConfig) -> list[Layer]:
     return list(vgg_layers(config, "SSD.TensorFlow", same_padding=True))
 
 
-def entries(config: SSDConfig, prefix: str = SCOPE) -> Iterator[Entry]:
+def entries(config: SSDConfig, prefix: str = SCOPE) -> Iterator[MappedTensor]:
     """The mapping of every tensor; ``prefix`` is the network's scope in the file."""
     for layer in layers(config):
         for kind, target, shape in layer.tensors():
             if layer.role == "l2norm":
-                yield Entry(f"{prefix}{SCALE}", target, shape)
+                yield MappedTensor(f"{prefix}{SCALE}", target, shape)
                 continue
             ops: list[Op] = [Transpose((3, 2, 0, 1))] if kind == "weight" else []
             if layer.role in ("loc", "conf"):
@@ -88,7 +88,7 @@ def entries(config: SSDConfig, prefix: str = SCOPE) -> Iterator[Entry]:
                 ops.append(permute_anchors(ANCHORS[anchors], shape[0] // anchors, inner=inner))
             stored = (shape[2], shape[3], shape[1], shape[0]) if kind == "weight" else shape
             name = f"{prefix}{variable(layer)}/{'kernel' if kind == 'weight' else 'bias'}"
-            yield Entry(name, target, stored, tuple(ops))
+            yield MappedTensor(name, target, stored, tuple(ops))
 
 
 def probes(config: SSDConfig) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ from ssdconv.converters.caffe.source import blobs_of, net_of, write
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source as source_named
-from ssdconv.converters.tensors import Array, Entry, apply_all
+from ssdconv.converters.tensors import Array, MappedTensor, apply_all
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.caffe import ENVIRONMENT
 from ssdconv.parity.oracles.environments import LIBRARY, environment, next_step, state
@@ -131,7 +131,7 @@ def _gluon(
     return ask("gluon", "gluon_training", {"jobs": [job]}, arrays, timeout=timeout), lambda found: found
 
 
-def _trace(answer: Answer, entries: tuple[Entry, ...], plan: StepPlan, turn: Turn) -> Trace:
+def _trace(answer: Answer, entries: tuple[MappedTensor, ...], plan: StepPlan, turn: Turn) -> Trace:
     arrays = {name[2:]: array for name, array in answer.arrays.items()}
     labels = np.asarray(arrays["target/labels"]).astype(np.int64)
     offsets = np.where(labels[..., None] > 0, turn(arrays["target/locs"]), 0)
@@ -141,7 +141,7 @@ def _trace(answer: Answer, entries: tuple[Entry, ...], plan: StepPlan, turn: Tur
     return trace
 
 
-def _named(arrays: Mapping[str, Array], head: str, entries: tuple[Entry, ...]) -> dict[str, Array]:
+def _named(arrays: Mapping[str, Array], head: str, entries: tuple[MappedTensor, ...]) -> dict[str, Array]:
     """Arrays of the framework's parameters under the reference's names."""
     found = {}
     for entry in entries:

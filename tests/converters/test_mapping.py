@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdconv.converters.tensors import Drop, Entry, LazyTensor, TensorMapping, Transpose
+from ssdconv.converters.tensors import Drop, LazyTensor, MappedTensor, TensorMapping, Transpose
 from ssdconv.errors import MappingError
 
 
@@ -17,8 +17,8 @@ def lazy(name: str, *shape: int, dtype: str = "float32") -> LazyTensor:
 
 
 ENTRIES = (
-    Entry("conv1/kernel", "conv1.weight", (3, 3, 2, 4), (Transpose((3, 2, 0, 1)),)),
-    Entry("b", "conv1.bias", (4,)),
+    MappedTensor("conv1/kernel", "conv1.weight", (3, 3, 2, 4), (Transpose((3, 2, 0, 1)),)),
+    MappedTensor("b", "conv1.bias", (4,)),
 )
 SOURCE = {"conv1/kernel": lazy("conv1/kernel", 3, 3, 2, 4), "b": lazy("b", 4), "step": lazy("step", 1)}
 TARGET = {"conv1.weight": (4, 2, 3, 3), "conv1.bias": (4,)}
@@ -61,8 +61,8 @@ def test_reference_of_another_shape() -> None:
         MAPPING.check(SOURCE, {**TARGET, "conv1.weight": (3, 3, 2, 4)})
 
 
-@pytest.mark.parametrize("twice", [ENTRIES[1], Entry("other", "conv1.bias", (4,))])
-def test_double_use(twice: Entry) -> None:
+@pytest.mark.parametrize("twice", [ENTRIES[1], MappedTensor("other", "conv1.bias", (4,))])
+def test_double_use(twice: MappedTensor) -> None:
     mapping = TensorMapping((*ENTRIES, twice), MAPPING.drops)
     with pytest.raises(MappingError, match="twice"):
         mapping.check({**SOURCE, "other": lazy("other", 4)}, TARGET)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ssdconv.converters.tensors import (
     Op,
-    Reshape,
     Take,
+    ToShape,
     Transpose,
     apply_all,
     flip_channels,
@@ -49,7 +49,7 @@ def test_loc_order_within_an_anchor() -> None:
     ("op", "shape"),
     [
         (Transpose((0, 1)), (2, 3, 4)),
-        (Reshape((5,)), (2, 3)),
+        (ToShape((5,)), (2, 3)),
         (Take((0, 1)), (3,)),
         (Take((0, 0)), (2,)),
         (Take((0,), 1), (1,)),
@@ -63,7 +63,7 @@ def test_misfits_are_refused(op: Op, shape: tuple[int, ...]) -> None:
 @given(st.permutations(range(4)), st.permutations(range(6)), st.integers(0, 2**32 - 1))
 def test_inverse_is_exact(axes: list[int], order: list[int], seed: int) -> None:
     array = np.random.default_rng(seed).normal(size=(6, 2, 3, 4)).astype(np.float32)
-    ops: tuple[Op, ...] = (Take(tuple(order)), Transpose(tuple(axes)), Reshape((12, 12)))
+    ops: tuple[Op, ...] = (Take(tuple(order)), Transpose(tuple(axes)), ToShape((12, 12)))
     there = apply_all(ops, array)
     assert there.shape == shape_after(ops, array.shape)
     back = apply_all(inverse(ops, array.shape), there)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdconv.converters.pytorch.machine import Call, Global, Machine
+from ssdconv.converters.pytorch.machine import Global, Machine, PickledCall
 from ssdconv.errors import FormatError
 
 SCALARS = (
@@ -71,7 +71,7 @@ def test_extension_codes_and_odd_names_are_seen() -> None:
 
 def test_calls_stay_calls() -> None:
     value = Machine(b"cos\nsystem\n(Vrm -rf /\ntR.").run().value
-    assert isinstance(value, Call) and value.target == Global("os", "system") and value.args == ("rm -rf /",)
+    assert isinstance(value, PickledCall) and value.target == Global("os", "system") and value.args == ("rm -rf /",)
 
 
 HOSTILE = {
