@@ -12,13 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssdconv.converters.caffe.net import MAX_DIMS, MAX_SIDE, Shape
 from ssdconv.converters.protobuf_wire import FIXED32, FIXED64, LEN, VARINT, Field, Wire, signed32, signed64
 from ssdconv.converters.tensors import Array
 
-Shape = tuple[int, ...]
-
-MAX_DIMS = 32  # Caffe's kMaxBlobAxes
-MAX_SIDE = 2**31 - 1
 MAX_RUNS = 4096
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9
 _FLOAT, _DOUBLE = np.dtype("<f4"), np.dtype("<f8")

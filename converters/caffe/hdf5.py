@@ -68,7 +68,7 @@ def _tensor(name: str, dataset: Any, path: Path, file: OpenedFile) -> LazyTensor
     place = f"{path}, /{name}"
     with h5.naming(place):
         shape, dtype = tuple(int(side) for side in dataset.shape), h5.dtype_of(dataset).newbyteorder("=")
-    return LazyTensor(name.removeprefix("data/"), shape, dtype, partial(_load, dataset, file, place), place)
+    return LazyTensor(name.removeprefix("data/"), shape, dtype, partial(_load_dataset, dataset, file, place), place)
 
 
 def _layers(tensors: dict[str, LazyTensor], where: str) -> tuple[CaffeLayer, ...]:
@@ -95,7 +95,7 @@ def _layers(tensors: dict[str, LazyTensor], where: str) -> tuple[CaffeLayer, ...
     return tuple(layers)
 
 
-def _load(dataset: Any, file: OpenedFile, where: str) -> Array:
+def _load_dataset(dataset: Any, file: OpenedFile, where: str) -> Array:
     file.unchanged()
     return h5.load(dataset, where)
 

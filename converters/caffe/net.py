@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Shape = tuple[int, ...]
+MAX_DIMS = 32  # Caffe's kMaxBlobAxes
+MAX_SIDE = 2**31 - 1
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class Reader:
 
     def unknown_of(self, message: Any, place: str, prefix: str = "") -> None:
         """Note the unknown fields of one message, not of those inside it."""
-        for field in UnknownFieldSet(message):
-            self.note(place, f"{prefix}{field.field_number}")
+        for entry in UnknownFieldSet(message):
+            self.note(place, f"{prefix}{entry.field_number}")
 
     def plain(self, message: Any, place: str, prefix: str = "") -> dict[str, Any]:
         """The set fields of ``message`` as plain data.
@@ -78,21 +78,21 @@ class Reader:
         """
         self.unknown_of(message, place, prefix)
         out: dict[str, Any] = {}
-        for field, value in message.ListFields():
-            if _is_repeated(field):
+        for entry, value in message.ListFields():
+            if _is_repeated(entry):
                 self._spend(len(value), place)
-                out[field.name] = [self._value(field, v, place, prefix) for v in value]
+                out[entry.name] = [self._value(entry, v, place, prefix) for v in value]
             else:
                 self._spend(1, place)
-                out[field.name] = self._value(field, value, place, prefix)
+                out[entry.name] = self._value(entry, value, place, prefix)
         return out
 
-    def _value(self, field: Any, value: Any, place: str, prefix: str) -> Any:
-        if field.type == _MESSAGE:
-            return self.plain(value, place, f"{prefix}{field.name}.")
-        if field.type == _ENUM:
-            return field.enum_type.values_by_number[value].name
-        return self.text(value, place) if field.type == _BYTES else value
+    def _value(self, entry: Any, value: Any, place: str, prefix: str) -> Any:
+        if entry.type == _MESSAGE:
+            return self.plain(value, place, f"{prefix}{entry.name}.")
+        if entry.type == _ENUM:
+            return entry.enum_type.values_by_number[value].name
+        return self.text(value, place) if entry.type == _BYTES else value
 
     def _spend(self, count: int, place: str) -> None:
         self._left -= count

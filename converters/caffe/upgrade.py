@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ssdconv.converters.caffe.blobs import MAX_DIMS, MAX_SIDE
-from ssdconv.converters.caffe.net import CaffeLayer, Shape
+from ssdconv.converters.caffe.net import MAX_DIMS, MAX_SIDE, CaffeLayer, Shape
 from ssdconv.converters.caffe.plain import Reader
 from ssdconv.converters.caffe.v1_types import V1_TYPES
 from ssdconv.errors import FormatError
