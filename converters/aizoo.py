@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ssdconv.converters.caffe.emit import INPUT, Emitted
 from ssdconv.converters.caffe.net import CaffeLayer
+from ssdconv.converters.caffe.writer import INPUT, Emitted
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Drop, LazyTensor, MappedTensor, Op, TensorMapping, TensorTable, Transpose
 from ssdconv.errors import MappingError

@@ -174,9 +174,8 @@ def _plan(source: Source, table: TensorTable) -> tuple[Plan | None, str]:
 
 
 def _prototxt(path: Path) -> FileSummary:
-    from ssdconv.converters.caffe.graph import graph_config
+    from ssdconv.converters.caffe.graph import as_named, graph_config
     from ssdconv.converters.caffe.prototxt import read_prototxt
-    from ssdconv.converters.caffe.recognise import as_named
 
     net = read_prototxt(path)
     config, why = None, ""

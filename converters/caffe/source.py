@@ -1,32 +1,245 @@
-"""Caffe as a source: reader, mapping and writer under the names that the registry expects."""
+"""Caffe as a source: reader, mapping and writer under the names that the registry expects.
+
+A MultiBoxLoss layer as a ``LossRule``: what the net itself says that it was trained with.
+
+Names and defaults are caffe.proto's of the SSD branch (weiliu89/caffe@4817bf8b), meanings those of
+src/caffe/layers/multibox_loss_layer.cpp and src/caffe/util/bbox_util.cpp.
+
+Who says what about a Caffe network: the net in the file or prototxt, its notices of what it does not tell, and its label map's name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import log, prod
 from pathlib import Path
+from typing import Any, Literal
 
-from ssdconv.converters.caffe.emit import deploy_net, emit
-from ssdconv.converters.caffe.evidence import claims
-from ssdconv.converters.caffe.graph import graph_config, graph_net
-from ssdconv.converters.caffe.loss_rule import loss_of
-from ssdconv.converters.caffe.net import CaffeNet
-from ssdconv.converters.caffe.probes import probe_map
+from ssdconv.converters.caffe.graph import as_named, graph_config, graph_net
+from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet, short_float
 from ssdconv.converters.caffe.prototxt import read_prototxt, write_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
-from ssdconv.converters.caffe.recognise import as_named
+from ssdconv.converters.caffe.rule import CODES
 from ssdconv.converters.caffe.shapes import supported
 from ssdconv.converters.caffe.sniff import HDF5_MAGIC, state_of_training
-from ssdconv.converters.caffe.writer import write_caffemodel
+from ssdconv.converters.caffe.writer import deploy_net, emit, probe_map, write_caffemodel
 from ssdconv.converters.opened import open_regular
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import FormatError, MappingError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
+from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PRIORS_UNTOLD, RULE_ASSUMED, Link, Notice, code_of
+from ssdconv.ssd_ref.evidence import (
+    PIXELS_ASSUMED,
+    PIXELS_RESIZE,
+    PRIORS_UNTOLD,
+    RULE_ASSUMED,
+    Basis,
+    Claim,
+    Link,
+    Notice,
+    code_of,
+)
+from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
+from ssdconv.ssd_ref.networks.caffe import NETWORKS
 from ssdconv.ssd_ref.networks.registry import network
+
+FLT_MIN = 2.0**-126
+NORMALIZERS: dict[str, Literal["positives", "priors", "images", "one"]] = {
+    "VALID": "positives",
+    "FULL": "priors",
+    "BATCH_SIZE": "images",
+    "NONE": "one",
+}
+MINING: dict[str, Literal["negatives", "examples", "none"]] = {
+    "MAX_NEGATIVE": "negatives",
+    "HARD_EXAMPLE": "examples",
+    "NONE": "none",
+}
+TYPE = "MultiBoxLoss"
+
+
+def loss_of(net: CaffeNet) -> LossRule | None:
+    """The rule of the net's MultiBoxLoss layer; None where it has none.
+
+    Raises:
+        FormatError: several that differ, or values out of range.
+    """
+    layers = [layer for layer in net.layers if layer.type == TYPE and layer.phase != "TEST"]
+    rules = {loss_rule(layer): layer.name for layer in layers}
+    if len(rules) > 1:
+        raise Params({}, f"net {net.name!r}").fail(
+            "the net has several MultiBoxLoss layers that differ", expected="one", got=", ".join(rules.values())
+        )
+    return next(iter(rules), None)
+
+
+def loss_rule(layer: CaffeLayer) -> LossRule:
+    """The rule of one layer.
+
+    Raises:
+        FormatError: a value that Caffe refuses, or fields that contradict each other.
+    """
+    p = Params(layer.params.get("multibox_loss_param", {}), f"layer {layer.name!r} ({TYPE})")
+    nms = p.message("nms_param")
+    mining = MINING[_mining(p)]
+    share = p.flag("share_location", True)
+    samples = p.integer("sample_size", 64)
+    if mining != "none" and not share:
+        raise p.fail(
+            "negatives can be mined only where boxes are shared among classes",
+            expected="share_location: true, or mining_type: NONE",
+            got=f"share_location: false, mining_type: {_mining(p)}",
+        )
+    if mining == "examples" and samples < 1:
+        raise p.fail("sample_size must be positive", got=samples)
+    background = p.integer("background_label_id", 0, low=-1)
+    conf: Literal["softmax", "logistic"] = (
+        "softmax" if p.choice("conf_loss_type", "SOFTMAX", ("SOFTMAX", "LOGISTIC")) == "SOFTMAX" else "logistic"
+    )
+    classes = p.integer("num_classes", 0)
+    if classes < 1:
+        raise p.fail("num_classes is missing")
+    if background >= classes or (background < 0 and conf == "softmax"):
+        raise p.fail("background_label_id is no class", expected=f"0 to {classes - 1}", got=background)
+    per_prior = p.choice("match_type", "PER_PREDICTION", ("BIPARTITE", "PER_PREDICTION")) == "PER_PREDICTION"
+    return LossRule(
+        MatchRule(
+            threshold=short_float(p.number("overlap_threshold", 0.5)) if per_prior else None,
+            boxes="priors" if p.flag("use_prior_for_matching", True) else "predicted",
+            inside_only=p.flag("ignore_cross_boundary_bbox", False),
+        ),
+        MiningRule(
+            kind=mining,
+            ratio=short_float(p.number("neg_pos_ratio", 3.0)),
+            overlap=short_float(p.number("neg_overlap", 0.5)),
+            samples=samples,
+            nms=short_float(nms.number("nms_threshold", 0.3)) if "nms_param" in p else 0.0,
+            nms_top_k=nms.integer("top_k", -1, low=-1) if "nms_param" in p else -1,
+            nms_boxes="priors" if p.flag("use_prior_for_nms", False) else "predicted",
+        ),
+        loc="smooth_l1" if p.choice("loc_loss_type", "SMOOTH_L1", ("L2", "SMOOTH_L1")) == "SMOOTH_L1" else "l2",
+        conf=conf,
+        normalizer=NORMALIZERS[_normalization(layer)],
+        loc_weight=short_float(p.number("loc_weight", 1.0)),
+        largest=-log(FLT_MIN),
+        background=background,
+        agnostic=p.flag("map_object_to_agnostic", False),
+        code=CODES[p.choice("code_type", "CORNER", tuple(CODES))],
+        variance_in_target=p.flag("encode_variance_in_target", False),
+        inside_only=p.flag("bp_inside", False),
+        share_location=share,
+        use_difficult=p.flag("use_difficult_gt", True),
+    )
+
+
+def _mining(p: Params) -> str:
+    """``mining_type``; nets from before it existed say ``do_neg_mining``."""
+    kinds = tuple(MINING)
+    if "do_neg_mining" not in p:
+        return p.choice("mining_type", "MAX_NEGATIVE", kinds)
+    wanted = p.flag("do_neg_mining", True)
+    kind = p.choice("mining_type", "MAX_NEGATIVE" if wanted else "NONE", kinds)
+    if wanted != (kind != "NONE"):
+        raise p.fail(
+            "do_neg_mining and mining_type contradict each other", expected="both or neither mine", got=(wanted, kind)
+        )
+    return kind
+
+
+def _normalization(layer: CaffeLayer) -> str:
+    """``loss_param.normalization``; its forerunner ``normalize`` counts where it is alone."""
+    told: dict[str, Any] = dict(layer.params.get("loss_param", {}))
+    p = Params(told, f"layer {layer.name!r} ({TYPE}), loss_param")
+    if "normalization" not in told and "normalize" in told:
+        return "VALID" if p.flag("normalize", True) else "BATCH_SIZE"
+    return p.choice("normalization", "VALID", tuple(NORMALIZERS))
+
+
+LINK_OF: dict[str, tuple[Link, Basis]] = {
+    PIXELS_ASSUMED: ("pixels", "assumed"),
+    PIXELS_RESIZE: ("pixels", "assumed"),
+    PRIORS_UNTOLD: ("priors", "assumed"),
+    RULE_ASSUMED: ("detection rule", "assumed"),
+}
+"""Code of a notice -> the link that it is about."""
+SETS = {"voc": ("VOC", 21), "coco": ("COCO", 81)}
+"""Word in the name of a label map, data source or net -> data set, and its count of classes with background."""
+
+
+def claims(
+    net: CaffeNet, own: CaffeNet, told_by: str, config: SSDConfig, notices: Sequence[str], rebuilt: Sequence[Link] = ()
+) -> tuple[Claim, ...]:
+    """The claims of a network that was read from a net.
+
+    Args:
+        net: the net that was read.
+        own: the weight file's own.
+        told_by: who that is ("deploy.prototxt", "the file's own net").
+        config: what came of it.
+        notices: the plan's warnings.
+        rebuilt: links that were taken from a network known by name, since the net ends before them.
+    """
+    found: list[Claim] = []
+    for notice in notices:
+        if code_of(notice) in LINK_OF:
+            link, basis = LINK_OF[code_of(notice)]
+            found.append(Claim(link, "rebuilt" if link in rebuilt else basis, notice))
+    unsure = {claim.link for claim in found}
+    stated: dict[Link, tuple[str, bool]] = {
+        "architecture": ("its layers", True),
+        "pixels": ("its transform_param, on pixels as OpenCV reads them", _tells_pixels(net)),
+        "priors": ("its PriorBox layers", _has(net, "PriorBox")),
+        "detection rule": ("its DetectionOutput layer", _has(net, "DetectionOutput")),
+    }
+    found += [
+        Claim(link, "stated", f"{told_by if here else 'the weight file, whose own net was asked'}: {text}")
+        for link, (text, here) in stated.items()
+        if link not in unsure and link not in rebuilt
+    ]
+    found += [
+        Claim(link, "rebuilt", f"the network {config.name}, known by its layers")
+        for link in rebuilt
+        if link not in unsure
+    ]
+    named = next((text for text in _texts((net, own)) if _names_set(text, config.num_classes)), None)
+    if named and config.class_names:
+        found.append(
+            Claim("classes", "stated", f"{_names_set(named, config.num_classes)}'s names: the net names {named!r}")
+        )
+    return tuple(found)
+
+
+def _has(net: CaffeNet, kind: str) -> bool:
+    return any(layer.type == kind for layer in net.layers)
+
+
+def _tells_pixels(net: CaffeNet) -> bool:
+    told = (layer.params.get("transform_param", {}) for layer in net.layers)
+    return any(key in param for param in told for key in ("mean_value", "mean_file", "scale"))
+
+
+def _names_set(text: str, count: int) -> str | None:
+    """The data set that a text names, where the class count is its."""
+    words = [(title, size) for word, (title, size) in SETS.items() if re.search(word, text, re.IGNORECASE)]
+    return words[0][0] if len(words) == 1 and words[0][1] == count else None
+
+
+def _texts(nets: Iterable[CaffeNet]) -> Iterator[str]:
+    """What can name a data set: label maps first, then the sources of data, then the net's own name."""
+    nets = tuple(nets)
+    for net in nets:
+        for layer in net.layers:
+            output = layer.params.get("detection_output_param", {}).get("save_output_param", {})
+            yield from (str(output[key]) for key in ("label_map_file", "name_size_file") if output.get(key))
+            for param, key in (("annotated_data_param", "label_map_file"), ("data_param", "source")):
+                if layer.params.get(param, {}).get(key):
+                    yield str(layer.params[param][key])
+    # A net that was written here is called like the network that its priors and layers fit: that names no data set.
+    yield from (net.name for net in nets if net.name and net.name not in NETWORKS)
 
 
 def read(path: Path) -> TensorTable:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssdconv.converters.caffe.emit import deploy_net
-from ssdconv.converters.caffe.graph import graph_config
-from ssdconv.converters.caffe.recognise import signature, tells_nothing
+from ssdconv.converters.caffe.graph import graph_config, signature, tells_nothing
 from ssdconv.converters.caffe.source import mapping
+from ssdconv.converters.caffe.writer import deploy_net
 from ssdconv.converters.chainer.source import write
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssdconv.converters.caffe.graph import tells_nothing
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
-from ssdconv.converters.caffe.recognise import tells_nothing
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, UsageError
@@ -175,8 +175,8 @@ def adopt(opened: Opened, config: SSDConfig) -> Opened:
     Raises:
         MappingError: the checkpoint's network does not have the file's tensors.
     """
-    from ssdconv.converters.caffe.probes import probe_map
     from ssdconv.converters.caffe.source import mapping
+    from ssdconv.converters.caffe.writer import probe_map
     from ssdconv.ssd_ref.model import reference_shapes
 
     names = _for_names(config, opened.plan.config)

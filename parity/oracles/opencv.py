@@ -185,8 +185,8 @@ class _Writer:
 
 def _sizes(net: CaffeNet, data: str, pixels: Shape) -> tuple[dict[str, int], int]:
     """Axes of each layer's first bottom, and how many boxes DetectionOutput chooses from; as far as they can be told."""
+    from ssdconv.converters.caffe.net import spec_of
     from ssdconv.converters.caffe.shapes import infer
-    from ssdconv.converters.caffe.specs import spec_of
 
     blobs: dict[str, Shape] = {**net.inputs, data: pixels}
     ranks: dict[str, int] = {}

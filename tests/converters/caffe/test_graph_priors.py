@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.converters.caffe.priorbox import prior_map
+from ssdconv.converters.caffe.rule import prior_map
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import LayerSpec, PriorMap
 from ssdconv.ssd_ref.priors import Priors, prior_corners

@@ -14,10 +14,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ssdconv.converters.caffe.net import CaffeNet
+from ssdconv.converters.caffe.net import CaffeNet, layer_of
 from ssdconv.converters.caffe.prototxt import write_prototxt
 from ssdconv.converters.caffe.shapes import infer
-from ssdconv.converters.caffe.specs import layer_of
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.caffe_layers.names import blob_names

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssdconv.converters.caffe.loss_rule import loss_of
 from ssdconv.converters.caffe.prototxt import parse_prototxt
+from ssdconv.converters.caffe.source import loss_of
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
 from ssdconv.ssd_ref.priors import Priors

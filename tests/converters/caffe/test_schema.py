@@ -1,7 +1,6 @@
 import pytest
 
-from ssdconv.converters.caffe.schema import messages
-from ssdconv.converters.caffe.v1_types import V1_TYPES
+from ssdconv.converters.caffe.schema import V1_TYPES, messages
 
 # typed from the SSD branch's own format
 LAYER_NUMBERS = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ssdconv.converters.caffe.net import spec_of
 from ssdconv.converters.caffe.prototxt import parse_prototxt
 from ssdconv.converters.caffe.shapes import infer
-from ssdconv.converters.caffe.specs import spec_of
 from ssdconv.ssd_ref.caffe_layers.names import blob_names
 from ssdconv.ssd_ref.caffe_layers.registry import build
 

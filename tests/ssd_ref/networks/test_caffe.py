@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssdconv.converters.caffe.emit import emit
+from ssdconv.converters.caffe.writer import emit
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
 
