@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from ssdconv.commands.output import following
 from ssdconv.converters.registry import located
 from ssdconv.errors import MissingError, UsageError
 
@@ -57,3 +59,31 @@ def existing(path: str | Path) -> Path:
     if not path.exists():
         raise MissingError("no such file", where=str(path))
     return path
+
+
+def add_network_options(parser: argparse._ActionsContainer) -> None:
+    """``--offline`` and ``--mirror``, as every command that takes weights by name has them."""
+    parser.add_argument("--offline", action="store_true", help="touch no network; use what is cached")
+    parser.add_argument(
+        "--mirror", metavar="URL", help="address of a folder, or a folder here, that has the files; asked first"
+    )
+
+
+def zoo_path(args: argparse.Namespace) -> Path | None:
+    """The zoo file named by ``--zoo``."""
+    return Path(args.zoo) if args.zoo else None
+
+
+def zoo_weights(args: argparse.Namespace) -> Path:
+    """The checkpoint of ``args.network``, with the wishes of ``add_network_options``; news go to stderr."""
+    from ssdconv.zoo import weights
+
+    with following() as progress:
+        return weights(
+            args.network,
+            zoo=zoo_path(args),
+            offline=args.offline,
+            mirror=args.mirror,
+            progress=progress,
+            say=lambda text: print(f"note: {text}", file=sys.stderr),
+        )

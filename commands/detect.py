@@ -8,19 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdconv.commands.arguments import add_device, check_device, existing, fraction
+from ssdconv.commands.arguments import add_device, add_network_options, check_device, existing, fraction, zoo_weights
 from ssdconv.commands.output import counting, print_json
-from ssdconv.commands.pictures import write_drawn
 from ssdconv.commands.verb import Group
-from ssdconv.commands.zoo import add_network_options, zoo_weights
 from ssdconv.errors import EXIT_OK, OutputError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ssdconv.ssd_ref.model import SSD
+    from ssdconv.ssd_ref.postprocess import Detections
 
 NAME = "detect"
+
 GROUP: Group = "use"
+
 HELP = "detect objects in images with converted weights"
+
 EXAMPLES: tuple[str, ...] = (
     "ssdconv detect photo.jpg --weights out.pth",
     "ssdconv detect *.jpg --weights out.pth --threshold 0.3 --out drawn --device cuda",
@@ -121,3 +126,27 @@ def _print_one(result: dict[str, Any]) -> None:
     for row in rows:
         x1, y1, x2, y2 = row["box"]
         print(f"  {row.get('name', row['label'])!s:<14} {row['score']:.4f}  ({x1:.1f}, {y1:.1f})–({x2:.1f}, {y2:.1f})")
+
+
+def write_drawn(path: Path, image: npt.NDArray[np.uint8], found: Detections, class_names: Sequence[str]) -> Path:
+    """Write ``image`` with its detections drawn as a PNG.
+
+    Args:
+        path: file to make or replace.
+        image: (H, W, 3) uint8, BGR.
+        found: boxes in pixels of this image.
+        class_names: names by label; may be empty.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    import cv2
+
+    from ssdconv.ssd_ref.draw import draw
+    from ssdconv.ssd_ref.files import atomic_path
+
+    # The temporary name has no .png ending for OpenCV to go by, so the picture is encoded in memory.
+    encoded: Any = cv2.imencode(".png", draw(image, found, class_names))[1]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+    return path

@@ -16,10 +16,9 @@ import pytest
 
 import ssdconv
 from ssdconv import cli, errors
-from ssdconv.commands import catalogue
 from ssdconv.commands.verb import GROUPS, Verb
 
-VERBS = list(catalogue.verbs().values())
+VERBS = list(cli.verbs().values())
 
 
 def every_verb(test: Callable[..., None]) -> Callable[..., None]:
@@ -35,8 +34,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Namespace], 
 
     def plant(run: Callable[[Namespace], int]) -> None:
         verb = Verb("planted", "use", "a verb of the tests", ("ssdconv planted",), configure, run)
-        table = {**catalogue.verbs(), "planted": verb}
-        monkeypatch.setattr(catalogue, "verbs", lambda: table)
+        table = {**cli.verbs(), "planted": verb}
+        monkeypatch.setattr(cli, "verbs", lambda: table)
 
     return plant
 

@@ -11,7 +11,6 @@ import pytest
 
 import ssdconv
 from ssdconv import cli, errors
-from ssdconv.commands import catalogue, failure
 from ssdconv.converters.registry import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +52,7 @@ def test_every_command_line_parses(document: str, line: str) -> None:
 
 def test_every_verb_is_in_the_readme() -> None:
     used = {line.split()[1] for name, line in LINES if name == "README.md"}
-    assert used >= set(catalogue.verbs())
+    assert used >= set(cli.verbs())
 
 
 def test_the_table_of_sources_is_the_registry() -> None:
@@ -63,7 +62,7 @@ def test_the_table_of_sources_is_the_registry() -> None:
 
 def test_the_table_of_exit_codes_is_complete() -> None:
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
-    known = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} | {failure.EXIT_INTERNAL}
+    known = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} | {cli.EXIT_INTERNAL}
     assert told == known
 
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ssdconv import cli
-from ssdconv.commands import catalogue
 from ssdconv.commands.output import print_json
 from ssdconv.commands.verb import Verb
 from ssdconv.errors import FormatError
@@ -57,7 +56,7 @@ def test_a_verb_that_prints_names_as_they_are(
         raise FormatError(NASTY)
 
     verb = Verb("planted", "use", "of the tests", (), lambda parser: None, run)
-    monkeypatch.setattr(catalogue, "verbs", lambda: {"planted": verb})
+    monkeypatch.setattr(cli, "verbs", lambda: {"planted": verb})
     assert cli.main(["planted"]) == 3
     captured = capsys.readouterr()
     assert hidden(captured.out) == hidden(captured.err) == []

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import ssdconv
-from ssdconv.commands.pictures import write_drawn
+from ssdconv.commands.detect import write_drawn
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, SsdconvError
 from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.verify import verify

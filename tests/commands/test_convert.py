@@ -10,7 +10,7 @@ import pytest
 
 import ssdconv
 from ssdconv import cli
-from ssdconv.commands import catalogue, sources
+from ssdconv.commands import convert
 from ssdconv.converters import convert as converting
 from ssdconv.converters.registry import SOURCES
 from ssdconv.errors import FormatError
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.shared
 
 
 def test_every_source_has_both_verbs() -> None:
-    assert {v for s in SOURCES.values() for v in (s.verb, s.reverse)} <= set(catalogue.verbs())
+    assert {v for s in SOURCES.values() for v in (s.verb, s.reverse)} <= set(cli.verbs())
     for source in SOURCES.values():
-        assert set(source.options) <= set(sources.OPTIONS)
+        assert set(source.options) <= set(convert.OPTIONS)
 
 
 def test_forward_and_back_give_the_same_tensors(
