@@ -5,7 +5,7 @@ Folders that are understood, each as a whole or once per split in subfolders (tr
 - VOC: ``Annotations/*.xml`` with ``JPEGImages/`` and, for splits, ``ImageSets/Main/<split>.txt``; or XML files next to images
 - COCO: ``annotations/instances_<split>*.json`` with ``<split>*/``; or ``_annotations.coco.json`` next to images
 
-A user's own data set described in a small file: YAML, TOML or JSON, all with the same keys.
+A description is YAML, TOML or JSON, all with the same keys:
 
     format: voc                  # or coco; found out when left out
     root: /data/shapes           # default: the description's own folder; relative paths start there
@@ -17,11 +17,7 @@ A user's own data set described in a small file: YAML, TOML or JSON, all with th
 ``annotations`` and ``images`` name other folders than VOC's Annotations and JPEGImages, or the only JSON file and image
 folder of a COCO set without splits. ``origin: 0`` says that VOC corners count from 0.
 
-COCO-form annotations of a user's own, with classes in an order of the user's.
-
-VOC-form annotations of a user's own: any folder names, any image suffix, classes found from the files.
-
-A look at every object of a user's data set before hours of training: boxes inside their images, something to train on.
+Every object is looked at when the set is opened, before hours of training: boxes inside their images, something to train on.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The torch-free record of one annotated image, and what every data set offers.
+"""The torch-free record of one annotated image, what every data set offers, and what can be wrong with one.
 
 Boxes are (n, 4) float64, xyxy, in pixels of the original image, **as the annotation file writes them**: PASCAL VOC's
 corners are 1-based and inclusive (``Dataset.origin`` 1), COCO's x, y, width, height become 0-based x, y, x+w, y+h
 (``origin`` 0). Shifting is the business of an evaluation convention or of training, never of the reader.
 
-What can be wrong with a data set, one error type per cause, and the collector of a ``--keep-going`` run.
+Problems have one error type per cause, and a collector for ``--keep-going`` runs.
 """
 
 from __future__ import annotations

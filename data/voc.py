@@ -1,11 +1,8 @@
 """PASCAL VOC as people have it: VOCdevkit with VOC2007 and VOC2012, or any folder laid out like one of its years.
 
-A year's folder has ``ImageSets/Main/<split>.txt`` (one id a line), ``Annotations/<id>.xml`` and, unless only
-annotations are there, ``JPEGImages/<id>.jpg``.
-
-One VOC annotation file -> Record, by expat events: entities and document types are refused, nothing is expanded.
-
-Source: VOCdevkit ``Annotations/*.xml`` (development kit of the PASCAL VOC challenges 2007 and 2012).
+A year's folder has ``ImageSets/Main/<split>.txt`` (one id a line), ``Annotations/<id>.xml`` and, unless only annotations are
+there, ``JPEGImages/<id>.jpg``. Annotations are read by expat events: entities and document types are refused, nothing is
+expanded.
 """
 
 from __future__ import annotations

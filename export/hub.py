@@ -1,9 +1,8 @@
 """A folder as model hubs want it: ``config.json``, ``model.safetensors`` and a model card, ``README.md``.
 
 ``model.safetensors`` is a checkpoint of ours, so it describes itself; ``config.json`` holds the same description for whoever reads
-JSON only. ``ssdconv.load(FOLDER)`` gives the network back, bit for bit.
-
-The model card of a hub folder: YAML front matter, where the weights come from, what is proven, how to load them.
+JSON only. ``ssdconv.load(FOLDER)`` gives the network back, bit for bit. The card has YAML front matter and says where the weights
+come from, what is proven, and how to load them.
 """
 
 from __future__ import annotations

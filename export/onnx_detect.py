@@ -9,8 +9,6 @@ Standard operators only; the steps are those of ``ssd_ref.detect``, in its order
 
 What ONNX cannot say is listed by ``differences``. Output: ``detections`` (M, 7) float32 rows (image, label, score, xmin, ymin,
 xmax, ymax), images one after the other, best first; boxes as fractions of the image, labels as the config counts them.
-
-Adding nodes and constants to an ONNX graph with names that clash with none there.
 """
 
 from __future__ import annotations

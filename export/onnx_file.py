@@ -1,14 +1,12 @@
-"""A network as an ``.onnx`` file that describes itself.
-
-The model's metadata holds, as text: ``ssdconv`` (JSON with version, config and provenance, as in a checkpoint), ``pixels`` and
-``classes`` (JSON: how an image becomes the input, names of the labels), ``detect`` (JSON: the rule of the source), ``outputs`` (what
-the outputs are, in words) and ``differences`` (JSON: where the rule in the file is not the source's; see ``onnx_detect``).
-
-The network from pixels to raw heads as an ONNX model, by torch's own exporter (``torch.onnx.export(dynamo=True)``).
+"""A network as an ``.onnx`` file that describes itself; from pixels to raw heads by torch's own exporter.
 
 Inputs and outputs as ``model.SSD`` has them: ``pixels`` (N, channels, H, W) -> ``loc`` (N, P, 4), or (N, P, C * 4) where classes do not
 share their boxes, and ``conf`` (N, P, C), all float32. Initializers carry the checkpoint's tensor names where the exporter keeps
 the tensors as they are.
+
+The model's metadata holds, as text: ``ssdconv`` (JSON with version, config and provenance, as in a checkpoint), ``pixels`` and
+``classes`` (JSON: how an image becomes the input, names of the labels), ``detect`` (JSON: the rule of the source), ``outputs`` (what
+the outputs are, in words) and ``differences`` (JSON: where the rule in the file is not the source's; see ``onnx_detect``).
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
-"""Batches for the training loop: samples made ahead of time by threads, in order, as tensors.
+"""Batches for the training loop: annotated images through a recipe's augmentation, as the network and the loss want them.
 
-OpenCV and numpy release the interpreter's lock while they decode, resize and convert, so threads are enough. Processes come
-only by ``spawn``: a forked OpenCV can hang.
-
-Training samples: an annotated image through a recipe's augmentation, as the network and the loss want it.
-
-Which images make up which batch: a pure function of (seed, epoch), so that it needs no state to be resumed.
-
-Every rank of a distributed run takes its part of the same global batch: together they see what one process would.
+Which images make up which batch is a pure function of (seed, epoch), so that it needs no state to be resumed; every rank of a
+distributed run takes its part of the same global batch: together they see what one process would. Samples are made ahead of time
+by threads, in order. OpenCV and numpy release the interpreter's lock while they decode, resize and convert, so threads are enough.
+Processes come only by ``spawn``: a forked OpenCV can hang.
 """
 
 from __future__ import annotations
@@ -33,9 +29,7 @@ from ssdconv.errors import SsdconvError, UsageError
 from ssdconv.ssd_ref.config import Pixels, SSDConfig
 from ssdconv.ssd_ref.preprocess import normalise, ordered
 from ssdconv.train.augment.draw import check, draw
-from ssdconv.train.augment.faithful import render as render_faithful
-from ssdconv.train.augment.fast import render as render_fast
-from ssdconv.train.augment.fill import fill_value
+from ssdconv.train.augment.render import fill_value, render_faithful, render_fast
 from ssdconv.train.matching import Targets
 from ssdconv.train.recipe import Recipe
 

@@ -1,10 +1,7 @@
 """The training loop: epochs of steps, evaluations, states and checkpoints, from the start or from where a run stopped.
 
-One training step: forward, loss, backward, update. The loss is always in float32, matching in its source's precision.
-
-What a run is asked to do, whom it tells, and what it came to.
-
-A run whose loss is no number any more: it stops, and the batch that did it is kept.
+The loss is always in float32, matching in its source's precision. A run whose loss is no number any more stops, and the batch that
+did it is kept.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """The MultiBox loss of SSD (arXiv:1512.02325, equations 1-3) with hard negative mining, in its sources' variants.
 
 loc: smooth L1 (beta 1) of the encoded offsets of matched priors; conf: softmax cross entropy of matched priors and of the
-hardest unmatched ones. Both are sums over the batch, divided by the recipe's normaliser. ``rules.LossRule`` tells the
-variants, those of Caffe's ``MultiBoxLossParameter`` among them.
-
-Hard negatives, and hard examples: which priors the class loss sees, in the ways of the sources.
+hardest unmatched ones. Both are sums over the batch, divided by the recipe's normaliser. ``LossRule`` tells the variants, those
+of Caffe's ``MultiBoxLossParameter`` among them.
 """
 
 from __future__ import annotations

@@ -1,21 +1,17 @@
 """Which prior is responsible for which object: bipartite matching, then every prior with enough overlap.
 
-Batched on the device of its inputs, without a loop over images, objects or priors. The greedy bipartite step (best pair
-of all first, then the best pair of what is left, …; caffe/src/caffe/util/bbox_util.cpp ``MatchBBox``, the same rule in
+Overlaps are those of the priors as a source's trainer computes them, to the last bit. A network's own priors
+(``ssd_ref.priors``) are Caffe's: float32 centres, one rounding at the end. Other projects compute them in double precision, in
+pixels or fractions, in another order of operations, which moves corners by units in the last place, and with them the priors
+that lie at the threshold or tie for an object. A cell's sides are known as widths and heights; the trainers compute them from a
+size, the next size and aspect ratios. These are recovered as decimal numbers, and counted only where they give the sides back to
+float32's last bit.
+
+Matching is batched on the device of its inputs, without a loop over images, objects or priors. The greedy bipartite step (best
+pair of all first, then the best pair of what is left, …; caffe/src/caffe/util/bbox_util.cpp ``MatchBBox``, the same rule in
 ChainerCV's ``MultiboxCoder.encode`` and MXNet's ``bipartite_matching``) is done in rounds: all pairs that are the best of
 their object and of their prior at once are matched together, which gives the greedy result because such pairs cannot
 take each other's place. A handful of rounds settles any image.
-
-The priors as a source's trainer computes them, to match objects with: the same to the last bit.
-
-A network's own priors (``ssd_ref.priors``) are Caffe's: float32 centres, one rounding at the end. Other projects compute them
-in double precision, in pixels or fractions, in another order of operations, which moves corners by units in the last place,
-and with them the priors that lie at the threshold or tie for an object.
-
-A cell's sides are known as widths and heights; the trainers compute them from a size, the next size and aspect ratios. These
-are recovered as decimal numbers, and counted only where they give the sides back to float32's last bit.
-
-Ground truth of a batch as padded tensors.
 """
 
 from __future__ import annotations

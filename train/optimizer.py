@@ -1,4 +1,4 @@
-"""The update rules of the sources.
+"""The update rules of the sources, and which parameter learns how fast and decays how much.
 
 ========================  ====================================  ==================================================
 ``velocity``              rule (g holds the weight decay)       who
@@ -10,8 +10,6 @@ RMSProp                   h = r h + (1 - r) g²;                 Caffe's RMSProp
 ========================  ====================================  ==================================================
 
 The first two are equal while the rate is; after a drop the velocity of the first still carries the old rate.
-
-Which parameter learns how fast and decays how much: a recipe's multipliers as groups of a torch optimizer.
 
 Caffe writes ``lr_mult`` and ``decay_mult`` at every blob; ChainerCV scales gradients of biases; Keras regularises kernels
 only. A recipe says the same by a parameter's role and name (``ParamRule``).

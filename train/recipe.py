@@ -1,11 +1,8 @@
-"""A training recipe as data: everything that one source does differently from another when it trains an SSD.
+"""A training recipe as data: everything that one source does differently from another when it trains an SSD. Imports no torch.
 
 Plain frozen dataclasses: a recipe travels inside a run's folder and its checkpoints as JSON, and the table of the docs
-is made from it. The instances are in ``ssd_ref.train.recipes``, one file per source.
-
-The learning rate over time as a pure function of the step: a run that resumes needs no state for it.
-
-A recipe with the figures that a run wants otherwise: length, rate, batch, warm-up. Imports no torch.
+is made from it. The instances are in ``train.recipes``; ``edited`` gives one with the figures that a run wants otherwise. The
+learning rate is a pure function of the step: a run that resumes needs no state for it.
 """
 
 from __future__ import annotations

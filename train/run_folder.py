@@ -9,13 +9,10 @@
 ``diverged-*.npz``  the batch at which the loss stopped being a number
 ==================  ===============================================================================================
 
-The state of a run on disk: everything that a resumed run needs to go on as if nothing had happened.
-
-A state file is one line, ``ssdconv-state 1 <sha256 of the rest>``, then ``torch.save`` of plain data and tensors: the network,
-the optimizer, the place within the data (epoch and batch; order and augmentation are functions of seed, epoch and image),
-torch's random state. It is written whole or not at all, and loads with ``weights_only=True``.
-
-What a run tells while it goes on: ``metrics.jsonl``, and TensorBoard where it is wanted.
+A state holds everything that a resumed run needs to go on as if nothing had happened. The file is one line, ``ssdconv-state 1
+<sha256 of the rest>``, then ``torch.save`` of plain data and tensors: the network, the optimizer, the place within the data (epoch
+and batch; order and augmentation are functions of seed, epoch and image), torch's random state. It is written whole or not at
+all, and loads with ``weights_only=True``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,8 @@
-"""The values that a training starts from: a file's where there is one, the recipe's initialisers elsewhere.
+"""What a training starts from: the network for a data set's classes, a file's values where there is one, drawn values elsewhere.
 
-Values that parameters start from where no file brings them.
-
-Every tensor has a random generator of its own, seeded by the run's seed and its name: a network with one layer more, or
+Every drawn tensor has a random generator of its own, seeded by the run's seed and its name: a network with one layer more, or
 with other heads, starts from the same values everywhere else. Formulas: caffe/include/caffe/filler.hpp, MXNet
 initializer.py, chainer/initializers, torch.nn.init.
-
-A network for other classes: the same layers, with class outputs as many as a data set has. Imports no torch.
-
-Normalisation while training, as a recipe's source does it.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ from ssdconv.ssd_ref.config import Pixels
 from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.augment.draw import draw
-from ssdconv.train.augment.faithful import render
-from ssdconv.train.augment.fill import fill_value
 from ssdconv.train.augment.photometric import apply_changes, draw_changes
+from ssdconv.train.augment.render import fill_value, render_faithful
 from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric, Place, Window
 from ssdconv.train.recipes import RECIPES
 
@@ -180,7 +179,7 @@ def _drawn(
         sides = (plan.boxes[:, 2:] - plan.boxes[:, :2]).astype(np.float32)
         areas[n, plan.index] = sides.prod(axis=1)
         if rendered:
-            out = render(image, plan, spec, (_SIZE, _SIZE), fill).reshape(-1, 3)[:, ::-1].astype(np.float32)
+            out = render_faithful(image, plan, spec, (_SIZE, _SIZE), fill).reshape(-1, 3)[:, ::-1].astype(np.float32)
             seen[n] = *out.mean(0, dtype=np.float64), *out.std(0, dtype=np.float64)
     gone = ~(areas > 0)  # boxes without area are dropped by the sources, by us when they are matched
     kept &= ~np.sum(gone << np.arange(len(boxes)), axis=1)

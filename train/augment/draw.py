@@ -1,16 +1,11 @@
 """From a spec and random numbers to a plan: every stage's parameters and the boxes, in the spec's order.
 
-Boxes under augmentation: overlaps, centres, mirroring; all of an image's objects at once.
+Boxes are (g, 4) float64 xyxy, in pixels or in fractions as the caller says; all of an image's objects at once.
 
-Boxes are (g, 4) float64 xyxy, in pixels or in fractions as the caller says.
-
-Random crops under overlap limits: which window is cut, by each source's rule.
-
-Sources: Caffe ``src/caffe/util/sampler.cpp`` and ``AnnotatedDataLayer``; ChainerCV ``random_crop_with_bbox_constraints``;
-GluonCV ``random_crop_with_constraints``; ssd.pytorch ``RandomSampleCrop``; SSD.TensorFlow ``ssd_random_sample_patch``. All
-trials of a sampler are drawn and judged at once, which gives the same law as one after the other: the first that fits counts.
-
-Zooming out: where the image lies on a larger canvas, and the canvas itself.
+Which window a crop cuts out under overlap limits is each source's rule: Caffe ``src/caffe/util/sampler.cpp`` and
+``AnnotatedDataLayer``; ChainerCV ``random_crop_with_bbox_constraints``; GluonCV ``random_crop_with_constraints``; ssd.pytorch
+``RandomSampleCrop``; SSD.TensorFlow ``ssd_random_sample_patch``. All trials of a sampler are drawn and judged at once, which gives
+the same law as one after the other: the first that fits counts.
 """
 
 from __future__ import annotations
@@ -18,14 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any, Literal
+from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ssdconv.errors import UsageError
-from ssdconv.train.augment.fill import Colour
 from ssdconv.train.augment.photometric import draw_changes
 from ssdconv.train.augment.spec import (
     AugmentSpec,
@@ -254,15 +247,6 @@ def draw_expand(expand: Expand, size: tuple[int, int], rng: np.random.Generator)
         free = np.asarray(size) * ratio - np.asarray(size)
     drawn = rng.random(2) * free
     return Place(int(drawn[0]), int(drawn[1]), width, height)
-
-
-def on_canvas(image: npt.NDArray[Any], place: Place, fill: Colour) -> npt.NDArray[Any]:
-    """The image on its canvas, of its own type; fills of byte images are rounded."""
-    bottom = place.height - place.top - image.shape[0]
-    right = place.width - place.left - image.shape[1]
-    return np.asarray(
-        cv2.copyMakeBorder(image, place.top, bottom, place.left, right, cv2.BORDER_CONSTANT, value=(*fill, 0.0))
-    )
 
 
 _ORDERS = tuple(

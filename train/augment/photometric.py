@@ -2,7 +2,9 @@
 
 Bytes (Caffe ``im_transforms.cpp``, ChainerCV ``random_distort``, jedol): every change maps each of the 256 values to one of
 256, so tables are exact. Floats: ssd.pytorch goes through OpenCV's float HSV once per image even if nothing there changes, which
-alters pixels that brightness has made negative; SSD.TensorFlow limits saturation and the result.
+alters pixels that brightness has made negative; SSD.TensorFlow limits saturation and the result. GluonCV's changes
+(``data/transforms/experimental/image.py``) are all affine in RGB, so one 3x4 matrix does them together: saturation mixes with the
+grey 0.299 R + 0.587 G + 0.114 B; hue turns I and Q by an angle between rounded NTSC matrices, not exact inverses of each other.
 """
 
 from __future__ import annotations
@@ -15,8 +17,41 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.train.augment import yiq
 from ssdconv.train.augment.spec import Change, Photometric
+
+_GREY = np.array([0.299, 0.587, 0.114])
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+_FROM_YIQ = np.array([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.107, 1.705]])
+
+
+def yiq_matrix(changes: Sequence[Change]) -> npt.NDArray[np.float64]:
+    """(3, 4): RGB and a one to changed RGB."""
+    whole = np.eye(3, 4)
+    for change in changes:
+        step, shift = np.eye(3), np.zeros(3)
+        if change.kind == "brightness":
+            shift[:] = change.value
+        elif change.kind == "contrast":
+            step *= change.value
+        elif change.kind == "saturation":
+            step = step * change.value + (1 - change.value) * np.tile(_GREY, (3, 1))
+        elif change.kind == "hue":
+            cosine, sine = np.cos(change.value * np.pi), np.sin(change.value * np.pi)
+            turn = np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
+            step = _FROM_YIQ @ turn @ _TO_YIQ
+        whole = step @ whole
+        whole[:, 3] += shift
+    return whole
+
+
+def in_yiq(image: npt.NDArray[Any], changes: Sequence[Change]) -> npt.NDArray[np.float32]:
+    """The changed BGR image in float32, not limited to 0..255."""
+    if not changes:
+        return image.astype(np.float32)
+    rgb = yiq_matrix(changes)
+    bgr = np.concatenate([rgb[::-1, 2::-1], rgb[::-1, 3:]], axis=1)
+    return np.asarray(cv2.transform(image.astype(np.float32), bgr.astype(np.float32)))
+
 
 Image = npt.NDArray[Any]
 _ORDERS = tuple(permutations((0, 1, 2)))
@@ -54,7 +89,7 @@ def apply_changes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec:
     """The changed image: uint8, or float32 with ``arithmetic`` ``float``."""
     if spec.arithmetic != "float":
         return in_bytes(image, changes, spec)
-    out = yiq.apply(image, changes) if spec.space == "yiq" else _in_floats(image.astype(np.float32), changes, spec)
+    out = in_yiq(image, changes) if spec.space == "yiq" else _in_floats(image.astype(np.float32), changes, spec)
     return np.clip(out, 0.0, 255.0) if spec.clip else out
 
 

@@ -1,9 +1,8 @@
-"""Augmentation as data: the stages of a recipe in its own order, with probabilities and ranges. Nothing here imports torch.
+"""Augmentation as data: a recipe's stages in its own order, and the plan that is drawn from them. Nothing here imports torch.
 
-What augmentation does to one image, drawn before a pixel is touched.
-
-A plan is a function of (spec, image size, objects, random numbers) alone. The faithful and the fast way carry out the same
-plan, so that boxes are the same and pixels can be laid side by side.
+A plan is what augmentation does to one image, drawn before a pixel is touched: a function of (spec, image size, objects, random
+numbers) alone. The faithful and the fast way carry out the same plan, so that boxes are the same and pixels can be laid side by
+side.
 """
 
 from __future__ import annotations
@@ -176,7 +175,6 @@ class AugmentSpec:
         flip: probability of mirroring.
         interpolations: one is drawn per image for the resize to the network's size.
         jpeg: re-encode to JPEG (quality 95) after distort, expand and crop, as Caffe does.
-        keep: which objects survive a crop (centre inside, in all sources).
         precision: of the pixels after the photometric stage and until the network's size.
         rounded: whether a ``float32`` image becomes bytes in the end: times 255.5/255 and cut off, as TensorFlow converts.
         retry: see there.
@@ -191,7 +189,6 @@ class AugmentSpec:
     flip: float = 0.5
     interpolations: tuple[Interpolation, ...] = ("linear", "area", "nearest", "cubic", "lanczos4")
     jpeg: bool = False
-    keep: Literal["centre"] = "centre"
     precision: Literal["uint8", "float32"] = "uint8"
     rounded: bool = False
     retry: Retry | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ssdconv.ssd_ref.config import Pixels
-from ssdconv.train.augment.draw import draw_expand, on_canvas
-from ssdconv.train.augment.fill import fill_value
+from ssdconv.train.augment.draw import draw_expand
+from ssdconv.train.augment.render import fill_value, on_canvas
 from ssdconv.train.augment.spec import Expand, Place
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssdconv.ssd_ref.preprocess import resize
-from ssdconv.train.augment.faithful import render
+from ssdconv.train.augment.render import render_faithful
 from ssdconv.train.augment.sources import CAFFE, CHAINER, SSD_PYTORCH, TENSORFLOW
 from ssdconv.train.augment.spec import AugmentSpec, Change, Place, Plan, Window
 
@@ -35,7 +35,7 @@ def by_hand(image: np.ndarray, flip_first: bool, code: int) -> np.ndarray:
 def test_caffe() -> None:
     bright = cv2.addWeighted(PICTURE, 1.0, PICTURE, 0.0, 20.4)
     spec = replace(CAFFE, jpeg=False)
-    got = render(PICTURE, PLAN, spec, (50, 60), FILL)
+    got = render_faithful(PICTURE, PLAN, spec, (50, 60), FILL)
     assert got.dtype == np.uint8 and np.array_equal(got, by_hand(bright, False, cv2.INTER_LINEAR))
 
 
@@ -45,7 +45,7 @@ def test_interpolations(interpolation: Any) -> None:
             "lanczos4": cv2.INTER_LANCZOS4}[interpolation]  # fmt: skip
     plan = replace(PLAN, interpolation=interpolation, changes=())
     assert np.array_equal(
-        render(PICTURE, plan, replace(CAFFE, jpeg=False), (50, 60), FILL), by_hand(PICTURE, False, code)
+        render_faithful(PICTURE, plan, replace(CAFFE, jpeg=False), (50, 60), FILL), by_hand(PICTURE, False, code)
     )
 
 
@@ -58,25 +58,25 @@ def test_jpeg_after_every_stage() -> None:
     canvas[10:85, 30:130] = again(cv2.addWeighted(PICTURE, 1.0, PICTURE, 0.0, 20.4))
     part = again(np.ascontiguousarray(again(canvas)[5:95, 20:140]))
     wanted = cv2.resize(part, (60, 50), interpolation=cv2.INTER_LINEAR)[:, ::-1]
-    assert np.array_equal(render(PICTURE, PLAN, CAFFE, (50, 60), FILL), wanted)
-    assert not np.array_equal(wanted, render(PICTURE, PLAN, replace(CAFFE, jpeg=False), (50, 60), FILL))
+    assert np.array_equal(render_faithful(PICTURE, PLAN, CAFFE, (50, 60), FILL), wanted)
+    assert not np.array_equal(wanted, render_faithful(PICTURE, PLAN, replace(CAFFE, jpeg=False), (50, 60), FILL))
 
 
 def test_chainers_floats_are_not_rounded() -> None:
-    got = render(PICTURE, PLAN, CHAINER, (50, 60), FILL)
+    got = render_faithful(PICTURE, PLAN, CHAINER, (50, 60), FILL)
     bright = np.clip(PICTURE.astype(float) + 20.4, 0, 255).astype(np.uint8).astype(np.float32)
     assert got.dtype == np.float32 and np.allclose(got, by_hand(bright, False, cv2.INTER_LINEAR), atol=1e-4)
 
 
 def test_ssd_pytorch_flips_before_the_resize() -> None:
-    got = render(PICTURE, PLAN, SSD_PYTORCH, (50, 60), FILL)
+    got = render_faithful(PICTURE, PLAN, SSD_PYTORCH, (50, 60), FILL)
     wanted = by_hand(PICTURE.astype(np.float32) + np.float32(20.4), True, cv2.INTER_LINEAR)
     assert got.dtype == np.float32 and np.allclose(got, wanted, atol=1e-4)
 
 
 def test_tensorflows_grid_and_bytes() -> None:
     plan = replace(PLAN, place=None, window=None, flip=False, changes=(), interpolation="tf1_linear")
-    got = render(PICTURE, plan, TENSORFLOW, (50, 60), FILL)
+    got = render_faithful(PICTURE, plan, TENSORFLOW, (50, 60), FILL)
     wanted = np.floor(resize(PICTURE, (50, 60), "tf1_bilinear") / 255 * 255.5 + 1e-4)
     assert got.dtype == np.uint8 and np.abs(got - wanted).max() <= 1 and (got == wanted).mean() > 0.99
     assert not np.array_equal(got, cv2.resize(PICTURE, (60, 50)))
@@ -84,4 +84,4 @@ def test_tensorflows_grid_and_bytes() -> None:
 
 def test_stages_that_are_not_named_do_not_happen() -> None:
     spec = AugmentSpec(stages=("resize",))
-    assert np.array_equal(render(PICTURE, PLAN, spec, (50, 60), FILL), cv2.resize(PICTURE, (60, 50)))
+    assert np.array_equal(render_faithful(PICTURE, PLAN, spec, (50, 60), FILL), cv2.resize(PICTURE, (60, 50)))

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ssdconv.train.augment import faithful, fast
 from ssdconv.train.augment.draw import draw
+from ssdconv.train.augment.render import render_faithful, render_fast
 from ssdconv.train.augment.sources import CAFFE, SOURCES
 from ssdconv.train.augment.spec import AugmentSpec, Change, Crop, Expand, Photometric, Place, Plan, Window
 
@@ -37,8 +37,8 @@ PHOTO = photo()
 
 def difference(plan: Plan, spec: AugmentSpec = PLAIN) -> float:
     """Mean absolute difference of the two ways in levels."""
-    first = np.clip(faithful.render(PHOTO, plan, spec, SIZE, FILL), 0, 255).astype(np.float64)
-    second = fast.render(PHOTO, plan, spec, SIZE, FILL)
+    first = np.clip(render_faithful(PHOTO, plan, spec, SIZE, FILL), 0, 255).astype(np.float64)
+    second = render_fast(PHOTO, plan, spec, SIZE, FILL)
     assert second.dtype == np.uint8 and second.shape == first.shape and second.flags.c_contiguous
     return float(np.abs(first - second).mean())
 
@@ -66,20 +66,20 @@ def test_half_a_pixel_would_be_noticed() -> None:
     """The bounds above are tight enough: the image moved by one canvas pixel in ten makes a difference."""
     plan = Plan((), Place(307, 210, 1203, 902), None, False, "linear", NONE, NOTHING)
     moved = replace(plan, place=Place(313, 210, 1203, 902))
-    exact = faithful.render(PHOTO, plan, PLAIN, SIZE, FILL).astype(float)
-    assert np.abs(exact - fast.render(PHOTO, moved, PLAIN, SIZE, FILL)).mean() > 2 * difference(plan)
+    exact = render_faithful(PHOTO, plan, PLAIN, SIZE, FILL).astype(float)
+    assert np.abs(exact - render_fast(PHOTO, moved, PLAIN, SIZE, FILL)).mean() > 2 * difference(plan)
 
 
 def test_a_window_beside_the_image_is_all_canvas() -> None:
     plan = Plan(
         (Change("brightness", 30.0),), Place(0, 0, 1200, 900), Window(600, 400, 300, 200), True, "area", NONE, NOTHING
     )
-    assert (fast.render(PHOTO, plan, PLAIN, SIZE, FILL) == np.array(FILL)).all()
+    assert (render_fast(PHOTO, plan, PLAIN, SIZE, FILL) == np.array(FILL)).all()
 
 
 def test_colour_changes_leave_the_canvas_alone() -> None:
     plan = Plan((Change("brightness", 30.0),), Place(400, 300, 1000, 750), None, False, "linear", NONE, NOTHING)
-    out = fast.render(PHOTO, plan, PLAIN, SIZE, FILL)
+    out = render_fast(PHOTO, plan, PLAIN, SIZE, FILL)
     assert (out[:30] == np.array(FILL)).all() and (out[:, :30] == np.array(FILL)).all()
 
 
@@ -102,7 +102,7 @@ def test_colours(name: str, changes: tuple[Change, ...]) -> None:
     untouched = replace(plan, changes=())
     assert (
         np.abs(
-            fast.render(PHOTO, plan, spec, SIZE, FILL).astype(int) - fast.render(PHOTO, untouched, spec, SIZE, FILL)
+            render_fast(PHOTO, plan, spec, SIZE, FILL).astype(int) - render_fast(PHOTO, untouched, spec, SIZE, FILL)
         ).mean()
         > 5
     )
@@ -124,8 +124,8 @@ def test_small_and_odd_images() -> None:
         objects = np.array([[0.0, 0.0, width, height]])
         for seed in range(40):
             plan = draw(PLAIN, (width, height), objects, np.random.default_rng(seed))
-            for way in (fast, faithful):
-                assert way.render(image, plan, PLAIN, SIZE, FILL).shape == (*SIZE, 3)
+            for way in (render_fast, render_faithful):
+                assert way(image, plan, PLAIN, SIZE, FILL).shape == (*SIZE, 3)
 
 
 def features(spec: AugmentSpec, way: Any, seed: int) -> dict[str, np.ndarray]:
@@ -145,8 +145,8 @@ def features(spec: AugmentSpec, way: Any, seed: int) -> dict[str, np.ndarray]:
         ratio.append(canvas.width / 500)
         seen.append(size.prod() / (500 * 375))
         overlap.append(inside / (size.prod() + (box[2:] - box[:2]).prod() - inside))
-    images = [way.render(PHOTO, plan, spec, SIZE, FILL) for plan in plans[:PIXELS]]
-    flat = [way.render(PHOTO, replace(p, place=None, window=None), spec, SIZE, FILL) for p in plans[: 2 * PIXELS]]
+    images = [way(PHOTO, plan, spec, SIZE, FILL) for plan in plans[:PIXELS]]
+    flat = [way(PHOTO, replace(p, place=None, window=None), spec, SIZE, FILL) for p in plans[: 2 * PIXELS]]
     return {
         "canvas": np.array(ratio),
         "area": np.array(seen),
@@ -177,11 +177,11 @@ def bound(first: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, np.ndarray]:
-    return features(PLAIN, faithful, 100)
+    return features(PLAIN, render_faithful, 100)
 
 
 def test_distributions_are_the_faithful_ones(reference: dict[str, np.ndarray]) -> None:
-    other = features(PLAIN, fast, 200)
+    other = features(PLAIN, render_fast, 200)
     for name, values in reference.items():
         assert distance(values, other[name]) < bound(values), name
 
@@ -200,5 +200,5 @@ def test_distributions_are_the_faithful_ones(reference: dict[str, np.ndarray]) -
     ],
 )
 def test_a_changed_range_is_noticed(reference: dict[str, np.ndarray], change: dict[str, Any], noticed: str) -> None:
-    other = features(replace(PLAIN, **change), fast, 200)
+    other = features(replace(PLAIN, **change), render_fast, 200)
     assert distance(reference[noticed], other[noticed]) > bound(reference[noticed])
