@@ -37,12 +37,12 @@ from torch import Tensor
 
 from ssdconv.ssd_ref.boxes import decode, iou_matrix
 from ssdconv.ssd_ref.cells import caffe_cells
-from ssdconv.ssd_ref.config import DetectRule, PriorMap
+from ssdconv.ssd_ref.config import Postprocess, PriorMap
 from ssdconv.ssd_ref.postprocess import detect_with
 from ssdconv.ssd_ref.priors import Priors
 
 CLASSES = 21
-RULE = DetectRule()
+RULE = Postprocess()
 
 NMS_C = """
 int nms(const float *b, int n, float limit, long long *kept) {

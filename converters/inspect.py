@@ -22,7 +22,7 @@ from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.spec import Input, Spec
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, SsdconvError
-from ssdconv.ssd_ref.config import Backbone, DetectRule, Pixels, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import Backbone, Postprocess, Preprocess, PriorMap, SSDConfig
 from ssdconv.ssd_ref.containers import check_provenance
 from ssdconv.ssd_ref.evidence import INDEPENDENT, Claim, Link, from_plain, of_link, to_plain
 from ssdconv.ssd_ref.evidence import lines as claim_lines
@@ -298,7 +298,7 @@ def _lines(path: Path, plan: Plan, untold: bool) -> Iterator[str]:
         yield EXAMPLE.format(count=f"{_boxes(plan):,}")
     rule = config.detect
     shown = {name: getattr(rule, name) for name in RULE}
-    shown |= {n: v for n in DetectRule.__dataclass_fields__ if (v := getattr(rule, n)) != getattr(DetectRule(), n)}
+    shown |= {n: v for n in Postprocess.__dataclass_fields__ if (v := getattr(rule, n)) != getattr(Postprocess(), n)}
     shown.pop("share_location", None)
     yield from _section("detection rule", plan, {k: "none" if v is None else v for k, v in shown.items()}, "detection")
     yield from _comment("classes", plan)
@@ -329,7 +329,7 @@ def _comment(link: Link, plan: Plan) -> Iterator[str]:
         yield f"# {claim}"
 
 
-def _pixels(pixels: Pixels) -> dict[str, Any]:
+def _pixels(pixels: Preprocess) -> dict[str, Any]:
     mean, std = (v[0] if len(set(v)) == 1 else v for v in (pixels.mean, pixels.std))
     values = {"order": pixels.order, "mean": mean, "std": std, "unit": pixels.unit, "scale": pixels.scale}
     return values | {"resize": pixels.resize}

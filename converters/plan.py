@@ -23,7 +23,7 @@ from ssdconv.converters.spec import Spec, SpecDetection, SpecPixels, prior_maps
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.classes import BACKGROUND, COCO, VOC
-from ssdconv.ssd_ref.config import Pixels, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import Preprocess, PriorMap, SSDConfig
 from ssdconv.ssd_ref.evidence import (
     INDEPENDENT,
     INPUT_GIVEN,
@@ -321,7 +321,7 @@ class _Work:
         if given.resize is not UNSET:
             new = replace(new, resize=given.resize)
         named = [name for name in NORMAL if getattr(given, name) is not UNSET]
-        plain = Pixels(own.size, own.order)
+        plain = Preprocess(own.size, own.order)
         if named and not _same_pixels(new, own):
             mine, theirs = _formula(new), _formula(own)
             if stated:
@@ -461,12 +461,12 @@ def _normalisation(given: SpecPixels, channels: int, where: str) -> Iterator[tup
         yield name, value
 
 
-def _same_pixels(a: Pixels, b: Pixels) -> bool:
+def _same_pixels(a: Preprocess, b: Preprocess) -> bool:
     pairs = [zip(x, y, strict=True) for x, y in zip(raw_pixels(a), raw_pixels(b), strict=True)]
     return all(math.isclose(x, y, rel_tol=1e-6) for pair in pairs for x, y in pair)
 
 
-def _formula(pixels: Pixels) -> str:
+def _formula(pixels: Preprocess) -> str:
     mean, std = (f"{v[0]:g}" if len(set(v)) == 1 else _text(v) for v in (pixels.mean, pixels.std))
     scaled = f" * {pixels.scale:g}" if pixels.scale != 1 else ""
     return f"({'x' if pixels.unit == 1 else f'x / {pixels.unit:g}'} - {mean}) / {std}{scaled}"

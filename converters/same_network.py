@@ -21,7 +21,7 @@ import numpy as np
 from ssdconv.converters.tensors import Array, flip_channels
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import UNITS, ScaleSpec
-from ssdconv.ssd_ref.config import ConvSpec, Pixels, SSDConfig
+from ssdconv.ssd_ref.config import ConvSpec, Preprocess, SSDConfig
 
 FIRST_LAYER = "backbone.conv1_1.conv.weight"
 """The reference tensor whose input channels are the image's."""
@@ -77,7 +77,7 @@ def check_pixels(config: SSDConfig, mean: Sequence[float], source: str) -> None:
         )
 
 
-def raw_pixels(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def raw_pixels(pixels: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Factor and mean per channel on pixels of 0..255: the input is ``(x - mean) * factor``."""
     factors = tuple(pixels.scale / (pixels.unit * s) for s in pixels.std)
     return factors, tuple(m * pixels.unit for m in pixels.mean)

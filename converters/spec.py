@@ -53,7 +53,7 @@ class Input(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SpecPixels(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How an image becomes the input: ``((x / unit) - mean) / std * scale``, fields as in ``config.Pixels``.
+    """How an image becomes the input: ``((x / unit) - mean) / std * scale``, fields as in ``config.Preprocess``.
 
     ``mean`` and ``std`` are one number, or one per channel in ``order``.
     """
@@ -111,7 +111,7 @@ class SpecPriors(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 
 class SpecDetection(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """From heads to detections: what loc holds, then fields of ``config.DetectRule``.
+    """From heads to detections: what loc holds, then fields of ``config.Postprocess``.
 
     ``boxes`` ``offsets`` are decoded against the priors; ``corners`` are boxes already, xmin, ymin, xmax, ymax as fractions of
     the image, ``pixel_corners`` the same in pixels of the input: these need no priors. ``background`` is a class' index or "none".

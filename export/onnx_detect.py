@@ -1,4 +1,4 @@
-"""From raw heads to detections inside an ONNX graph, by the network's own rule (``config.DetectRule``).
+"""From raw heads to detections inside an ONNX graph, by the network's own rule (``config.Postprocess``).
 
 Standard operators only; the steps are those of ``ssd_ref.detect``, in its order, with the same rules for ties:
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.config import DetectRule, SSDConfig
+from ssdconv.ssd_ref.config import Postprocess, SSDConfig
 from ssdconv.ssd_ref.priors import Priors
 
 
@@ -172,7 +172,7 @@ def _boxes(n: Nodes, config: SSDConfig, classes: list[int]) -> str:
     return boxes
 
 
-def _large_only(n: Nodes, scores: str, boxes: str, rule: DetectRule) -> str:
+def _large_only(n: Nodes, scores: str, boxes: str, rule: Postprocess) -> str:
     """Scores without those of boxes that are too small."""
     low, high = n.several(2, "Split", boxes, n.ints(2, 2), axis=-1)
     smaller = n("ReduceMin", n("Sub", high, low), n.ints(-1), keepdims=0)
@@ -215,7 +215,7 @@ def _candidates(n: Nodes, scores: str, boxes: str, config: SSDConfig, classes: i
 
 
 def _rows(
-    n: Nodes, chosen: str, scores: str, boxes: str, per_image: int, classes: list[int], rule: DetectRule
+    n: Nodes, chosen: str, scores: str, boxes: str, per_image: int, classes: list[int], rule: Postprocess
 ) -> list[str]:
     """Image (M,), label (M,), score (M,) and box (M, 4) of what NMS chose, by image and class."""
     batch, group, _ = n.several(3, "Split", chosen, n.ints(1, 1, 1), axis=1)

@@ -4,7 +4,7 @@ A config holds everything that detection needs besides the tensors: pixels, laye
 It is what travels inside a checkpoint, so every field is plain data and nothing here imports torch.
 
 Conventions, for every source: OIHW kernels, Caffe's anchor order within a cell (min, sqrt(min*max), 2, 1/2, 3, 1/3),
-loc as (dx, dy, dw, dh), boxes as xyxy, background = class 0 unless ``DetectRule.background`` is None.
+loc as (dx, dy, dw, dh), boxes as xyxy, background = class 0 unless ``Postprocess.background`` is None.
 
 What a config may say at all: bounds of every number, whoever made it. Whether heads and priors fit is the network's own check.
 
@@ -34,7 +34,7 @@ Resize = Literal[
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Preprocess:
     """How an image becomes the input tensor: ``((x / unit) - mean) / std * scale`` after the resize.
 
     Attributes:
@@ -285,7 +285,7 @@ class PriorMap:
 
 
 @dataclass(frozen=True)
-class DetectRule:
+class Postprocess:
     """From heads to detections, as the source does it.
 
     Attributes:
@@ -351,9 +351,9 @@ class SSDConfig:
     name: str
     source: str
     num_classes: int
-    pixels: Pixels
+    pixels: Preprocess
     priors: tuple[PriorMap, ...]
-    detect: DetectRule
+    detect: Postprocess
     class_names: tuple[str, ...] = ()
     staged: Staged | None = None
     graph: Graph | None = None

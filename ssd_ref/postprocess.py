@@ -1,4 +1,4 @@
-"""From raw heads to detections, by the rule of the source (``DetectRule``), batched over images and classes.
+"""From raw heads to detections, by the rule of the source (``Postprocess``), batched over images and classes.
 
 Order of work, shared by all sources: scores, score test, candidates kept before NMS, decoding, NMS per class, limits
 after NMS. Candidates are compacted right after the score test, so the cost follows their number and not the number of
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.boxes import decode
-from ssdconv.ssd_ref.config import DetectRule, PriorMap
+from ssdconv.ssd_ref.config import Postprocess, PriorMap
 from ssdconv.ssd_ref.nms import adaptive_nms_mask, margin_nms_mask, nms_mask
 from ssdconv.ssd_ref.priors import Priors
 
@@ -107,7 +107,7 @@ _NAN_HINT = "weights that are not numbers do this: ssdconv inspect names them"
 
 
 def detect(
-    loc: Tensor, conf: Tensor, maps: Sequence[PriorMap], image_size: tuple[int, int], rule: DetectRule
+    loc: Tensor, conf: Tensor, maps: Sequence[PriorMap], image_size: tuple[int, int], rule: Postprocess
 ) -> list[Detections]:
     """Raw heads to detections per image, with the priors of a config.
 
@@ -128,7 +128,7 @@ def detect(
     return detect_with(loc, conf, Priors.of(maps, image_size, conf.dtype, conf.device), rule)
 
 
-def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> list[Detections]:
+def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: Postprocess) -> list[Detections]:
     """``detect`` with the priors given as tensors; see there."""
     if not len(conf):
         return []
@@ -140,7 +140,7 @@ def detect_with(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> 
     return [Detections(*(field[:most].clone() for field in entry)) for entry in zip(*parts, strict=True)]
 
 
-def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> tuple[tuple[Tensor, ...], list[int]]:
+def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: Postprocess) -> tuple[tuple[Tensor, ...], list[int]]:
     """Boxes, labels, scores, priors after NMS, images one after the other and best first; and how many each has."""
     loc = _checked_loc(loc, conf, priors, rule)
     images, count, classes = conf.shape
@@ -199,7 +199,7 @@ def _best_class(scores: Tensor, background: int | None) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, objects.argmax(-1, keepdim=True), True)
 
 
-def _checked_loc(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) -> Tensor:
+def _checked_loc(loc: Tensor, conf: Tensor, priors: Priors, rule: Postprocess) -> Tensor:
     """loc as (N, P, 1 or C, 4), after checking shapes and that conf holds numbers."""
     if conf.dim() != 3 or conf.shape[1] != len(priors):
         raise FormatError("conf does not fit the priors", expected=f"(N, {len(priors)}, C)", got=tuple(conf.shape))
@@ -217,7 +217,7 @@ def _checked_loc(loc: Tensor, conf: Tensor, priors: Priors, rule: DetectRule) ->
     return loc.reshape(images, count, boxes, 4)
 
 
-def _boxes(loc: Tensor, priors: Priors, rule: DetectRule, place: Tensor, classes: int) -> Tensor:
+def _boxes(loc: Tensor, priors: Priors, rule: Postprocess, place: Tensor, classes: int) -> Tensor:
     """Decoded boxes (M, 4) of the candidates, clipped where the rule clips before NMS."""
     cell = place // classes
     chosen = loc.reshape(-1, 4)[cell if rule.share_location else place]
@@ -249,7 +249,7 @@ def _rank(key: Tensor, keys: int) -> tuple[Tensor, Tensor]:
     return counts, torch.arange(len(key), device=key.device) - (counts.cumsum(0) - counts)[key]
 
 
-def _nms(boxes: Tensor, group: Tensor, rank: Tensor, counts: Tensor, rule: DetectRule) -> Tensor:
+def _nms(boxes: Tensor, group: Tensor, rank: Tensor, counts: Tensor, rule: Postprocess) -> Tensor:
     """Indices (n,) of the candidates that NMS leaves.
 
     A group is a class of an image; candidate m is the ``rank[m]``-th best of ``group[m]``, which has ``counts[group]``.

@@ -1,7 +1,7 @@
 """From image files, arrays or PIL images to the input tensor, as the source prepares it.
 
 THE CHANNEL ORDER OF ARRAYS IS BGR, as OpenCV reads and writes them, whatever order the network wants: ``prepare`` turns
-BGR into ``Pixels.order`` itself. Pass ``array_order="RGB"`` for RGB arrays. Files and PIL images carry their own order. Files are read by
+BGR into ``Preprocess.order`` itself. Pass ``array_order="RGB"`` for RGB arrays. Files and PIL images carry their own order. Files are read by
 ``image_file.read_image``, EXIF orientation applied; PIL images are taken as they are.
 
 The resize rules of the sources, each as the source computes it. All warp: the aspect ratio is not kept.
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ssdconv.errors import FormatError, MissingError, UsageError
-from ssdconv.ssd_ref.config import Pixels, Resize
+from ssdconv.ssd_ref.config import Preprocess, Resize
 from ssdconv.ssd_ref.image_file import read_image
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ Order = Literal["BGR", "RGB"]
 _PIL_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
 
 
-def prepare(images: ImageLike | Iterable[ImageLike], pixels: Pixels, array_order: Order = "BGR") -> Tensor:
+def prepare(images: ImageLike | Iterable[ImageLike], pixels: Preprocess, array_order: Order = "BGR") -> Tensor:
     """Images to the network's input: resize, then ``((x / unit) - mean) / std * scale`` in float32, in this order of
     operations; steps that change nothing are skipped.
 
@@ -168,7 +168,7 @@ def prepare(images: ImageLike | Iterable[ImageLike], pixels: Pixels, array_order
     return batch
 
 
-def ordered(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[Any]:
+def ordered(image: npt.NDArray[Any], pixels: Preprocess) -> npt.NDArray[Any]:
     """A BGR image (H, W, 3), bytes or float32, with the channels that the network reads: (H, W, 3), or (H, W, 1) for GRAY.
 
     Grey is OpenCV's BGR2GRAY (0.114 B + 0.587 G + 0.299 R, bytes rounded), made before the resize, as a picture that is read
@@ -180,7 +180,7 @@ def ordered(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[Any]:
     return image[..., ::-1] if pixels.order == "RGB" else image
 
 
-def normalise(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
+def normalise(image: npt.NDArray[Any], pixels: Preprocess) -> npt.NDArray[np.float32]:
     """``((x / unit) - mean) / std * scale`` in float32 on (H, W, channels) already resized, channels in ``pixels.order``."""
     out = image.astype(np.float32)
     if pixels.unit != 1:

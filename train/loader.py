@@ -26,7 +26,7 @@ from torch import Tensor
 from ssdconv.data.images import record_image
 from ssdconv.data.records import Dataset, EmptySetError, Record
 from ssdconv.errors import SsdconvError, UsageError
-from ssdconv.ssd_ref.config import Pixels, SSDConfig
+from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 from ssdconv.ssd_ref.preprocess import normalise, ordered
 from ssdconv.train.augment.draw import check, draw
 from ssdconv.train.augment.render import fill_value, render_faithful, render_fast
@@ -264,7 +264,7 @@ class Batch:
     indices: tuple[int, ...]
 
 
-def network_input(images: Tensor, pixels: Pixels) -> Tensor:
+def network_input(images: Tensor, pixels: Preprocess) -> Tensor:
     """Raw images to the network's input on their own device.
 
     Args:
@@ -397,7 +397,7 @@ def _make(training_set: TrainingSet, index: int, epoch: int, raw: bool) -> Sampl
     return Sample(_ready(sample.image, training_set.config.pixels), sample.boxes, sample.labels, sample.keep)
 
 
-def _ready(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
+def _ready(image: npt.NDArray[Any], pixels: Preprocess) -> npt.NDArray[np.float32]:
     """(height, width, 3) BGR -> (channels, height, width) float32 as the network wants it.
 
     Bytes go through a table of what ``normalise`` makes of each of them, which is the same to the last bit and quicker.
@@ -413,7 +413,7 @@ def _ready(image: npt.NDArray[Any], pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 @lru_cache(maxsize=8)
-def _tables(pixels: Pixels) -> npt.NDArray[np.float32]:
+def _tables(pixels: Preprocess) -> npt.NDArray[np.float32]:
     """(channels, 256) the network's input for each byte, channels in ``pixels.order``."""
     every = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], pixels.channels, axis=2)
     return np.ascontiguousarray(normalise(every, pixels)[:, 0].T)

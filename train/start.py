@@ -22,7 +22,7 @@ from ssdconv.ssd_ref.caffe_layers.names import CONVOLUTIONS, module_name
 from ssdconv.ssd_ref.caffe_layers.normalization import Normalize
 from ssdconv.ssd_ref.caffe_layers.registry import LAYERS, CaffeLayer
 from ssdconv.ssd_ref.classes import BACKGROUND
-from ssdconv.ssd_ref.config import DetectRule, Graph, LayerSpec, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, SSDConfig
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.train.optimizer import named_roles
@@ -198,7 +198,7 @@ def check_trainable(config: SSDConfig) -> None:
     wanted = replace(rule, activation="softmax", background=0, share_location=True, code="center_size")
     wanted = replace(wanted, variance_encoded=False)
     if rule != wanted:
-        names = [n for n in DetectRule.__dataclass_fields__ if getattr(rule, n) != getattr(wanted, n)]
+        names = [n for n in Postprocess.__dataclass_fields__ if getattr(rule, n) != getattr(wanted, n)]
         raise UsageError(
             "this network cannot be trained with the loss of SSD",
             where=config.name,

@@ -29,7 +29,7 @@ from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
 from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.caffe_layers.views import joined_axis
 from ssdconv.ssd_ref.classes import names_for
-from ssdconv.ssd_ref.config import Graph, LayerSpec, Pixels, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Preprocess, PriorMap, SSDConfig
 from ssdconv.ssd_ref.evidence import INPUT_GIVEN, PRIORS_UNTOLD, Notice
 from ssdconv.ssd_ref.networks.caffe import NETWORKS
 
@@ -389,6 +389,6 @@ def same_boxes(mine: Sequence[PriorMap], theirs: Sequence[PriorMap]) -> bool:
     return True
 
 
-def tells_nothing(pixels: Pixels) -> bool:
+def tells_nothing(pixels: Preprocess) -> bool:
     """Whether a net definition left mean and scale unsaid."""
-    return pixels == Pixels(pixels.size, "GRAY" if pixels.channels == 1 else "BGR")
+    return pixels == Preprocess(pixels.size, "GRAY" if pixels.channels == 1 else "BGR")

@@ -29,7 +29,7 @@ from ssdconv.converters.caffe.rule import (
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.caffe_layers.memory import Memory
 from ssdconv.ssd_ref.caffe_layers.names import blob_names
-from ssdconv.ssd_ref.config import DetectRule, LayerSpec
+from ssdconv.ssd_ref.config import LayerSpec, Postprocess
 from ssdconv.ssd_ref.evidence import RULE_ASSUMED, Notice
 
 INPUT = -1
@@ -242,7 +242,7 @@ def find(wiring: Wiring, shapes: Callable[[], dict[str, Shape]], *, raw: bool = 
     parts = _raw(wiring, conf) if raw else _as_given(wiring, conf)
     activation = parts[0]
     background = None if activation == "sigmoid" else 0
-    rule = DetectRule(activation=activation, background=background)
+    rule = Postprocess(activation=activation, background=background)
     text = f"the background class is not told: {'none' if background is None else 'class 0'} is assumed"
     unsure = Notice(RULE_ASSUMED, text)
     ends = tuple(value for value in (loc, conf, priors2) if value is not None)
@@ -425,7 +425,7 @@ def _stored_statistics(spec: LayerSpec, warnings: list[str]) -> LayerSpec:
 
 
 def standard_tail(
-    loc: str, conf: str, priors: str, num_classes: int, rule: DetectRule, taken: Iterable[str]
+    loc: str, conf: str, priors: str, num_classes: int, rule: Postprocess, taken: Iterable[str]
 ) -> tuple[LayerSpec, ...]:
     """Reshape to (N, P, C), softmax or sigmoid, Flatten and DetectionOutput, under the names that SSD gives them.
 

@@ -1,4 +1,4 @@
-"""DetectionOutput and MultiBoxLoss parameters as a ``DetectRule``, and back.
+"""DetectionOutput and MultiBoxLoss parameters as a ``Postprocess``, and back.
 
 A config's priors and detection rule as the parameters of Caffe's PriorBox and DetectionOutput layers.
 
@@ -17,7 +17,7 @@ from ssdconv.converters.caffe.net import CaffeLayer, Shape, short_float
 from ssdconv.errors import FormatError, MappingError
 from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
 from ssdconv.ssd_ref.cells import caffe_cells
-from ssdconv.ssd_ref.config import DetectRule, LayerSpec, Pixels, PriorMap
+from ssdconv.ssd_ref.config import LayerSpec, Postprocess, Preprocess, PriorMap
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PIXELS_RESIZE, RULE_ASSUMED, Notice
 
 
@@ -55,7 +55,7 @@ def prior_box(priors: PriorMap) -> dict[str, Any]:
     return params
 
 
-def detection_output(classes: int, rule: DetectRule) -> dict[str, Any]:
+def detection_output(classes: int, rule: Postprocess) -> dict[str, Any]:
     """``detection_output_param`` for a rule; what Caffe has no word for is left out."""
     params: dict[str, Any] = {
         "num_classes": classes,
@@ -87,7 +87,7 @@ LOWEST = -3.4028234663852886e38
 class Told:
     """What the detection layer tells: the rule, the class count (0 if unknown), and what had to be assumed."""
 
-    rule: DetectRule
+    rule: Postprocess
     num_classes: int
     warnings: tuple[str, ...] = ()
 
@@ -104,7 +104,7 @@ def told_by_detection_output(spec: LayerSpec, activation: Activation) -> Told:
     overlap, eta = nms.number("nms_threshold", 0.3), nms.number("eta", 1.0)
     if overlap < 0 or not 0 < eta <= 1:
         raise p.fail("nms_param is out of range", expected="nms_threshold >= 0, 0 < eta <= 1", got=(overlap, eta))
-    rule = DetectRule(
+    rule = Postprocess(
         activation=activation,
         background=_background(p),
         score_threshold=threshold if threshold == LOWEST else short_float(threshold),
@@ -128,7 +128,7 @@ def told_by_loss(spec: LayerSpec) -> Told:
     """
     p = Params(spec.params, f"layer {spec.name!r} ({spec.type})")
     kinds: dict[str, Activation] = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
-    rule = DetectRule(
+    rule = Postprocess(
         activation=kinds[p.choice("conf_loss_type", "SOFTMAX", tuple(kinds))],
         background=_background(p),
         code=CODES[p.choice("code_type", "CORNER", tuple(CODES))],
@@ -138,7 +138,7 @@ def told_by_loss(spec: LayerSpec) -> Told:
     return Told(rule, _classes(p), (assumed(rule),))
 
 
-def assumed(rule: DetectRule) -> Notice:
+def assumed(rule: Postprocess) -> Notice:
     """The warning that thresholds are not the source's."""
     return Notice(
         RULE_ASSUMED,
@@ -147,7 +147,7 @@ def assumed(rule: DetectRule) -> Notice:
     )
 
 
-def output_params(num_classes: int, rule: DetectRule) -> dict[str, Any]:
+def output_params(num_classes: int, rule: Postprocess) -> dict[str, Any]:
     """``detection_output_param`` that says ``rule``."""
     params = detection_output(num_classes, rule)
     return {**params, "clip": True} if rule.clip == "before_nms" else params
@@ -264,7 +264,7 @@ def channels_told(data: Iterable[CaffeLayer]) -> int:
     return 0
 
 
-def pixels(size: tuple[int, int], data: Iterable[CaffeLayer], channels: int = 3) -> tuple[Pixels, tuple[str, ...]]:
+def pixels(size: tuple[int, int], data: Iterable[CaffeLayer], channels: int = 3) -> tuple[Preprocess, tuple[str, ...]]:
     """Pixels (BGR as OpenCV reads them, or grey) and what had to be assumed.
 
     The mean is ``mean_value`` (one, or one per channel: blue, green, red), the scale ``scale``; Caffe subtracts first, then multiplies.
@@ -292,9 +292,11 @@ def pixels(size: tuple[int, int], data: Iterable[CaffeLayer], channels: int = 3)
         if mode != "WARP":
             text = f"the net was fed with resize_mode {mode}; images are warped to the input size instead"
             warnings.append(Notice(PIXELS_RESIZE, text))
-        return Pixels(size, order, mean, (1.0,) * channels, scale=short_float(p.number("scale", 1.0))), tuple(warnings)
+        return Preprocess(size, order, mean, (1.0,) * channels, scale=short_float(p.number("scale", 1.0))), tuple(
+            warnings
+        )
     untold = "the net does not tell its pixel mean and scale: mean 0 and scale 1 are assumed"
-    return Pixels(size, order), (Notice(PIXELS_ASSUMED, untold),)
+    return Preprocess(size, order), (Notice(PIXELS_ASSUMED, untold),)
 
 
 def _transform(layer: CaffeLayer) -> Params:

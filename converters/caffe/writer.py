@@ -25,7 +25,7 @@ from ssdconv.converters.protobuf_wire import LEN, VARINT, encode_varint
 from ssdconv.errors import MappingError, OutputError
 from ssdconv.ssd_ref.backbones.plain import UNITS, PoolSpec, ScaleSpec
 from ssdconv.ssd_ref.caffe_layers.names import module_name
-from ssdconv.ssd_ref.config import ConvSpec, DetectRule, L2NormSpec, SSDConfig, Staged
+from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, Postprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.files import atomic_path
 
 MAX_MESSAGE = 2**31 - 1  # what protobuf can read
@@ -317,7 +317,7 @@ class _Emitter:
         yield from _scores(classes, self.config.detect)
 
 
-def _scores(classes: int, rule: DetectRule) -> Iterator[Emitted]:
+def _scores(classes: int, rule: Postprocess) -> Iterator[Emitted]:
     shape = {"reshape_param": {"shape": {"dim": [0, -1, classes]}}}
     yield Emitted(CaffeLayer("mbox_conf_reshape", "Reshape", ("mbox_conf",), ("mbox_conf_reshape",), shape))
     kind = {"softmax": "Softmax", "sigmoid": "Sigmoid"}.get(rule.activation)

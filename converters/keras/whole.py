@@ -16,15 +16,15 @@ from ssdconv.converters.keras.model_config import KerasModel, LambdaStep, LayerC
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.caffe_layers.names import module_name
 from ssdconv.ssd_ref.caffe_layers.params import Params
-from ssdconv.ssd_ref.config import DetectRule, Graph, LayerSpec, Pixels, Resize, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, Preprocess, Resize, SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
 
 ANCHORS, DECODERS = "AnchorBoxes", ("DecodeDetections", "DecodeDetectionsFast")
 PASSING = ("Reshape", "Concatenate", "Flatten", *NOTHING)
 """Classes that may stand between an AnchorBoxes layer and the end."""
 RULES = {
-    "decode_detections": DetectRule(top_k=-1),
-    "decode_detections_fast": DetectRule(
+    "decode_detections": Postprocess(top_k=-1),
+    "decode_detections_fast": Postprocess(
         score_threshold=0.5,
         score_inclusive=True,
         top_k=-1,
@@ -278,7 +278,7 @@ Left = dict[str, tuple[tuple[LambdaStep, ...], Claim]]
 
 def _pixels(
     size: tuple[int, int], chain: Sequence[LayerCall], settings: Mapping[str, str]
-) -> tuple[Pixels, Left, list[str], list[Claim]]:
+) -> tuple[Preprocess, Left, list[str], list[Claim]]:
     """The rule for pixels; steps of Lambdas that it cannot hold; the Lambdas that it holds; and what was claimed."""
     order, resize = settings.get("pixels.order", "RGB"), settings.get("pixels.resize", "opencv_linear")
     if order not in ("RGB", "BGR") or resize not in get_args(Resize):
@@ -287,7 +287,7 @@ def _pixels(
         )
     given: Literal["RGB", "BGR"] = "RGB" if order == "RGB" else "BGR"
     swapped: Literal["RGB", "BGR"] = "BGR" if order == "RGB" else "RGB"
-    pixels = Pixels(size, given, resize=next(r for r in get_args(Resize) if r == resize))
+    pixels = Preprocess(size, given, resize=next(r for r in get_args(Resize) if r == resize))
     claims = [
         Claim("pixels", "stated", f"images of {size[1]}x{size[0]} (width x height), three channels"),
         Claim(
@@ -326,7 +326,7 @@ def _pixels(
     return pixels, {call.name: (steps, claim) for call, steps, claim in told[len(absorbed) :]}, absorbed, claims
 
 
-def _absorb(pixels: Pixels, step: LambdaStep, stage: int, swapped: Literal["RGB", "BGR"]) -> tuple[Pixels, int]:
+def _absorb(pixels: Preprocess, step: LambdaStep, stage: int, swapped: Literal["RGB", "BGR"]) -> tuple[Preprocess, int]:
     """One step put into the rule; the new stage is -1 where it has no place. Stages: unit, mean, std, channel order."""
     values = step.per_channel()
     if step.do == "identity":
@@ -396,7 +396,7 @@ def _scores(ends: _Ends, made: Made) -> tuple[LayerSpec, ...]:
 
 def _rule(
     decoder: LayerCall | None, coords: str, normalized: bool, settings: Mapping[str, str]
-) -> tuple[DetectRule, Claim]:
+) -> tuple[Postprocess, Claim]:
     code: dict[str, Any] = {} if coords == "centroids" else {"code": "corner_size"}
     if decoder is None:
         name = settings.get("rule", "decode_detections")

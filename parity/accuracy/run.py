@@ -34,7 +34,7 @@ from ssdconv.errors import MissingError, SsdconvError, UsageError
 from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.files import DetectionsWriter, read_done, read_stream
 from ssdconv.parity.accuracy.result import EvaluationResult
-from ssdconv.ssd_ref.config import Pixels, SSDConfig
+from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 from ssdconv.ssd_ref.files import home
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections
@@ -118,7 +118,7 @@ class _Item:
     error: SsdconvError | None = None
 
 
-def _load(dataset: Dataset, pixels: Pixels, index: int) -> _Item:
+def _load(dataset: Dataset, pixels: Preprocess, index: int) -> _Item:
     """Decode and prepare one image; errors travel as values, so that the loop decides what to do."""
     record = dataset[index]
     try:
@@ -129,7 +129,7 @@ def _load(dataset: Dataset, pixels: Pixels, index: int) -> _Item:
 
 
 def _prefetched(
-    dataset: Dataset, pixels: Pixels, batches: Sequence[Sequence[int]], workers: int
+    dataset: Dataset, pixels: Preprocess, batches: Sequence[Sequence[int]], workers: int
 ) -> Iterator[list[_Item]]:
     """Batches of loaded images, two batches ahead of their use.
 

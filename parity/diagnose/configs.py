@@ -30,7 +30,7 @@ from ssdconv.parity.diagnose.hypothesis import (
 from ssdconv.parity.diagnose.weights import ANCHOR_ORDERS, CORRUPTED, HALF, SWAPPED, WEIGHTS
 from ssdconv.ssd_ref.backbones.plain import Rounding
 from ssdconv.ssd_ref.cells import caffe_cells
-from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, Pixels, PriorMap, Resize, SSDConfig, Staged
+from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, Preprocess, PriorMap, Resize, SSDConfig, Staged
 from ssdconv.ssd_ref.networks.registry import builders
 from ssdconv.ssd_ref.networks.registry import networks as all_networks
 
@@ -59,11 +59,11 @@ def _reversed(net: Net) -> Net:
     return net.with_pixels(replace(pixels, order=_other(pixels), mean=pixels.mean[::-1], std=pixels.std[::-1]))
 
 
-def _other(pixels: Pixels) -> Any:
+def _other(pixels: Preprocess) -> Any:
     return "RGB" if pixels.order == "BGR" else "BGR"
 
 
-def _of_channels(bgr: Triple, pixels: Pixels) -> Triple:
+def _of_channels(bgr: Triple, pixels: Preprocess) -> Triple:
     """A mean or deviation in BGR as these pixels have it; of grey ones the middle."""
     return (bgr[1],) if pixels.channels == 1 else bgr[::-1] if pixels.order == "RGB" else bgr
 

@@ -16,7 +16,7 @@ import torch
 
 from ssdconv.parity.diagnose.result import Cause, Kind
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
-from ssdconv.ssd_ref.config import ConvSpec, LayerSpec, NormSpec, Pixels, SSDConfig, Staged
+from ssdconv.ssd_ref.config import ConvSpec, LayerSpec, NormSpec, Preprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.model import SSD
 
 Array = npt.NDArray[Any]
@@ -59,7 +59,7 @@ class Net:
         """With some tensors replaced."""
         return replace(self, tensors={**self.tensors, **{n: writable(a) for n, a in changed.items()}})
 
-    def with_pixels(self, pixels: Pixels) -> Net:
+    def with_pixels(self, pixels: Preprocess) -> Net:
         """With other pixels."""
         return replace(self, config=replace(self.config, pixels=pixels))
 

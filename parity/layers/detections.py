@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from ssdconv.parity.layers.results import Boundary, DetectionResult
 from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO
-from ssdconv.ssd_ref.config import DetectRule
+from ssdconv.ssd_ref.config import Postprocess
 
 Array = npt.NDArray[Any]
 
@@ -107,7 +107,7 @@ class Candidates:
         return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP * max(exponent, 1.0))
 
 
-def match_detections(oracle: Rows, reference: Rows, candidates: Candidates, rule: DetectRule) -> DetectionResult:
+def match_detections(oracle: Rows, reference: Rows, candidates: Candidates, rule: Postprocess) -> DetectionResult:
     """Pair the rows of both sides and explain what is left.
 
     Args:
@@ -189,7 +189,7 @@ class _Court:
     """Looks for the decision that a one-sided row hangs on."""
 
     def __init__(
-        self, sides: tuple[Rows, Rows], lonely: tuple[set[int], set[int]], candidates: Candidates, rule: DetectRule
+        self, sides: tuple[Rows, Rows], lonely: tuple[set[int], set[int]], candidates: Candidates, rule: Postprocess
     ) -> None:
         self.sides = sides
         self.lonely = lonely

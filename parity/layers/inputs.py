@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssdconv.converters.tensors import Array
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 
 Image = npt.NDArray[np.uint8]
 
@@ -71,7 +71,7 @@ def fainter(given: ProbeInput, factor: float = 2.0**-10) -> ProbeInput:
 
 
 def make_inputs(
-    pixels: Pixels, images: Sequence[Path] = (), seed: int = 0
+    pixels: Preprocess, images: Sequence[Path] = (), seed: int = 0
 ) -> tuple[tuple[ProbeInput, ...], tuple[str, ...]]:
     """The inputs of one check and notes for its report.
 
@@ -108,7 +108,7 @@ OFTEN = 1e-4
 
 
 def differing_pixels(
-    prepared: Sequence[tuple[str, Array]], original: Sequence[Array], pixels: Pixels
+    prepared: Sequence[tuple[str, Array]], original: Sequence[Array], pixels: Preprocess
 ) -> tuple[str, tuple[str, ...]]:
     """What was compared, in words, and the inputs that differ by more than rounding.
 

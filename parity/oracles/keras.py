@@ -39,7 +39,7 @@ from ssdconv.parity.oracles.base import (
     runs,
 )
 from ssdconv.parity.oracles.process import Answer
-from ssdconv.ssd_ref.config import Pixels, SSDConfig
+from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 
 ORACLES = ("keras", "original")
 WORKER = Worker("tensorflow", "keras_worker", "Keras 2.15.0, TensorFlow 2.15.1", "2.15.0")
@@ -333,10 +333,12 @@ def contradicted(config: SSDConfig, theirs: SSDConfig) -> tuple[str, ...]:
     return (text,) if wrong else ()
 
 
-def fed(opened: Opened) -> Pixels:
+def fed(opened: Opened) -> Preprocess:
     """Pixels as the oracle wants them: a whole model prepares its own."""
     pixels = opened.plan.config.pixels
-    return Pixels(pixels.size, fed_order(opened), resize=pixels.resize) if describes_itself(opened.table) else pixels
+    return (
+        Preprocess(pixels.size, fed_order(opened), resize=pixels.resize) if describes_itself(opened.table) else pixels
+    )
 
 
 def fed_order(opened: Opened) -> Literal["RGB", "BGR"]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.augment.draw import draw
@@ -156,7 +156,7 @@ def _drawn(
     spec: AugmentSpec,
     image: Bytes,
     boxes: Floats,
-    pixels: Pixels,
+    pixels: Preprocess,
     samples: int,
     rng: np.random.Generator,
     rendered: bool,

@@ -12,7 +12,17 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from ssdconv.ssd_ref.config import Backbone, ConvSpec, DetectRule, Heads, NormSpec, Pixels, PriorMap, SSDConfig, Staged
+from ssdconv.ssd_ref.config import (
+    Backbone,
+    ConvSpec,
+    Heads,
+    NormSpec,
+    Postprocess,
+    Preprocess,
+    PriorMap,
+    SSDConfig,
+    Staged,
+)
 
 NAME = "aizoo_facemask"
 SIDE = 260
@@ -23,7 +33,7 @@ RATIOS = (0.62, 0.42)
 """Width over height of its two upright boxes, which have the area of the first square."""
 CLASSES = ("Mask", "NoMask")
 NORM = NormSpec(1e-3)
-RULE = DetectRule(
+RULE = Postprocess(
     activation="sigmoid",
     background=None,
     score_threshold=0.5,
@@ -55,7 +65,7 @@ def aizoo(name: str, num_classes: int | None = None, *, source: str) -> SSDConfi
         name=name,
         source=source,
         num_classes=count,
-        pixels=Pixels((SIDE, SIDE), "RGB", unit=255.0),
+        pixels=Preprocess((SIDE, SIDE), "RGB", unit=255.0),
         priors=prior_maps(),
         detect=RULE,
         class_names=CLASSES if count == len(CLASSES) else (),

@@ -13,19 +13,19 @@ from ssdconv.ssd_ref.classes import names_for
 from ssdconv.ssd_ref.config import (
     Backbone,
     ConvSpec,
-    DetectRule,
     Extras,
     Heads,
     L2NormSpec,
     NormSpec,
-    Pixels,
+    Postprocess,
+    Preprocess,
     PriorMap,
     SSDConfig,
     Staged,
 )
 from ssdconv.ssd_ref.networks import aizoo
 
-VGG_PIXELS = {size: Pixels((size, size), "BGR", (104.0, 117.0, 123.0)) for size in (300, 512)}
+VGG_PIXELS = {size: Preprocess((size, size), "BGR", (104.0, 117.0, 123.0)) for size in (300, 512)}
 
 SIZES: dict[str, tuple[float, ...]] = {
     "ssd300_voc": (30, 60, 111, 162, 213, 264, 315),
@@ -89,7 +89,7 @@ def vgg(name: str, num_classes: int | None = None, *, width: int = 64) -> SSDCon
         num_classes=count,
         pixels=VGG_PIXELS[size],
         priors=prior_maps(size, SIZES[name]),
-        detect=DetectRule(),
+        detect=Postprocess(),
         class_names=names_for(count),
         staged=vgg_staged(size, width),
     )
@@ -123,9 +123,9 @@ def mobilenet(name: str = "mobilenet_ssd_voc", num_classes: int | None = None) -
         name=name,
         source="caffe",
         num_classes=count,
-        pixels=Pixels((300, 300), "BGR", (127.5, 127.5, 127.5), scale=0.007843),
+        pixels=Preprocess((300, 300), "BGR", (127.5, 127.5, 127.5), scale=0.007843),
         priors=tuple(maps),
-        detect=DetectRule(),
+        detect=Postprocess(),
         class_names=names_for(count),
         staged=Staged(Backbone("mobilenet_v1", ("conv11", "conv13"), options), Extras(stages), Heads(1)),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.classes import names_for
-from ssdconv.ssd_ref.config import DetectRule, L2NormSpec, Pixels, SSDConfig
+from ssdconv.ssd_ref.config import L2NormSpec, Postprocess, Preprocess, SSDConfig
 from ssdconv.ssd_ref.networks.caffe import SIZES, prior_maps, vgg_staged
 
 MEAN = (123.0, 117.0, 104.0)
@@ -21,7 +21,7 @@ PRESETS = {"evaluate": 0.01, "visualize": 0.6}
 """Score thresholds of ``SSD.use_preset``; ChainerCV starts with ``visualize``, its benchmarks use ``evaluate``."""
 
 
-def detect_rule(preset: str = "evaluate") -> DetectRule:
+def detect_rule(preset: str = "evaluate") -> Postprocess:
     """ChainerCV's rule: score at least the threshold, boxes dropped at IoU 0.45 or more, no limit on their number.
 
     Raises:
@@ -29,7 +29,7 @@ def detect_rule(preset: str = "evaluate") -> DetectRule:
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}", expected=f"one of {', '.join(PRESETS)}")
-    return DetectRule(
+    return Postprocess(
         score_threshold=PRESETS[preset],
         score_inclusive=True,
         top_k=-1,
@@ -54,7 +54,7 @@ def chainer(name: str, num_classes: int | None = None, *, width: int = 64, prese
         name=name,
         source="chainer",
         num_classes=count,
-        pixels=Pixels((size, size), "RGB", MEAN, resize="opencv_linear_float"),
+        pixels=Preprocess((size, size), "RGB", MEAN, resize="opencv_linear_float"),
         priors=prior_maps(size, SIZES[name], truncate=False),
         detect=detect_rule(preset),
         class_names=names_for(count),

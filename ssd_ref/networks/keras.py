@@ -20,11 +20,11 @@ from dataclasses import replace
 from ssdconv.ssd_ref.classes import names_for
 from ssdconv.ssd_ref.config import (
     Backbone,
-    DetectRule,
     Extras,
     Heads,
     L2NormSpec,
-    Pixels,
+    Postprocess,
+    Preprocess,
     PriorMap,
     SSDConfig,
     Staged,
@@ -38,7 +38,7 @@ L2NORM = L2NormSpec(1e-12, "max_inside")
 JEDOL_MEAN = (103.939, 116.779, 123.68)
 """Subtracted from BGR pixels (keras.applications, mode "caffe")."""
 
-KERAS_RULE = DetectRule(top_k=-1, max_per_class=400, keep_top_k=200)
+KERAS_RULE = Postprocess(top_k=-1, max_per_class=400, keep_top_k=200)
 NOT_EMPTY = 1e-30
 """Least side of a box: jedol's code drops boxes that clipping left without area."""
 JEDOL_RULE = replace(KERAS_RULE, clip="before_nms", min_size=NOT_EMPTY)
@@ -52,10 +52,10 @@ def jedol(name: str, num_classes: int | None = None, *, width: int = 64) -> SSDC
     if "resnet50" in name:
         options = {} if width == 64 else {"width": width}
         staged = Staged(Backbone("keras_resnet50", RESNET_TAPS, options), Extras(pool="avg3"))
-        pixels = Pixels((300, 300), "BGR")
+        pixels = Preprocess((300, 300), "BGR")
     else:
         staged = Staged(same_backbone(width), same_extras(300, width), Heads(3, {0: L2NORM}))
-        pixels = Pixels((300, 300), "BGR", JEDOL_MEAN)
+        pixels = Preprocess((300, 300), "BGR", JEDOL_MEAN)
     return SSDConfig(
         name=name,
         source="keras",
@@ -80,7 +80,7 @@ def ssd_keras(name: str, num_classes: int | None = None, *, width: int = 64) -> 
         name=name,
         source="keras",
         num_classes=count,
-        pixels=Pixels((size, size), "BGR", (104.0, 117.0, 123.0)),
+        pixels=Preprocess((size, size), "BGR", (104.0, 117.0, 123.0)),
         priors=prior_maps(size, SIZES[family], truncate=False),
         detect=KERAS_RULE,
         class_names=names_for(count),
@@ -108,7 +108,7 @@ def ssd7(name: str = "ssd7", num_classes: int | None = None, *, width: int = 32)
         name=name,
         source="keras",
         num_classes=count,
-        pixels=Pixels((300, 480), "RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+        pixels=Preprocess((300, 480), "RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
         priors=tuple(maps),
         detect=KERAS_RULE,
         staged=Staged(

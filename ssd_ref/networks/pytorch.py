@@ -15,7 +15,7 @@ from typing import Literal
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.classes import BACKGROUND, COCO, names_for
-from ssdconv.ssd_ref.config import DetectRule, L2NormSpec, Pixels, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import L2NormSpec, Postprocess, Preprocess, PriorMap, SSDConfig
 from ssdconv.ssd_ref.networks.caffe import SIZES, prior_maps, vgg_staged
 
 Order = Literal["RGB", "BGR"]
@@ -23,7 +23,7 @@ Order = Literal["RGB", "BGR"]
 MEANS: Mapping[str, tuple[float, float, float]] = {"RGB": (123.0, 117.0, 104.0), "BGR": (104.0, 117.0, 123.0)}
 """Mean per channel order, of ssd.pytorch and simple-ssd."""
 
-TORCHVISION_PIXELS = Pixels(
+TORCHVISION_PIXELS = Preprocess(
     (300, 300),
     "RGB",
     (0.48235, 0.45882, 0.40784),
@@ -33,10 +33,10 @@ TORCHVISION_PIXELS = Pixels(
 )
 """torchvision.models.detection.ssd: mean on [0, 1], standard deviation 1/255. It normalises before it resizes."""
 
-SSD_PYTORCH = DetectRule(top_k=200, keep_top_k=-1)
+SSD_PYTORCH = Postprocess(top_k=200, keep_top_k=-1)
 """layers/functions/detection.py: 200 candidates per class; its limit over all classes has no effect."""
-SIMPLE_SSD = DetectRule(score_inclusive=True, top_k=-1, nms_threshold=0.5, keep_top_k=-1)
-TORCHVISION = DetectRule(clip="before_nms", max_exponent=math.log(1000.0 / 16))
+SIMPLE_SSD = Postprocess(score_inclusive=True, top_k=-1, nms_threshold=0.5, keep_top_k=-1)
+TORCHVISION = Postprocess(clip="before_nms", max_exponent=math.log(1000.0 / 16))
 """Candidates 400 per class, 200 boxes per image; the decoder caps dw and dh."""
 
 
@@ -55,7 +55,7 @@ class Kind:
     style: str
     order: Order
     l2norm: L2NormSpec
-    detect: DetectRule
+    detect: Postprocess
     sizes: str
     num_classes: int
 
@@ -97,7 +97,7 @@ def pytorch(name: str, num_classes: int | None = None, *, width: int = 64, order
     if kind.style == "torchvision":
         pixels = TORCHVISION_PIXELS
     else:
-        pixels = Pixels((300, 300), "RGB" if order == "RGB" else "BGR", MEANS[order])
+        pixels = Preprocess((300, 300), "RGB" if order == "RGB" else "BGR", MEANS[order])
     return SSDConfig(
         name=name,
         source="pytorch",

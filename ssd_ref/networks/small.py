@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.classes import BACKGROUND
-from ssdconv.ssd_ref.config import Backbone, DetectRule, Pixels, PriorMap, SSDConfig, Staged
+from ssdconv.ssd_ref.config import Backbone, Postprocess, Preprocess, PriorMap, SSDConfig, Staged
 
 SCALES = (0.14, 0.28, 0.46, 0.68, 0.92)
 
@@ -43,9 +43,9 @@ def small_ssd(classes: Sequence[str], size: int = 128, width: int = 16, name: st
         name=name,
         source="ssdconv",
         num_classes=len(classes) + 1,
-        pixels=Pixels((size, size), "BGR", (127.5, 127.5, 127.5), (64.0, 64.0, 64.0)),
+        pixels=Preprocess((size, size), "BGR", (127.5, 127.5, 127.5), (64.0, 64.0, 64.0)),
         priors=tuple(maps),
-        detect=DetectRule(),
+        detect=Postprocess(),
         class_names=(BACKGROUND, *classes),
         staged=Staged(Backbone("ssd7", ("conv4", "conv5", "conv6", "conv7"), {"width": width})),
     )

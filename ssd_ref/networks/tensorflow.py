@@ -12,7 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ssdconv.ssd_ref.classes import names_for
-from ssdconv.ssd_ref.config import Backbone, DetectRule, Extras, Heads, L2NormSpec, Pixels, PriorMap, SSDConfig, Staged
+from ssdconv.ssd_ref.config import (
+    Backbone,
+    Extras,
+    Heads,
+    L2NormSpec,
+    Postprocess,
+    Preprocess,
+    PriorMap,
+    SSDConfig,
+    Staged,
+)
 from ssdconv.ssd_ref.networks import aizoo
 from ssdconv.ssd_ref.networks.caffe import GRIDS, RATIOS, STEPS, vgg_extras
 
@@ -25,7 +35,7 @@ EXTRA_SCALES = (0.1414, 0.2739, 0.4541, 0.6315, 0.8078, 0.9836)
 
 L2NORM = L2NormSpec(1e-10, "max_inside")
 
-RULE = DetectRule(max_per_class=200, keep_top_k=-1, clip="before_nms", min_size=0.03)
+RULE = Postprocess(max_per_class=200, keep_top_k=-1, clip="before_nms", min_size=0.03)
 
 
 def same_backbone(width: int = 64) -> Backbone:
@@ -63,7 +73,7 @@ def hikapok(name: str, num_classes: int | None = None, *, width: int = 64) -> SS
         name=name,
         source="tensorflow",
         num_classes=count,
-        pixels=Pixels((300, 300), "BGR", MEAN, resize="tf1_bilinear"),
+        pixels=Preprocess((300, 300), "BGR", MEAN, resize="tf1_bilinear"),
         priors=prior_maps(),
         detect=RULE,
         class_names=names_for(count),

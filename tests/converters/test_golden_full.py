@@ -21,7 +21,7 @@ import torch
 from ssdconv.converters.convert import convert
 from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.ssd_ref.checkpoint import build, read
-from ssdconv.ssd_ref.config import DetectRule
+from ssdconv.ssd_ref.config import Postprocess
 from ssdconv.ssd_ref.postprocess import detect
 from ssdconv.ssd_ref.preprocess import prepare, read_image
 from ssdconv.ssd_ref.priors import prior_boxes, prior_corners
@@ -160,7 +160,7 @@ def compared(name: str, folder: Path, out: Path, text: str = "") -> Found:
     return Found(gaps[0], gaps[1], float(np.abs(boxes[back] - given).max()), found)
 
 
-def rules(usual: DetectRule, truth: Mapping[str, Array]) -> dict[str, DetectRule]:
+def rules(usual: Postprocess, truth: Mapping[str, Array]) -> dict[str, Postprocess]:
     """The stored detections that the reference's rule can give, and the rule."""
     found = {}
     for key in truth:

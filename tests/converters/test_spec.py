@@ -26,7 +26,7 @@ from ssdconv.converters.spec import Spec, SpecDetection, SpecPixels, prior_maps,
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read
-from ssdconv.ssd_ref.config import Pixels, PriorMap
+from ssdconv.ssd_ref.config import Preprocess, PriorMap
 from ssdconv.ssd_ref.evidence import from_plain
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
@@ -454,7 +454,7 @@ def test_a_template_of_a_file_without_input_size(faces: Made, tmp_path: Path, ca
     assert "\ninput: {height: 300, width: 300}  # the file tells none" in text
     spec = write_spec(tmp_path, FACES | {"input": {"height": 60, "width": 80}})
     report = convert(tmp_path / "s.caffemodel", tmp_path / "x.pth", spec=spec)
-    assert report.config.pixels == Pixels((60, 80), "RGB", (127.0,) * 3, (128.0,) * 3)
+    assert report.config.pixels == Preprocess((60, 80), "RGB", (127.0,) * 3, (128.0,) * 3)
     assert any(c.link == "architecture" and c.basis == "user" and "80x60" in c.text for c in report.evidence)
     assert verify(tmp_path / "x.pth", tmp_path / "s.caffemodel").passed
 

@@ -11,7 +11,7 @@ import torch
 
 from ssdconv.export.onnx_detect import add_detections
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
-from ssdconv.ssd_ref.config import DetectRule, Pixels, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import Postprocess, Preprocess, PriorMap, SSDConfig
 from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.postprocess import detect
@@ -37,9 +37,9 @@ def ruled() -> Callable[..., SSDConfig]:
     """(rule, classes) -> a config with that rule and 24 priors; its layers are nobody's business."""
     staged = network("mobilenet_ssd_voc", "caffe").staged
 
-    def make(rule: DetectRule, classes: int = 4) -> SSDConfig:
+    def make(rule: Postprocess, classes: int = 4) -> SSDConfig:
         maps = (PriorMap((3, 4), (10.0, 10.0), ((12.0, 9.0), (20.0, 15.0))),)
-        return SSDConfig("ruled", "caffe", classes, Pixels((40, 40)), maps, rule, staged=staged)
+        return SSDConfig("ruled", "caffe", classes, Preprocess((40, 40)), maps, rule, staged=staged)
 
     return make
 

@@ -11,7 +11,7 @@ import pytest
 
 from ssdconv.errors import UsageError
 from ssdconv.export.onnx_detect import add_detections, differences
-from ssdconv.ssd_ref.config import DetectRule, SSDConfig
+from ssdconv.ssd_ref.config import Postprocess, SSDConfig
 from ssdconv.ssd_ref.networks.registry import network, networks
 
 Array = np.ndarray[Any, Any]
@@ -19,7 +19,7 @@ Both = Callable[..., tuple[Array, Array]]
 Ruled = Callable[..., SSDConfig]
 
 # Scores in sixteenths and boxes that need no rounding: every tie is a tie on both sides, so rows must be equal.
-EXACT = DetectRule(activation="none", code="corner", variance_encoded=True, score_threshold=0.25, nms_threshold=0.5)
+EXACT = Postprocess(activation="none", code="corner", variance_encoded=True, score_threshold=0.25, nms_threshold=0.5)
 RULES = {
     "plain": EXACT,
     "few candidates of a class": replace(EXACT, top_k=5),
@@ -89,7 +89,7 @@ def test_arithmetic(activation: Any, code: Any, encoded: bool, both_ways: Both, 
     loc, conf = rng.normal(size=(2, 24, 4)).astype(np.float32), rng.normal(size=(2, 24, 4)).astype(np.float32)
     # Corner codes with small offsets, so that no box is the wrong way round.
     loc *= 1.0 if code == "center_size" else 0.05
-    rule = DetectRule(activation=activation, code=code, variance_encoded=encoded)
+    rule = Postprocess(activation=activation, code=code, variance_encoded=encoded)
     theirs, ours = both_ways(ruled(rule), loc, conf)
     assert theirs.shape == ours.shape and len(ours) > 20
     np.testing.assert_array_equal(theirs[:, :2], ours[:, :2])
@@ -99,8 +99,8 @@ def test_arithmetic(activation: Any, code: Any, encoded: bool, both_ways: Both, 
 def test_the_exponent_is_capped(both_ways: Both, ruled: Ruled) -> None:
     loc = np.full((1, 24, 4), 30.0, np.float32)
     conf = np.random.default_rng(0).normal(size=(1, 24, 4)).astype(np.float32)
-    capped, ours = both_ways(ruled(DetectRule(max_exponent=1.5)), loc, conf)
-    free, _ = both_ways(ruled(DetectRule()), loc, conf)
+    capped, ours = both_ways(ruled(Postprocess(max_exponent=1.5)), loc, conf)
+    free, _ = both_ways(ruled(Postprocess()), loc, conf)
     np.testing.assert_allclose(capped, ours, rtol=2e-6)
     assert np.ptp(free[:, 3:], axis=1).max() > 10 * np.ptp(capped[:, 3:], axis=1).max()
 
@@ -113,8 +113,8 @@ def test_one_class_alone(both_ways: Both, ruled: Ruled) -> None:
 
 
 def test_what_onnx_cannot_say_is_told(ruled: Ruled) -> None:
-    assert differences(ruled(DetectRule())) == ()
-    assert "nms_eta" in differences(ruled(DetectRule(nms_eta=0.9)))[0]
+    assert differences(ruled(Postprocess())) == ()
+    assert "nms_eta" in differences(ruled(Postprocess(nms_eta=0.9)))[0]
     assert "wrong way round" in differences(ruled(EXACT))[0]
     assert all(differences(network(f"{row.source}/{row.name}")) == () for row in networks())
 

@@ -11,7 +11,7 @@ import torch
 
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref import nms
-from ssdconv.ssd_ref.config import DetectRule, PriorMap
+from ssdconv.ssd_ref.config import Postprocess, PriorMap
 from ssdconv.ssd_ref.nms import adaptive_nms_mask, margin_nms_mask, nms_mask
 from ssdconv.ssd_ref.postprocess import detect
 
@@ -162,7 +162,7 @@ def test_refused() -> None:
         adaptive_nms_mask(boxes[:, :1], valid[:, :1], 0.5, 0.0)
 
 
-RULE = DetectRule("sigmoid", None, 0.5, top_k=-1, nms_threshold=0.4, keep_top_k=-1, nms_scope="image", nms_margin=1e-3)
+RULE = Postprocess("sigmoid", None, 0.5, top_k=-1, nms_threshold=0.4, keep_top_k=-1, nms_scope="image", nms_margin=1e-3)
 ONE = PriorMap((1, 4), (100.0, 25.0), ((20.0, 20.0),), variances=(0.1, 0.1, 0.2, 0.2))
 
 

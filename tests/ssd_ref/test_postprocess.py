@@ -19,7 +19,7 @@ import torch
 
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.boxes import iou_matrix
-from ssdconv.ssd_ref.config import DetectRule, PriorMap
+from ssdconv.ssd_ref.config import Postprocess, PriorMap
 from ssdconv.ssd_ref.postprocess import Detections, caffe_rows, detect, detect_with
 from ssdconv.ssd_ref.priors import Priors
 
@@ -39,12 +39,12 @@ def some_heads(
 
 
 GOLDEN = {
-    "voc": DetectRule(activation="none"),
-    "dense": DetectRule(activation="none"),
-    "corner": DetectRule(activation="none", code="corner"),
-    "variance_encoded": DetectRule(activation="none", variance_encoded=True),
-    "keep_all": DetectRule(activation="none", keep_top_k=-1),
-    "nothing": DetectRule(activation="none", score_threshold=0.9999),
+    "voc": Postprocess(activation="none"),
+    "dense": Postprocess(activation="none"),
+    "corner": Postprocess(activation="none", code="corner"),
+    "variance_encoded": Postprocess(activation="none", variance_encoded=True),
+    "keep_all": Postprocess(activation="none", keep_top_k=-1),
+    "nothing": Postprocess(activation="none", score_threshold=0.9999),
 }
 
 
@@ -65,7 +65,7 @@ def test_equal_to_the_original_caffe(shared: Path, name: str, dtype: torch.dtype
     np.testing.assert_allclose(ours[:, 3:], theirs[:, 3:], rtol=0, atol=2.5e-7)
 
 
-def opencv(loc: torch.Tensor, scores: torch.Tensor, priors: Priors, rule: DetectRule) -> np.ndarray[Any, Any]:
+def opencv(loc: torch.Tensor, scores: torch.Tensor, priors: Priors, rule: Postprocess) -> np.ndarray[Any, Any]:
     """Rows of OpenCV's DetectionOutput layer for one image.
 
     It reads no variances when they are encoded, fills up to ``keep_top_k`` rows with zeros (-1 would crash it), and
@@ -94,20 +94,20 @@ def opencv(loc: torch.Tensor, scores: torch.Tensor, priors: Priors, rule: Detect
 @pytest.mark.parametrize(
     "rule",
     [
-        DetectRule(),
-        DetectRule(top_k=30, keep_top_k=25),
-        DetectRule(top_k=9999, keep_top_k=9999, nms_threshold=0.2),
-        DetectRule(score_threshold=0.3, nms_threshold=0.6),
-        DetectRule(background=2),
-        DetectRule(code="corner"),
-        DetectRule(code="corner", variance_encoded=True),
-        DetectRule(variance_encoded=True),
-        DetectRule(share_location=False),
-        DetectRule(share_location=False, background=None, keep_top_k=40),
+        Postprocess(),
+        Postprocess(top_k=30, keep_top_k=25),
+        Postprocess(top_k=9999, keep_top_k=9999, nms_threshold=0.2),
+        Postprocess(score_threshold=0.3, nms_threshold=0.6),
+        Postprocess(background=2),
+        Postprocess(code="corner"),
+        Postprocess(code="corner", variance_encoded=True),
+        Postprocess(variance_encoded=True),
+        Postprocess(share_location=False),
+        Postprocess(share_location=False, background=None, keep_top_k=40),
     ],
-    ids=lambda rule: ",".join(f"{k}={v}" for k, v in vars(rule).items() if v != getattr(DetectRule(), k)) or "voc",
+    ids=lambda rule: ",".join(f"{k}={v}" for k, v in vars(rule).items() if v != getattr(Postprocess(), k)) or "voc",
 )
-def test_equal_to_opencv(rule: DetectRule) -> None:
+def test_equal_to_opencv(rule: Postprocess) -> None:
     loc, conf, priors = some_heads(3, 3, 250, 5, 1 if rule.share_location else 5)
     found = detect_with(loc, conf, priors, rule)
     for image in range(3):
@@ -120,9 +120,9 @@ def test_equal_to_opencv(rule: DetectRule) -> None:
 
 
 def plain(
-    loc: torch.Tensor, conf: torch.Tensor, priors: Priors, rule: DetectRule
+    loc: torch.Tensor, conf: torch.Tensor, priors: Priors, rule: Postprocess
 ) -> list[tuple[float, int, int, tuple[float, ...]]]:
-    """One image by the words of DetectRule: (score, label, prior, box), with lists and loops."""
+    """One image by the words of Postprocess: (score, label, prior, box), with lists and loops."""
     logits, loc = conf.tolist(), loc.view(len(conf), -1, 4)
     rows = []
     for prior, label in itertools.product(range(len(logits)), range(len(logits[0]))):
@@ -174,23 +174,23 @@ def plain(
 
 
 RULES = {
-    "gluon": DetectRule(top_k=60, top_k_scope="image", keep_top_k=30),
-    "gluon, all kept": DetectRule(top_k=40, top_k_scope="image", keep_top_k=-1),
-    "gluon, no limit": DetectRule(top_k=-1, top_k_scope="image", keep_top_k=100),
-    "chainer": DetectRule(score_inclusive=True, top_k=-1, nms_inclusive=True, keep_top_k=-1),
-    "jedol": DetectRule(top_k=-1, clip="before_nms", min_size=1e-9, max_per_class=400, keep_top_k=200),
-    "hikapok": DetectRule(top_k=20, clip="before_nms", min_size=0.2, max_per_class=5, keep_top_k=-1),
-    "clip after": DetectRule(clip="after", top_k=25),
-    "sigmoid, no background": DetectRule(activation="sigmoid", background=None, score_threshold=0.6),
-    "raw scores": DetectRule(activation="none", score_threshold=-0.5, background=None),
-    "last class is background": DetectRule(background=3),
-    "adaptive": DetectRule(nms_threshold=0.9, nms_eta=0.8),
-    "torchvision": DetectRule(clip="before_nms", max_exponent=0.1),
-    "corner size": DetectRule(code="corner_size"),
-    "corner size, encoded": DetectRule(code="corner_size", variance_encoded=True, share_location=False),
-    "one box per class": DetectRule(share_location=False, top_k=10, keep_top_k=12),
-    "nothing kept": DetectRule(keep_top_k=0),
-    "no candidates": DetectRule(top_k=0),
+    "gluon": Postprocess(top_k=60, top_k_scope="image", keep_top_k=30),
+    "gluon, all kept": Postprocess(top_k=40, top_k_scope="image", keep_top_k=-1),
+    "gluon, no limit": Postprocess(top_k=-1, top_k_scope="image", keep_top_k=100),
+    "chainer": Postprocess(score_inclusive=True, top_k=-1, nms_inclusive=True, keep_top_k=-1),
+    "jedol": Postprocess(top_k=-1, clip="before_nms", min_size=1e-9, max_per_class=400, keep_top_k=200),
+    "hikapok": Postprocess(top_k=20, clip="before_nms", min_size=0.2, max_per_class=5, keep_top_k=-1),
+    "clip after": Postprocess(clip="after", top_k=25),
+    "sigmoid, no background": Postprocess(activation="sigmoid", background=None, score_threshold=0.6),
+    "raw scores": Postprocess(activation="none", score_threshold=-0.5, background=None),
+    "last class is background": Postprocess(background=3),
+    "adaptive": Postprocess(nms_threshold=0.9, nms_eta=0.8),
+    "torchvision": Postprocess(clip="before_nms", max_exponent=0.1),
+    "corner size": Postprocess(code="corner_size"),
+    "corner size, encoded": Postprocess(code="corner_size", variance_encoded=True, share_location=False),
+    "one box per class": Postprocess(share_location=False, top_k=10, keep_top_k=12),
+    "nothing kept": Postprocess(keep_top_k=0),
+    "no candidates": Postprocess(top_k=0),
 }
 
 
@@ -224,7 +224,7 @@ def test_every_rule_of_the_list_matters() -> None:
         if name == "chainer":
             continue
         loc, conf, priors = some_heads(17, 3, 60, 4, 1 if rule.share_location else 4, torch.float64)
-        default = DetectRule(share_location=rule.share_location)
+        default = Postprocess(share_location=rule.share_location)
         pairs = zip(detect_with(loc, conf, priors, rule), detect_with(loc, conf, priors, default), strict=True)
         assert any(len(a) != len(b) or not torch.equal(a.boxes, b.boxes) for a, b in pairs), name
 
@@ -233,9 +233,9 @@ def test_limits_met_exactly() -> None:
     corners = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.25]])  # IoU 1/2, heights 1/2 and 1/4
     priors = Priors.from_corners(corners, VARIANCES.expand(2, 4))
     loc, conf = torch.zeros(1, 2, 4), torch.tensor([[[0.75], [0.5]]])
-    rule = DetectRule(activation="none", background=None, score_threshold=0.5, nms_threshold=0.5)
+    rule = Postprocess(activation="none", background=None, score_threshold=0.5, nms_threshold=0.5)
 
-    def kept(rule: DetectRule) -> list[int]:
+    def kept(rule: Postprocess) -> list[int]:
         return detect_with(loc, conf, priors, rule)[0].priors.tolist()
 
     assert kept(rule) == [0]
@@ -248,7 +248,7 @@ def test_limits_met_exactly() -> None:
 def test_boxes_without_area_stay_unless_the_rule_drops_them() -> None:
     priors = Priors.from_corners(torch.tensor([[0.2, 0.2, 0.4, 0.4]]), torch.ones(1, 4))
     loc, conf = torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]), torch.tensor([[[0.9]]])  # corners cross over
-    rule = DetectRule(activation="none", background=None, code="corner")
+    rule = Postprocess(activation="none", background=None, code="corner")
     assert len(detect_with(loc, conf, priors, rule)[0]) == 1
     assert len(detect_with(loc, conf, priors, replace(rule, min_size=1e-9))[0]) == 0
 
@@ -256,27 +256,27 @@ def test_boxes_without_area_stay_unless_the_rule_drops_them() -> None:
 def test_a_batch_is_its_images() -> None:
     loc, conf, priors = some_heads(23, 5, 300, 6)
     conf[2] = torch.tensor([50.0, 0, 0, 0, 0, 0])  # an image in which nothing is found
-    together = detect_with(loc, conf, priors, DetectRule())
+    together = detect_with(loc, conf, priors, Postprocess())
     assert len(together) == 5 and len(together[2]) == 0
     for image in range(5):
-        alone = detect_with(loc[image : image + 1], conf[image : image + 1], priors, DetectRule())[0]
+        alone = detect_with(loc[image : image + 1], conf[image : image + 1], priors, Postprocess())[0]
         for mine, other in zip(vars(together[image]).values(), vars(alone).values(), strict=True):
             assert torch.equal(mine, other)
-    assert detect_with(loc[:0], conf[:0], priors, DetectRule()) == []
+    assert detect_with(loc[:0], conf[:0], priors, Postprocess()) == []
 
 
 def test_from_the_maps_of_a_config() -> None:
     maps = (PriorMap((2, 2), (50.0, 50.0), ((40.0, 40.0), (20.0, 60.0))),)
     conf = torch.zeros(1, 8, 2)
     conf[0, 5, 1] = 9  # row 1, column 0, second prior; nothing else passes 0.6
-    found = detect(torch.zeros(1, 8, 4), conf, maps, (100, 100), DetectRule(score_threshold=0.6))[0]
+    found = detect(torch.zeros(1, 8, 4), conf, maps, (100, 100), Postprocess(score_threshold=0.6))[0]
     assert found.priors.tolist() == [5]
     torch.testing.assert_close(found.boxes, torch.tensor([[0.15, 0.45, 0.35, 1.05]]))
 
 
 def test_results_can_be_used_in_training() -> None:
     loc, conf, priors = some_heads(1, 1, 50, 3)
-    found = detect_with(loc.requires_grad_(), conf.requires_grad_(), priors, DetectRule())[0]
+    found = detect_with(loc.requires_grad_(), conf.requires_grad_(), priors, Postprocess())[0]
     weight = torch.ones(1, requires_grad=True)
     (found.scores * weight).sum().backward()
     assert weight.grad is not None and loc.grad is None
@@ -291,9 +291,9 @@ def test_heads_that_do_not_fit() -> None:
         (loc[:, :, :3], conf, "loc does not fit"),
     ):
         with pytest.raises(FormatError, match=message):
-            detect_with(bad_loc, bad_conf, priors, DetectRule())
+            detect_with(bad_loc, bad_conf, priors, Postprocess())
     with pytest.raises(FormatError, match="one box per prior and class"):
-        detect_with(loc, conf, priors, DetectRule(share_location=False))
+        detect_with(loc, conf, priors, Postprocess(share_location=False))
 
 
 @pytest.mark.parametrize("head", ["loc", "conf"])
@@ -302,21 +302,21 @@ def test_not_a_number(head: str) -> None:
     (loc if head == "loc" else conf)[1, 4, 1] = float("nan")
     conf[1, 4, 2] += 9  # so that the box is a candidate
     with pytest.raises(FormatError, match=f"{head} has values that are not numbers"):
-        detect_with(loc, conf, priors, DetectRule())
+        detect_with(loc, conf, priors, Postprocess())
 
 
 def test_infinite_logits_are_numbers() -> None:
     """+inf and -inf in one head sum to NaN; scores taken as they are may hold both."""
     loc, conf, priors = some_heads(2, 1, 10, 3)
     conf[0, 0, 1], conf[0, 1, 1] = float("inf"), float("-inf")
-    found = detect_with(loc, conf, priors, DetectRule(activation="none"))[0]
+    found = detect_with(loc, conf, priors, Postprocess(activation="none"))[0]
     assert found.scores[0] == float("inf") and found.priors[0] == 0
 
 
 def test_heads_that_lie_otherwise_in_memory_give_the_same() -> None:
     """A layer graph may end in a transposed view; each image's and class' own boxes too."""
     maps = (PriorMap((2, 3), (10.0, 10.0), ((8.0, 8.0),)),)
-    rule = DetectRule(share_location=False, score_threshold=0.1, keep_top_k=-1)
+    rule = Postprocess(share_location=False, score_threshold=0.1, keep_top_k=-1)
     rng = torch.Generator().manual_seed(0)
     loc, conf = torch.randn(2, 6, 12, generator=rng), torch.randn(2, 6, 3, generator=rng)
     wanted = detect(loc, conf, maps, (20, 30), rule)

@@ -17,13 +17,13 @@ import torch
 from PIL import Image as Pillow
 
 from ssdconv.errors import FormatError, MissingError, UsageError
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.preprocess import as_bgr, mxnet_interpolation, normalise, prepare, resize
 
 Image = npt.NDArray[np.uint8]
-VOC = Pixels((300, 300), "BGR", (104.0, 117.0, 123.0))
-RESNET = Pixels((40, 50), "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), unit=255.0)
+VOC = Preprocess((300, 300), "BGR", (104.0, 117.0, 123.0))
+RESNET = Preprocess((40, 50), "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), unit=255.0)
 
 
 def picture(height: int = 60, width: int = 80) -> Image:
@@ -53,7 +53,7 @@ def test_photos_as_caffe_reads_them(shared: Path) -> None:
 def test_photos_through_pillow(shared: Path) -> None:
     """RGB with Pillow's resize; files decoded by Pillow differ from OpenCV's by a level here and there at most."""
     path = shared / "data/images/000001.jpg"
-    rule = Pixels((300, 300), "RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), resize="pil_bilinear")
+    rule = Preprocess((300, 300), "RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), resize="pil_bilinear")
     image = Pillow.open(path)
     warped = np.asarray(image.resize((300, 300), Pillow.Resampling.BILINEAR)).astype(np.float32)
     exact = (warped - np.array(rule.mean, np.float32)) / np.array(rule.std, np.float32)
@@ -67,15 +67,15 @@ def test_order_of_operations() -> None:
         RESNET.std, np.float32
     )
     np.testing.assert_array_equal(prepare(x, RESNET)[0].numpy(), exact.transpose(2, 0, 1))
-    scaled = Pixels((40, 50), "BGR", (127.5, 127.5, 127.5), scale=0.007843)
+    scaled = Preprocess((40, 50), "BGR", (127.5, 127.5, 127.5), scale=0.007843)
     exact = (x.astype(np.float32) - np.float32(127.5)) * np.float32(0.007843)
     np.testing.assert_array_equal(prepare(x, scaled)[0].numpy(), exact.transpose(2, 0, 1))
-    assert normalise(x, Pixels((40, 50))).tolist() == x.tolist()
+    assert normalise(x, Preprocess((40, 50))).tolist() == x.tolist()
 
 
 def test_channel_orders() -> None:
     image = picture()
-    bgr, rgb = Pixels((60, 80), "BGR"), Pixels((60, 80), "RGB")
+    bgr, rgb = Preprocess((60, 80), "BGR"), Preprocess((60, 80), "RGB")
     assert prepare(image, bgr).mean((0, 2, 3)).argsort().tolist() == [2, 1, 0]  # arrays are BGR: blue is highest
     assert torch.equal(prepare(image, rgb), prepare(image, bgr).flip(1))
     assert torch.equal(prepare(image[..., ::-1], bgr, array_order="RGB"), prepare(image, bgr))
@@ -84,7 +84,7 @@ def test_channel_orders() -> None:
 
 def test_one_or_several_images(tmp_path: Path) -> None:
     image, path = picture(), save(tmp_path / "p.png", picture())
-    rule = Pixels((30, 40))
+    rule = Preprocess((30, 40))
     one = prepare(image, rule)
     assert one.shape == (1, 3, 30, 40)
     mixed = prepare([image, path, str(path), Pillow.open(path)], rule)
@@ -210,7 +210,7 @@ def test_not_an_image_at_all() -> None:
 
 @pytest.mark.parametrize("rule", [{"mean": (0.0, 0.0, 5.0)}, {"std": (1.0, 1.0, 2.0)}])
 def test_a_mean_or_deviation_of_one_channel_alone_counts(rule: dict[str, tuple[float, float, float]]) -> None:
-    out = normalise(np.full((1, 1, 3), 10, np.uint8), Pixels((1, 1), "BGR", **rule))
+    out = normalise(np.full((1, 1, 3), 10, np.uint8), Preprocess((1, 1), "BGR", **rule))
     assert out.tolist() == [[[10.0, 10.0, 5.0]]]
 
 

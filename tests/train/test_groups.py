@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.config import DetectRule, Graph, LayerSpec, Pixels, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, Preprocess, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.optimizer import freeze, named_roles, parameter_groups, role_of
@@ -86,7 +86,7 @@ def test_roles_of_a_layer_graph() -> None:
         LayerSpec("sc", "Scale", ("b",), ("c",), {"bias_term": True}, ((4,), (4,))),
         LayerSpec("norm", "Normalize", ("c",), ("d",), {"across_spatial": False, "channel_shared": False}, ((4,),)),
     )
-    config = SSDConfig("g", "caffe", 2, Pixels((8, 8)), (), DetectRule(), graph=Graph("data", layers, "d", "d"))
+    config = SSDConfig("g", "caffe", 2, Preprocess((8, 8)), (), Postprocess(), graph=Graph("data", layers, "d", "d"))
     roles = {name.removeprefix("graph."): role for name, _, role in named_roles(SSD(config))}
     assert roles == {
         "conv.weight": "weight",

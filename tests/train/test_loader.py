@@ -17,7 +17,7 @@ import torch
 from ssdconv.data.coco import CocoDataset, open_coco
 from ssdconv.data.records import UnreadableImageError
 from ssdconv.errors import SsdconvError, UsageError
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.train.augment.sources import CAFFE, SSD_PYTORCH
@@ -78,7 +78,7 @@ def test_images_are_what_prepare_makes(dataset: CocoDataset, source: str, raw: b
 def test_a_grey_network_reads_one_channel(dataset: CocoDataset, raw: bool) -> None:
     """Augmentation works in colour; grey is made of its result, as OpenCV makes it."""
     whole = training_set(dataset, replace(RECIPE, augment=STILL))
-    grey = Pixels(whole.config.pixels.size, "GRAY", (110.0,), (60.0,))
+    grey = Preprocess(whole.config.pixels.size, "GRAY", (110.0,), (60.0,))
     whole.config = replace(whole.config, pixels=grey)
     batch = next(Loader(whole, EpochSampler(COUNT, 3, shuffle=False), workers=0, raw=raw).epoch(0))
     images = network_input(batch.images, grey) if raw else batch.images

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.ssd_ref.preprocess import resize as by_rule
 from ssdconv.train.augment.photometric import apply_changes, in_yiq, table, through_hsv
 from ssdconv.train.augment.spec import AugmentSpec, Change, Interpolation, Photometric, Place, Plan, Stage, Window
@@ -51,7 +51,7 @@ def on_canvas(image: npt.NDArray[Any], place: Place, fill: Colour) -> npt.NDArra
 Colour = tuple[float, float, float]
 
 
-def fill_value(pixels: Pixels, fill: Literal["mean", "mean_uint8", "zero"]) -> Colour:
+def fill_value(pixels: Preprocess, fill: Literal["mean", "mean_uint8", "zero"]) -> Colour:
     """The fill in BGR on 0..255: the network's mean pixel, the mean cut to whole numbers, or black."""
     if fill == "zero":
         return (0.0, 0.0, 0.0)

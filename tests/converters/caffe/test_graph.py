@@ -20,7 +20,7 @@ from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.backbones.graph import LayerGraph
-from ssdconv.ssd_ref.config import DetectRule, Graph, Pixels, SSDConfig
+from ssdconv.ssd_ref.config import Graph, Postprocess, Preprocess, SSDConfig
 from ssdconv.ssd_ref.networks.caffe import NETWORKS
 
 LIB = "weights/libfacedetection_v1/yufacedetectnet-open-v1"
@@ -90,7 +90,7 @@ def test_small_deploy_net() -> None:
     assert config.priors[0].cells == ((4.0, 4.0),)  # 4.9 cut to whole pixels
     assert config.priors[0].step == (2.0, 2.0)
     # Caffe's own defaults, from caffe.proto of the SSD branch, where the layer says nothing.
-    assert config.detect == DetectRule(
+    assert config.detect == Postprocess(
         score_threshold=-3.4028234663852886e38, top_k=-1, nms_threshold=0.3, keep_top_k=-1
     )
     assert [s.name for s in graph.layers][:3] == ["c", "r", "l"]
@@ -106,8 +106,8 @@ def test_train_net_gives_the_same_layers_and_priors() -> None:
     assert graph_of(train).layers == graph_of(deploy).layers
     assert (graph_of(train).loc, graph_of(train).conf) == (graph_of(deploy).loc, graph_of(deploy).conf)
     assert train.priors == deploy.priors
-    assert train.pixels == Pixels((8, 8), "BGR", (1.0, 2.0, 3.0), scale=0.5)
-    assert train.detect == DetectRule()
+    assert train.pixels == Preprocess((8, 8), "BGR", (1.0, 2.0, 3.0), scale=0.5)
+    assert train.detect == Postprocess()
     assert any("no DetectionOutput layer" in w for w in graph_of(train).warnings)
     assert [s.type for s in graph_of(train).tail] == ["PriorBox", "Reshape", "Softmax", "Flatten", "DetectionOutput"]
     back = graph_config(graph_net(train), name="net")
@@ -149,7 +149,7 @@ def test_all_fields_of_detection_output() -> None:
         nms_param { nms_threshold: 0.6 top_k: 7 eta: 0.9 } code_type: CORNER keep_top_k: 5
         variance_encoded_in_target: true confidence_threshold: 0.2 }"""
     config = config_of(INPUT, BODY, SOFT, OUT.replace(OUT[OUT.index("detection_output_param") : OUT.rindex("}")], text))
-    expected = DetectRule(
+    expected = Postprocess(
         background=None,
         score_threshold=0.2,
         top_k=7,
@@ -462,7 +462,7 @@ def test_narrow_vgg_from_prototxt_and_from_its_own_file(shared: Path) -> None:
     own = own_net(shared / "golden/vgg_ssd300_narrow.caffemodel")
     assert graph_config(own, name="net", input_size=(300, 300)) == deploy
     assert deploy.priors == NETWORKS["ssd300_voc"]("ssd300_voc", 21).priors
-    assert deploy.detect == DetectRule()
+    assert deploy.detect == Postprocess()
     assert [s.blobs for s in graph_of(deploy).layers if s.blobs] == [la.blobs for la in own.layers if la.blobs]
 
 
@@ -472,7 +472,7 @@ def test_libfacedetection_deploy_train_and_own_net(shared: Path) -> None:
     deploy = graph_config(read_prototxt(shared / f"{LIB}.prototxt"), name="net", weights=own)
     train = graph_config(read_prototxt(shared / f"{LIB}.train.prototxt"), name="net")
     assert train.pixels.size == (320, 320)
-    assert deploy.pixels == Pixels((240, 320), "BGR", (104.0, 117.0, 123.0))
+    assert deploy.pixels == Preprocess((240, 320), "BGR", (104.0, 117.0, 123.0))
     assert deploy.num_priors == 4420
     assert (deploy.detect.top_k, deploy.detect.nms_threshold, deploy.detect.keep_top_k) == (100, 0.15, 50)
     for net in (read_prototxt(shared / f"{LIB}.train.prototxt"), own):
@@ -490,7 +490,7 @@ def test_res10_own_net_is_complete_and_differs_from_the_deploy_net(shared: Path)
     own = own_net(shared / RES10 / "res10_300x300_ssd_iter_140000.caffemodel")
     deploy = graph_config(read_prototxt(shared / RES10 / "deploy.prototxt"), name="net", weights=own)
     alone = graph_config(own, name="net")
-    assert deploy.pixels == alone.pixels == Pixels((300, 300), "BGR", (104.0, 117.0, 123.0))
+    assert deploy.pixels == alone.pixels == Preprocess((300, 300), "BGR", (104.0, 117.0, 123.0))
     assert deploy.num_priors == 8892
     # The net in the file does not pad conv8_2_h and conv9_2_h; OpenCV's deploy net does.
     assert any("conv8_2_h, conv9_2_h" in w for w in graph_of(deploy).warnings)

@@ -19,7 +19,7 @@ from ssdconv.converters.caffe.prototxt import parse_prototxt
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +68,7 @@ def grey(caffe_file: Callable[..., tuple[Path, Path]], tmp_path_factory: pytest.
 
 def test_it_is_the_same_network(grey: Grey) -> None:
     config = read(grey.checkpoint).config
-    assert config.pixels == Pixels((40, 48), "GRAY") and config.pixels.mean == (0.0,) and config.num_priors == 360
+    assert config.pixels == Preprocess((40, 48), "GRAY") and config.pixels.mean == (0.0,) and config.num_priors == 360
     report = verify(grey.checkpoint, grey.weights, prototxt=grey.prototxt, images=[grey.picture])
     assert report.passed
     assert all(i.detections is not None and i.detections.matched > 3 for i in report.inputs)
@@ -90,9 +90,9 @@ def test_every_resize_rule_keeps_the_one_channel(grey: Grey, rule: str) -> None:
 
     if rule == "pil_bilinear":
         pytest.importorskip("PIL")
-    pixels = replace(Pixels((40, 48), "GRAY", (100.0,), (2.0,)), resize=rule)  # type: ignore[arg-type]
+    pixels = replace(Preprocess((40, 48), "GRAY", (100.0,), (2.0,)), resize=rule)  # type: ignore[arg-type]
     image = cv2.cvtColor(cv2.imread(str(grey.picture)), cv2.COLOR_BGR2GRAY)
-    same_in_colour = prepare([cv2.merge([image] * 3)], replace(Pixels((40, 48)), resize=rule))  # type: ignore[arg-type]
+    same_in_colour = prepare([cv2.merge([image] * 3)], replace(Preprocess((40, 48)), resize=rule))  # type: ignore[arg-type]
     assert torch.allclose(prepare([image], pixels)[:, 0], (same_in_colour[:, 0] - 100) / 2, atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_onnx(grey: Grey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_what_a_data_layer_tells() -> None:
     config = graph_config(parse_prototxt((TOLD + BODY).encode(), "x"), name="x")
-    assert config.pixels == Pixels((40, 48), "GRAY", (100.0,), (1.0,), scale=0.01)
+    assert config.pixels == Preprocess((40, 48), "GRAY", (100.0,), (1.0,), scale=0.01)
     forced = TOLD.replace("scale: 0.01", "scale: 0.01 force_gray: true").replace("is_color: false", "is_color: true")
     assert graph_config(parse_prototxt((forced + BODY).encode(), "x"), name="x").pixels.order == "GRAY"
 

@@ -20,7 +20,7 @@ from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
-from ssdconv.ssd_ref.config import DetectRule, SSDConfig
+from ssdconv.ssd_ref.config import Postprocess, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections
 from ssdconv.ssd_ref.preprocess import normalise
@@ -131,7 +131,7 @@ def test_anchors_outputs_and_boxes(golden: Golden, tmp_path: Path) -> None:
         assert np.array_equal(np.float32(entry.variances), golden.arrays["variances"][order])
 
 
-def rules(golden: Golden, own: DetectRule) -> Iterator[tuple[str, DetectRule]]:
+def rules(golden: Golden, own: Postprocess) -> Iterator[tuple[str, Postprocess]]:
     """What was decoded, and by which rule."""
     threshold, overlap, best = golden.decode
     limit = -1 if best == "all" else best

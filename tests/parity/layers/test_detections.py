@@ -11,11 +11,11 @@ import torch
 from ssdconv.parity.layers.detections import Candidates, Rows, match_detections
 from ssdconv.parity.layers.results import DetectionResult
 from ssdconv.ssd_ref.boxes import decode
-from ssdconv.ssd_ref.config import DetectRule
+from ssdconv.ssd_ref.config import Postprocess
 from ssdconv.ssd_ref.postprocess import detect_with, scores_of
 from ssdconv.ssd_ref.priors import Priors
 
-RULE = DetectRule(score_threshold=0.2, top_k=60, keep_top_k=40)
+RULE = Postprocess(score_threshold=0.2, top_k=60, keep_top_k=40)
 
 
 class Scene:
@@ -42,7 +42,7 @@ class Scene:
             conf = conf + 2e-7 * torch.randn(conf.shape, generator=rng)
         return loc, conf
 
-    def rows(self, rule: DetectRule, noise: int | None = None) -> Rows:
+    def rows(self, rule: Postprocess, noise: int | None = None) -> Rows:
         priors = Priors(*(t.float() for t in (self.priors.centers, self.priors.corners, self.priors.variances)))
         found = detect_with(*self.heads(noise), priors, rule)[0].numpy()
         return Rows(found["labels"], found["scores"], found["boxes"])
@@ -56,7 +56,7 @@ class Scene:
         return Candidates(*parts)
 
 
-def check(scene: Scene, oracle_rule: DetectRule, rule: DetectRule = RULE, seed: int = 1) -> DetectionResult:
+def check(scene: Scene, oracle_rule: Postprocess, rule: Postprocess = RULE, seed: int = 1) -> DetectionResult:
     return match_detections(scene.rows(oracle_rule, seed), scene.rows(rule, seed + 1), scene.candidates(seed + 1), rule)
 
 
@@ -160,7 +160,7 @@ def test_a_class_that_one_side_lacks_is_no_rounding() -> None:
     low = np.stack([np.arange(50) / 60, np.zeros(50)], 1)
     boxes = np.concatenate([low, low + np.array([1 / 70, 0.1])], 1)
     candidates = Candidates(scores, boxes, scores, boxes)
-    rule = DetectRule(score_threshold=0.01, top_k=10, keep_top_k=10, background=0)
+    rule = Postprocess(score_threshold=0.01, top_k=10, keep_top_k=10, background=0)
 
     def rows(label: int) -> Rows:
         return Rows(np.full(10, label), scores[:10, label], boxes[:10])

@@ -10,9 +10,9 @@ import pytest
 
 from ssdconv.errors import MissingError
 from ssdconv.parity.layers.inputs import make_inputs, noise_image, synthetic_picture
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 
-PIXELS = Pixels((60, 80), mean=(104.0, 117.0, 123.0), scale=0.5)
+PIXELS = Preprocess((60, 80), mean=(104.0, 117.0, 123.0), scale=0.5)
 
 
 def test_a_picture_and_noise_when_no_photo_is_given() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssdconv.ssd_ref.config import Pixels
+from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.train.augment.draw import draw_expand
 from ssdconv.train.augment.render import fill_value, on_canvas
 from ssdconv.train.augment.spec import Expand, Place
@@ -47,9 +47,9 @@ def test_the_canvas() -> None:
 
 
 def test_fills() -> None:
-    caffe = Pixels((300, 300), "BGR", mean=(104, 117, 123))
-    gluon = Pixels((512, 512), "RGB", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), unit=255.0)
-    keras = Pixels((300, 300), "BGR", mean=(103.939, 116.779, 123.68))
+    caffe = Preprocess((300, 300), "BGR", mean=(104, 117, 123))
+    gluon = Preprocess((512, 512), "RGB", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), unit=255.0)
+    keras = Preprocess((300, 300), "BGR", mean=(103.939, 116.779, 123.68))
     assert fill_value(caffe, "mean") == (104, 117, 123)
     assert np.allclose(fill_value(gluon, "mean"), (103.53, 116.28, 123.675))
     assert fill_value(keras, "mean_uint8") == (103, 116, 123)
