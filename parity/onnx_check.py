@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.layers.activations import Heads, Probe, compare
-from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.activations import Probe, compare, derived
+from ssdconv.parity.layers.detections import Rows, compare_detections
 from ssdconv.parity.layers.inputs import make_inputs
 from ssdconv.parity.layers.results import InputResult, ProbeResult
 from ssdconv.parity.layers.tolerance import Array
-from ssdconv.parity.oracles.base import OracleRun, Outputs
-from ssdconv.parity.verify import derived, detections
+from ssdconv.parity.oracles.base import Outputs
 from ssdconv.ssd_ref.model import SSD
 
 PROBES = (Probe("loc", "@loc"), Probe("conf", "@conf"))
@@ -126,16 +126,10 @@ def check_onnx(proto: Any, model: SSD, images: Sequence[Path] = (), seed: int = 
         except Exception as error:  # the runtime's errors have no common base
             raise FormatError(f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}") from error
         named = dict(zip((o.name for o in session.get_outputs()), values, strict=True))
-        run = OracleRun(
-            Outputs({name: named[name][:1] for name in ("loc", "conf")}),
-            (_rows(named["detections"]),) if ruled else None,
-        )
-
-        def derive(output: Any) -> Heads:
-            return derived(model, *output)
-
-        probes, exact, rounded = compare(run.outputs, model, one.pixels, PROBES, derive=derive)
-        results.append(InputResult(one.name, probes, detections(model, run, exact, rounded) if ruled else None))
+        outputs = Outputs({name: named[name][:1] for name in ("loc", "conf")})
+        probes, *heads = compare(outputs, model, one.pixels, PROBES, derive=partial(derived, model.config))
+        rows = (_rows(named["detections"]),) if ruled else None
+        results.append(InputResult(one.name, probes, compare_detections(model.config, rows, *heads)))
     return OnnxReport(f"onnxruntime {onnxruntime.__version__}", tuple(results), notes)
 
 

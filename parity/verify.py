@@ -23,7 +23,7 @@ import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -42,14 +42,12 @@ from ssdconv.converters.registry import SOURCES
 from ssdconv.converters.tensors import sha256_file
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.config_diff import config_differences
-from ssdconv.parity.layers.activations import Heads, Progress, compare, outputs_of
-from ssdconv.parity.layers.detections import Candidates, Rows, match_detections
+from ssdconv.parity.layers.activations import Progress, compare, derived, outputs_of
+from ssdconv.parity.layers.detections import compare_detections, nothing_to_compare
 from ssdconv.parity.layers.inputs import ProbeInput, differing_pixels, fainter, make_inputs
 from ssdconv.parity.layers.results import (
     ComparedTensor,
-    Detection,
     DetectionResult,
-    Gap,
     GapCode,
     InputResult,
     ParityReport,
@@ -57,13 +55,10 @@ from ssdconv.parity.layers.results import (
     link_results,
 )
 from ssdconv.parity.oracles.base import Borrower, OracleRun, require
-from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, Link, code_of
 from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.postprocess import scores_of
-from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]
 
@@ -297,17 +292,16 @@ def _one_input(
         if progress is not None:
             progress(f"{own.name}: {probe}", done, total)
 
-    def derive(output: Any) -> Heads:
-        return derived(model, *output)
-
     untold = {gap.part for gap in run.gaps}
     probes = [p for p in prepared.probes if p.source not in untold and p.source.rpartition(":")[0] not in untold]
     declared = (
         {p.source for p in prepared.probes} | {p.source.rpartition(":")[0] for p in prepared.probes} | {"detections"}
     )
-    results, heads64, heads32 = compare(run.outputs, model, own.pixels, probes, derive=derive, progress=told)
-    found = detections(model, run, heads64, heads32)
-    nothing = _nothing_to_compare(found)
+    results, heads64, heads32 = compare(
+        run.outputs, model, own.pixels, probes, derive=partial(derived, model.config), progress=told
+    )
+    found = compare_detections(model.config, run.detections, heads64, heads32)
+    nothing = nothing_to_compare(found)
     gaps = [gap for gap in run.gaps if gap.part in declared] + ([nothing] if nothing else [])
     return InputResult(own.name, results, found, tuple(gaps))
 
@@ -327,74 +321,6 @@ def _run(prepared: Any, model: SSD, own: ProbeInput, other: ProbeInput) -> Oracl
         return {n: dict(enumerate(found[paths[n]])) for n in names if n in paths and paths[n] in found}
 
     return oracle.run_with(other.pixels, lend)
-
-
-def _nothing_to_compare(found: DetectionResult | None) -> Gap | None:
-    if found is None or not found:
-        return None
-    if found.overflow:
-        return Gap("detections", "detection rule", "overflow", "boxes of both sides are infinite")
-    if not found.oracle and not found.reference:
-        return Gap("detections", "detection rule", "empty", "neither side detects anything")
-    if not found.matched:
-        why = "every detection of either side hangs on a decision within rounding (tied scores)"
-        return Gap("detections", "detection rule", "undecided", why)
-    return None
-
-
-def derived(model: SSD, loc: torch.Tensor, conf: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The ``@`` values of one run: raw heads, scores, and where the network has them, priors as Caffe lays them out."""
-    config = model.config
-    values = {"@loc": loc, "@conf": conf, "@scores": scores_of(conf, config.detect.activation)}
-    if config.priors:
-        values["@priors"] = Priors.of(config.priors, config.pixels.size, conf.dtype).rows()
-    return values
-
-
-def detections(model: SSD, run: OracleRun, heads64: Heads, heads32: Heads) -> DetectionResult | None:
-    """Final detections of the first image on both sides; None where the oracle gives none.
-
-    The reference's come from its float32 heads, as a user gets them.
-    """
-    config = model.config
-    if run.detections is None:
-        return None
-    if not config.priors:
-        return DetectionResult(problem="the checkpoint knows no priors, so it has no boxes")
-    if "@conf" not in heads32:
-        return DetectionResult(problem="the reference gave no heads")
-    infinite = not np.isfinite(run.detections[0].boxes).all()
-    try:
-        found = model.postprocess(heads32["@loc"], heads32["@conf"])[0].numpy()
-    except SsdconvError as error:
-        if infinite and not torch.isfinite(boxes_of(model, heads32)).all():
-            return DetectionResult(len(run.detections[0]), overflow=True)
-        return DetectionResult(len(run.detections[0]), problem=error.what)
-    if infinite and not np.isfinite(found["boxes"]).all():
-        return DetectionResult(len(run.detections[0]), len(found["boxes"]), overflow=True)
-    boxes = [boxes_of(model, heads).numpy() for heads in (heads64, heads32)]
-    candidates = Candidates(heads64["@scores"][0].numpy(), boxes[0], heads32["@scores"][0].numpy(), boxes[1])
-    ours = Rows(found["labels"], found["scores"], found["boxes"])
-    matched = match_detections(run.detections[0], ours, candidates, config.detect)
-    return replace(matched, oracle_best=best(run.detections[0]), reference_best=best(ours))
-
-
-def boxes_of(model: SSD, heads: Heads) -> torch.Tensor:
-    """Decoded boxes of the first image: (P, 4) xyxy, normalised; (P, C, 4) where every class has its own."""
-    config, rule = model.config, model.config.detect
-    loc = heads["@loc"][0].reshape(heads["@loc"].shape[1], -1, 4)
-    priors = Priors.of(config.priors, config.pixels.size, loc.dtype)
-    form, variances = priors.form(rule.code)[:, None], priors.variances[:, None]
-    box = decode(loc, form, variances, rule.code, rule.variance_encoded, rule.max_exponent)
-    box = box.clamp(0, 1) if rule.clip != "none" else box
-    return box[:, 0] if rule.share_location else box
-
-
-def best(rows: Rows, count: int = 100) -> tuple[Detection, ...]:
-    """The ``count`` best detections by score, best first."""
-    order = np.argsort(-rows.scores, kind="stable")[:count]
-    found = zip(rows.labels[order], rows.scores[order], rows.boxes[order], strict=True)
-    return tuple(Detection(int(n), float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for n, s, b in found)
 
 
 def versions() -> dict[str, str]:

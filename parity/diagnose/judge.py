@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from ssdconv.errors import SsdconvError
 from ssdconv.parity.diagnose.hypothesis import Array, Net, Role
 from ssdconv.parity.diagnose.sides import ExpectedRun
-from ssdconv.parity.layers.activations import Heads, Probe, compare
-from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.activations import Heads, Probe, compare, derived
+from ssdconv.parity.layers.detections import Rows, compare_detections
 from ssdconv.parity.layers.results import DetectionResult, ProbeResult
 from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO, TINY
-from ssdconv.parity.oracles.base import OracleRun, Outputs
-from ssdconv.parity.verify import derived, detections
+from ssdconv.parity.oracles.base import Outputs
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.model import SSD
-from ssdconv.ssd_ref.postprocess import Detections, scores_of
+from ssdconv.ssd_ref.postprocess import scores_of
 from ssdconv.ssd_ref.preprocess import prepare
 from ssdconv.ssd_ref.priors import Priors
 
@@ -170,7 +168,7 @@ def whole(net: Net, view: ExpectedRun, probes: Sequence[Probe], *, always: bool 
     model = net.model()
     pixels = own_pixels(net, view)
     outputs = Outputs(dict(view.outputs))
-    results, heads64, heads32 = compare(outputs, model, pixels, probes, derive=lambda o: derived(model, *o))
+    results, heads64, heads32 = compare(outputs, model, pixels, probes, derive=partial(derived, net.config))
     found = _detections(net, view, heads64, heads32) if always or all(results) else None
     return WholeRun(results, heads64, heads32, found, pixels)
 
@@ -188,7 +186,7 @@ def _detections(net: Net, view: ExpectedRun, heads64: Heads, heads32: Heads) -> 
     try:
         with torch.inference_mode(), np.errstate(all="ignore"):
             scored = [{**h, "@scores": scores_of(h["@conf"], config.detect.activation)} for h in (heads64, heads32)]
-            return detections(_Shell(config), OracleRun(Outputs({}), rows), *scored)  # type: ignore[arg-type]
+            return compare_detections(config, rows, *scored)
     except (RuntimeError, ValueError, IndexError) as error:
         return DetectionResult(len(rows[0]), problem=str(error).splitlines()[0])
 
@@ -206,16 +204,6 @@ def _best(rows: tuple[Rows, ...], config: SSDConfig) -> tuple[tuple[Rows, ...], 
     kept = first.scores > threshold
     rule = replace(config.detect, score_threshold=threshold)
     return (Rows(first.labels[kept], first.scores[kept], first.boxes[kept]),), replace(config, detect=rule)
-
-
-@dataclass(frozen=True)
-class _Shell:
-    """What ``verify.detections`` needs of a model: its config and its way from heads to boxes."""
-
-    config: SSDConfig
-
-    def postprocess(self, loc: Tensor, conf: Tensor) -> list[Detections]:
-        return SSD.postprocess(self, loc, conf)  # type: ignore[arg-type]
 
 
 def missed(found: DetectionResult | None) -> float:

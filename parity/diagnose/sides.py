@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import located
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.diagnose.hypothesis import Array, Net, writable
-from ssdconv.parity.layers.activations import Probe
+from ssdconv.parity.layers.activations import Probe, derived, outputs_of
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.inputs import Image, noise_image, synthetic_picture
 from ssdconv.parity.oracles.base import OracleRun, Outputs, require
-from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, derived
+from ssdconv.parity.verify import PIXELS_UNTOLD, column_of
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
@@ -340,22 +339,13 @@ def compared_layers(model: nn.Module, other: nn.Module) -> list[str]:
 
 
 def _run(model: SSD, paths: Sequence[str], pixels: Array) -> OracleRun:
-    seen: dict[str, Array] = {}
-    modules = dict(model.named_modules())
-
-    def hook(path: str, _: nn.Module, __: Any, output: Any) -> None:
-        seen[path] = (output[0] if isinstance(output, tuple | list) else output).detach().numpy()
-
-    handles = [modules[path].register_forward_hook(partial(hook, path)) for path in paths]
-    try:
-        with torch.inference_mode():
-            loc, conf = model(torch.as_tensor(pixels))
-            seen |= {name: value.numpy() for name, value in derived(model, loc, conf).items()}
-            rows = None
-            if model.config.priors:
-                found = model.postprocess(loc, conf)[0].numpy()
-                rows = (Rows(found["labels"], found["scores"], found["boxes"]),)
-    finally:
-        for handle in handles:
-            handle.remove()
+    held = outputs_of(model, pixels, ["", *paths])
+    config = model.config
+    loc, conf = map(torch.from_numpy, held.pop(""))
+    seen = {path: values[0] for path, values in held.items()}
+    seen |= {name: value.numpy() for name, value in derived(config, (loc, conf)).items()}
+    rows = None
+    if config.priors:
+        found = model.postprocess(loc, conf)[0].numpy()
+        rows = (Rows(found["labels"], found["scores"], found["boxes"]),)
     return OracleRun(Outputs(seen), rows)

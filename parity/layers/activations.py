@@ -29,6 +29,9 @@ from torch import Tensor, nn
 from ssdconv.errors import MappingError
 from ssdconv.parity.layers.results import ProbeResult
 from ssdconv.parity.layers.tolerance import Measurement, floors, measure
+from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.postprocess import scores_of
+from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -101,6 +104,15 @@ def compare(
     return tuple(results), exact.heads, rounded.heads
 
 
+def derived(config: SSDConfig, output: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """The ``@`` values of one run of an SSD: raw heads, scores, and where the network has them, priors as Caffe lays them out."""
+    loc, conf = output
+    values = {"@loc": loc, "@conf": conf, "@scores": scores_of(conf, config.detect.activation)}
+    if config.priors:
+        values["@priors"] = Priors.of(config.priors, config.pixels.size, conf.dtype).rows()
+    return values
+
+
 def _measure(oracle: Store, probe: Probe, value: Tensor, rounded: Tensor) -> Measurement:
     exact, own = value.numpy(), rounded.numpy()
     if probe.source not in oracle:
@@ -123,7 +135,7 @@ def _by_reference(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
 
 
 def outputs_of(model: nn.Module, pixels: Array, paths: Sequence[str]) -> dict[str, tuple[Array, ...]]:
-    """Outputs of some modules in one forward run, by their paths; paths that the model lacks are left out."""
+    """Outputs of some modules in one forward run, by their paths; "" is the model's own, paths that it lacks are left out."""
     modules = dict(model.named_modules())
     found: dict[str, tuple[Array, ...]] = {}
 

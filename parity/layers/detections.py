@@ -13,51 +13,30 @@ is never suppressed. Every row is listed with its reason; a row without one fail
 the largest |float32 - float64| over the scores, and over the decoded boxes in units of its larger side or coordinate (exp in the
 decoder amplifies rounding in proportion to the box; boxes below 1 count in units of the image). The IoU's tolerance follows
 from the boxes'. Adaptive NMS (``nms_eta`` below 1) is judged by its first threshold.
-
-What rounding of box coordinates does to sizes and overlaps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from ssdconv.parity.layers.results import Boundary, DetectionResult
+from ssdconv.errors import SsdconvError
+from ssdconv.parity.layers.activations import Heads
+from ssdconv.parity.layers.results import Boundary, Detection, DetectionResult, Gap
 from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO
-from ssdconv.ssd_ref.config import Postprocess
+from ssdconv.ssd_ref.boxes import decode
+from ssdconv.ssd_ref.config import Postprocess, SSDConfig
+from ssdconv.ssd_ref.postprocess import detect
+from ssdconv.ssd_ref.priors import Priors
 
 Array = npt.NDArray[Any]
-
-
-def unit(boxes: Array) -> Array:
-    """(..., 4) xyxy -> (...) what a coordinate's rounding is in proportion to: the larger side or coordinate, at least 1."""
-    side = np.abs(boxes[..., 2:] - boxes[..., :2]).max(axis=-1, initial=0.0)
-    larger: Array = np.maximum(np.maximum(side, np.abs(boxes).max(axis=-1, initial=0.0)), 1.0)
-    return larger
-
-
-def iou_range(box: Array, boxes: Array, tolerance: float) -> tuple[Array, Array]:
-    """Smallest and largest IoU of one box with (n, 4) others when every coordinate may be off by its tolerance."""
-    box, boxes = box.astype(np.float64)[None], boxes.astype(np.float64)
-    step = tolerance * np.maximum(unit(boxes), unit(box))[:, None]
-    inner = np.minimum(box[:, 2:], boxes[:, 2:]) - np.maximum(box[:, :2], boxes[:, :2])
-    sides, others = box[:, 2:] - box[:, :2], boxes[:, 2:] - boxes[:, :2]
-    least, most = area_of(inner - 2 * step), area_of(inner + 2 * step)
-    small = area_of(sides - 2 * step) + area_of(others - 2 * step)
-    large = area_of(sides + 2 * step) + area_of(others + 2 * step)
-    tiny = np.finfo(np.float64).tiny
-    return least / np.maximum(large - least, tiny), most / np.maximum(np.maximum(small - most, most), tiny)
-
-
-def area_of(sides: Array) -> Array:
-    """(n, 2) widths and heights -> (n,) areas, negative sides as 0."""
-    area: Array = np.maximum(sides, 0.0).prod(axis=1)
-    return area
 
 
 Explained = tuple[str, bool]
@@ -105,6 +84,73 @@ class Candidates:
         error = np.abs(self.boxes32 - self.boxes64) / units[..., None]
         exponent = float(np.log(units[np.isfinite(units)].max(initial=1.0)))
         return MAX_RATIO * max(float(error.max(initial=0.0)), HALF_ULP * max(exponent, 1.0))
+
+
+def compare_detections(
+    config: SSDConfig, theirs: Sequence[Rows] | None, heads64: Heads, heads32: Heads
+) -> DetectionResult | None:
+    """Final detections of the first image on both sides; None where the oracle gives none.
+
+    The reference's come from its float32 heads, as a user gets them.
+
+    Args:
+        config: the reference network.
+        theirs: the oracle's detections per image.
+        heads64, heads32: the ``@`` values of the reference's two runs.
+    """
+    if theirs is None:
+        return None
+    rows = theirs[0]
+    if not config.priors:
+        return DetectionResult(problem="the checkpoint knows no priors, so it has no boxes")
+    if "@conf" not in heads32:
+        return DetectionResult(problem="the reference gave no heads")
+    infinite = not np.isfinite(rows.boxes).all()
+    try:
+        found = detect(heads32["@loc"], heads32["@conf"], config.priors, config.pixels.size, config.detect)[0].numpy()
+    except SsdconvError as error:
+        if infinite and not torch.isfinite(_boxes(config, heads32)).all():
+            return DetectionResult(len(rows), overflow=True)
+        return DetectionResult(len(rows), problem=error.what)
+    if infinite and not np.isfinite(found["boxes"]).all():
+        return DetectionResult(len(rows), len(found["boxes"]), overflow=True)
+    exact, rounded = (_boxes(config, heads).numpy() for heads in (heads64, heads32))
+    candidates = Candidates(heads64["@scores"][0].numpy(), exact, heads32["@scores"][0].numpy(), rounded)
+    ours = Rows(found["labels"], found["scores"], found["boxes"])
+    matched = match_detections(rows, ours, candidates, config.detect)
+    return replace(matched, oracle_best=_best(rows), reference_best=_best(ours))
+
+
+def nothing_to_compare(found: DetectionResult | None) -> Gap | None:
+    """Why detections that do not differ were not compared either; None where they were, or differ."""
+    if not found:
+        return None
+    if found.overflow:
+        return Gap("detections", "detection rule", "overflow", "boxes of both sides are infinite")
+    if not found.oracle and not found.reference:
+        return Gap("detections", "detection rule", "empty", "neither side detects anything")
+    if not found.matched:
+        why = "every detection of either side hangs on a decision within rounding (tied scores)"
+        return Gap("detections", "detection rule", "undecided", why)
+    return None
+
+
+def _boxes(config: SSDConfig, heads: Heads) -> Tensor:
+    """Decoded boxes of the first image: (P, 4) xyxy, normalised; (P, C, 4) where every class has its own."""
+    rule = config.detect
+    loc = heads["@loc"][0].reshape(heads["@loc"].shape[1], -1, 4)
+    priors = Priors.of(config.priors, config.pixels.size, loc.dtype)
+    form, variances = priors.form(rule.code)[:, None], priors.variances[:, None]
+    box = decode(loc, form, variances, rule.code, rule.variance_encoded, rule.max_exponent)
+    box = box.clamp(0, 1) if rule.clip != "none" else box
+    return box[:, 0] if rule.share_location else box
+
+
+def _best(rows: Rows, count: int = 100) -> tuple[Detection, ...]:
+    """The ``count`` best detections by score, best first."""
+    order = np.argsort(-rows.scores, kind="stable")[:count]
+    found = zip(rows.labels[order], rows.scores[order], rows.boxes[order], strict=True)
+    return tuple(Detection(int(n), float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for n, s, b in found)
 
 
 def match_detections(oracle: Rows, reference: Rows, candidates: Candidates, rule: Postprocess) -> DetectionResult:
@@ -265,3 +311,29 @@ class _Court:
             if self.explain(1 - side, int(i))[1]:
                 return "suppressed by a row that is at a boundary itself", True
         return ("both this row and its suppressor were kept", False) if over.any() else None
+
+
+def unit(boxes: Array) -> Array:
+    """(..., 4) xyxy -> (...) what a coordinate's rounding is in proportion to: the larger side or coordinate, at least 1."""
+    side = np.abs(boxes[..., 2:] - boxes[..., :2]).max(axis=-1, initial=0.0)
+    larger: Array = np.maximum(np.maximum(side, np.abs(boxes).max(axis=-1, initial=0.0)), 1.0)
+    return larger
+
+
+def iou_range(box: Array, boxes: Array, tolerance: float) -> tuple[Array, Array]:
+    """Smallest and largest IoU of one box with (n, 4) others when every coordinate may be off by its tolerance."""
+    box, boxes = box.astype(np.float64)[None], boxes.astype(np.float64)
+    step = tolerance * np.maximum(unit(boxes), unit(box))[:, None]
+    inner = np.minimum(box[:, 2:], boxes[:, 2:]) - np.maximum(box[:, :2], boxes[:, :2])
+    sides, others = box[:, 2:] - box[:, :2], boxes[:, 2:] - boxes[:, :2]
+    least, most = area_of(inner - 2 * step), area_of(inner + 2 * step)
+    small = area_of(sides - 2 * step) + area_of(others - 2 * step)
+    large = area_of(sides + 2 * step) + area_of(others + 2 * step)
+    tiny = np.finfo(np.float64).tiny
+    return least / np.maximum(large - least, tiny), most / np.maximum(np.maximum(small - most, most), tiny)
+
+
+def area_of(sides: Array) -> Array:
+    """(n, 2) widths and heights -> (n,) areas, negative sides as 0."""
+    area: Array = np.maximum(sides, 0.0).prod(axis=1)
+    return area

@@ -20,11 +20,12 @@ from ssdconv.export.hub import write_hub
 from ssdconv.export.onnx_detect import differences
 from ssdconv.export.onnx_file import onnx_model
 from ssdconv.parity.diff import diff
+from ssdconv.parity.layers.activations import derived
+from ssdconv.parity.layers.detections import compare_detections
 from ssdconv.parity.layers.results import DetectionResult
 from ssdconv.parity.layers.tolerance import MAX_RATIO, Floor, Measurement, floors, measure
 from ssdconv.parity.onnx_check import check_onnx
-from ssdconv.parity.oracles.base import OracleRun, Outputs, detection_rows
-from ssdconv.parity.verify import derived, detections
+from ssdconv.parity.oracles.base import detection_rows
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.model import SSD
 
@@ -70,7 +71,7 @@ def judge(model: SSD, golden: dict[str, Any]) -> Judged:
     with torch.inference_mode():
         for net, x in ((model, pixels), (deepcopy(model).double(), pixels.double())):
             runs.append({f"{spec.name}|{i}": v.numpy() for spec, vs in net.graph.trace(x) for i, v in enumerate(vs)})
-            heads.append(derived(net, *net(x)))
+            heads.append(derived(net.config, net(x)))
     names = [n for n in golden if n in runs[1]]
     found = [(n, measure(golden[n], runs[1][n], runs[0][n])) for n in names]
     for name, head in (("__loc", "@loc"), ("__conf", "@scores")):
@@ -78,7 +79,7 @@ def judge(model: SSD, golden: dict[str, Any]) -> Judged:
         found.append((name, measure(golden[name], exact, rounded)))
     limits = floors([m for _, m in found])
     worst = max((excess(m, f), n) for (n, m), f in zip(found, limits, strict=True))
-    result = detections(model, OracleRun(Outputs({}), detection_rows(golden["__det"], len(pixels))), heads[1], heads[0])
+    result = compare_detections(model.config, detection_rows(golden["__det"], len(pixels)), heads[1], heads[0])
     assert result is not None and model.config.graph is not None
     dropped = model.config.graph.dropped
     left = tuple(n for n in golden if "|" in n and n not in names and n.split("|")[0] not in dropped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import torch
 from ssdconv.converters.convert import convert, open_source
 from ssdconv.converters.plan import Request
 from ssdconv.errors import MissingError
-from ssdconv.parity.layers.activations import Probe, compare
+from ssdconv.parity.layers.activations import Probe, compare, derived
+from ssdconv.parity.layers.detections import compare_detections
 from ssdconv.parity.layers.results import InputResult
 from ssdconv.parity.oracles.base import NpzOracle, Oracle, OracleRun, Outputs, Prepared
 from ssdconv.parity.oracles.caffe import prepare
-from ssdconv.parity.verify import derived, detections
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.model import SSD
 
@@ -50,9 +51,9 @@ class Recorded:
 
     def compare(self, run: OracleRun, probes: list[Probe]) -> InputResult:
         results, heads64, heads32 = compare(
-            run.outputs, self.model, self.pixels, probes, derive=lambda out: derived(self.model, *out)
+            run.outputs, self.model, self.pixels, probes, derive=partial(derived, self.model.config)
         )
-        return InputResult("recorded", results, detections(self.model, run, heads64, heads32))
+        return InputResult("recorded", results, compare_detections(self.model.config, run.detections, heads64, heads32))
 
 
 @pytest.fixture(scope="module", params=NETS)
@@ -100,7 +101,7 @@ def scaled(net: Recorded, run: OracleRun, probes: list[Probe], name: str, factor
     try:
         tensor.mul_(factor)
         results, _, _ = compare(
-            Outputs(arrays), net.model, net.pixels, probes, derive=lambda out: derived(net.model, *out)
+            Outputs(arrays), net.model, net.pixels, probes, derive=partial(derived, net.model.config)
         )
     finally:
         tensor.copy_(before)

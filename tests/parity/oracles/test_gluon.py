@@ -17,9 +17,10 @@ import torch
 
 from ssdconv.converters.convert import Opened, convert, open_source
 from ssdconv.converters.gluon.source import probes
-from ssdconv.parity.layers.activations import compare
+from ssdconv.parity.layers.activations import compare, derived
+from ssdconv.parity.layers.detections import compare_detections
 from ssdconv.parity.oracles.gluon import INPUT, GluonOracle, ask_jobs, class_names, oracle_run, prepare
-from ssdconv.parity.verify import derived, detections, verify
+from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.gluon import DESIGNS, gluon
@@ -82,14 +83,14 @@ def check(opened: Opened, seed: int = 0) -> None:
     model = reference(opened, config)
 
     def values(output: Any) -> dict[str, torch.Tensor]:
-        return derived(model, *output)
+        return derived(model.config, output)
 
     with torch.inference_mode():
         results, heads64, heads32 = compare(run.outputs, model, pixels, prepared.probes, derive=values)
     assert len(results) == len(prepared.probes) and not run.outputs.left
     failed = [f"{r.source}: {r.reason}" for r in results if not r]
     assert not failed, failed[0]
-    found = detections(model, run, heads64, heads32)
+    found = compare_detections(model.config, run.detections, heads64, heads32)
     assert found is not None and found, found
     assert found.matched >= 95 and found.oracle == found.reference == 100
 
