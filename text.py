@@ -7,7 +7,7 @@ terminal's cursor, hide a line or show "cod.exe" for "exe.doc". They are shown a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -57,6 +57,17 @@ def markdown_code(text: object) -> str:
     """A name in Markdown's code style, for a line or a table cell."""
     shown = " ".join(printable(str(text), lines=True).split())
     return "`" + shown.replace("`", "'").replace("|", "¦") + "`"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
+    """A table of Markdown whose cells are text.
+
+    Args:
+        left: so many columns are set left, the others right.
+    """
+    lines = [map(markdown_text, cells) for cells in (head, *rows)]
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
 
 
 class _Guard:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ssdconv.commands.arguments import add_device, check_device
-from ssdconv.commands.output import following, print_json, table
+from ssdconv.commands.output import following, plain, print_json, table
 from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, MissingError, UsageError
 
@@ -60,7 +61,8 @@ def run(args: Namespace) -> int:
     from ssdconv.data.catalog import DATASETS, open_dataset
     from ssdconv.parity.accuracy.compare import compare, is_checkpoint, side_of
     from ssdconv.parity.accuracy.run import RunOptions
-    from ssdconv.parity.report import compare_text
+    from ssdconv.parity.report import accuracy
+    from ssdconv.parity.report.page import write_files
 
     if any(is_checkpoint(Path(name)) for name in (args.a, args.b)):
         check_device(args.device)
@@ -87,24 +89,15 @@ def run(args: Namespace) -> int:
         of_images=len(whole),
     )
     if args.report:
-        _write(Path(args.report), result.to_json(), compare_text.markdown(result))
+        texts = {
+            "json": json.dumps(plain(result.to_json()), indent=1, ensure_ascii=False) + "\n",
+            "md": accuracy.comparison_markdown(result),
+        }
+        write_files(Path(args.report), "comparison", texts)
     if args.json:
         print_json(result.to_json())
         return EXIT_OK
-    print("\n".join(compare_text.lines(result)))
-    print(table(compare_text.rows(result), compare_text.HEAD, right=(1, 2, 3, 4, 5)))
-    print(compare_text.headline(result))
+    print("\n".join(accuracy.comparison_lines(result)))
+    print(table(accuracy.comparison_rows(result), accuracy.COMPARISON_HEAD, right=(1, 2, 3, 4, 5)))
+    print(accuracy.comparison_headline(result))
     return EXIT_OK
-
-
-def _write(folder: Path, data: object, text: str) -> None:
-    import json
-
-    from ssdconv.commands.output import plain
-    from ssdconv.ssd_ref.files import atomic_path
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "comparison.json") as temporary:
-        temporary.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n")
-    with atomic_path(folder / "comparison.md") as temporary:
-        temporary.write_text(text)

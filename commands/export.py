@@ -160,7 +160,7 @@ def _figures(path: Path, weights: Path) -> dict[str, Any]:
         UsageError: of other weights.
     """
     from ssdconv.converters.tensors import sha256_file
-    from ssdconv.parity.report.json_report import load
+    from ssdconv.parity.report.layers import load
 
     report = load(path)
     digest = sha256_file(weights)

@@ -193,7 +193,7 @@ def run_dataset(args: Namespace) -> int:
     if not results:
         return EXIT_OK
     if len(results) > 1 and not args.json:
-        from ssdconv.parity.report.map_terminal import overview
+        from ssdconv.parity.report.terminal import overview
 
         console().print(overview([result for result, _ in results]))
     elif args.json:
@@ -223,7 +223,7 @@ def _weights(args: Namespace) -> list[Path]:
 
 def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
     from ssdconv.parity.accuracy.run import RunOptions, verify_dataset
-    from ssdconv.parity.report.map_terminal import show
+    from ssdconv.parity.report.terminal import show_evaluation
 
     wish = RunOptions(
         dataset=args.dataset,
@@ -248,7 +248,7 @@ def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
         return None
     result, stats, problems = outcome
     if not args.json:
-        show(result)
+        show_evaluation(result)
         rate = stats.images / stats.seconds if stats.seconds else 0.0
         share = stats.waiting / stats.seconds if stats.seconds else 0.0
         print(
@@ -267,7 +267,7 @@ def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
 
 def _stored(args: Namespace) -> int:
     from ssdconv.parity.accuracy.evaluate import evaluate_detections
-    from ssdconv.parity.report.map_terminal import show
+    from ssdconv.parity.report.terminal import show_evaluation
 
     result, problems = evaluate_detections(
         args.dataset,
@@ -286,7 +286,7 @@ def _stored(args: Namespace) -> int:
     if args.json:
         print(result.to_json())
     else:
-        show(result)
+        show_evaluation(result)
         _problems(problems)
     return EXIT_OK if result else EXIT_PARITY
 

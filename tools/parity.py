@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, EXIT_USAGE
-from ssdconv.parity.report.sweep_markdown import render
+from ssdconv.parity.report.sweep import render
 from ssdconv.parity.sweep import SweepResult, cache_path, cached, sweep_one
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.networks.registry import networks

@@ -288,7 +288,7 @@ def evaluate_detections(
     }
     result = evaluate(chosen, found, **settings)  # type: ignore[arg-type]
     if report is not None:
-        from ssdconv.parity.report.map_report import write_report
+        from ssdconv.parity.report.accuracy import write_report
 
         write_report(result, Path(report))
     return result, problems

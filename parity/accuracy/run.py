@@ -373,7 +373,7 @@ def verify_dataset(
         problems=collector,
     )
     if wish.report is not None:
-        from ssdconv.parity.report.map_report import write_report
+        from ssdconv.parity.report.accuracy import write_report
 
         write_report(result, wish.report)
     return result, stats, problems

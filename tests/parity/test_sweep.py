@@ -13,7 +13,7 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source as source_named
 from ssdconv.errors import MissingError
 from ssdconv.parity import sweep
-from ssdconv.parity.report.sweep_markdown import render
+from ssdconv.parity.report.sweep import render
 from ssdconv.parity.sweep import (
     CANDIDATES,
     LARGEST,

@@ -18,7 +18,7 @@ from ssdconv.parity.accuracy.detections import Detections, gather
 from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.files import read_detections
 from ssdconv.parity.accuracy.voc import convention, evaluate_voc
-from ssdconv.parity.report.compare_text import headline, markdown, rows
+from ssdconv.parity.report.accuracy import comparison_headline, comparison_markdown, comparison_rows
 
 Real = tuple[Dataset, Detections, Detections]
 
@@ -92,11 +92,11 @@ def test_nothing_is_claimed_of_equal_sides_and_the_better_one_is_found(real: Rea
     worse = compare(data, Side("a", yolo), shifted, resamples=100)
     assert worse.mean.outcome == "A is better"
     assert compare(data, shifted, Side("a", yolo), resamples=100).mean.outcome == "B is better"
-    assert "A is better" in headline(worse)
-    text = markdown(worse)
-    assert text.count("\n| ") == 22
+    assert "A is better" in comparison_headline(worse)
+    text = comparison_markdown(worse)
+    assert text.count("\n| ") == 23, "head, rule, 20 classes, mean"
     assert all(f"| {name} |" in text for name in (*data.classes, "mAP"))
-    assert rows(worse)[-1][4].startswith("−")
+    assert comparison_rows(worse)[-1][4].startswith("−")
 
 
 @pytest.mark.shared

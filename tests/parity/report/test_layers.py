@@ -27,11 +27,17 @@ from ssdconv.parity.layers.results import (
     TensorResult,
 )
 from ssdconv.parity.layers.tolerance import Floor, Measurement
-from ssdconv.parity.report.layers import dumps, write_report
-from ssdconv.parity.report.layers_html import html_page, worst_rows
-from ssdconv.parity.report.layers_markdown import render
-from ssdconv.parity.report.layers_pictures import images_of
-from ssdconv.parity.report.layers_svg import HEIGHT, TOP, error_svg
+from ssdconv.parity.report.layers import (
+    HEIGHT,
+    TOP,
+    dumps,
+    error_svg,
+    html_page,
+    images_of,
+    markdown,
+    worst_rows,
+    write_report,
+)
 
 LAYERS = ["data", "conv1_1", "relu1_1", "pool1", "fc6", "relu6", "mbox_loc", "mbox_conf"]
 BOX = (0.1, 0.2, 0.5, 0.6)
@@ -127,7 +133,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
-            self.text += data
+            self.text += re.sub(r"\s*\n\s*", "", data)
 
     def classes(self, tag: str) -> list[str]:
         return [a.get("class", "") for t, a in self.tags if t == tag]
@@ -225,12 +231,12 @@ def test_the_diagnosis_has_cause_figures_and_trials() -> None:
 
 
 def test_markdown_for_a_pull_request() -> None:
-    text = render(report(WRONG), DIAGNOSIS)
+    text = markdown(report(WRONG), DIAGNOSIS)
     for part in ("## Parity: FAILED", "### Diagnosis: the cause was found", "**channels are reversed**",
                  "| layers that differ | 6 of 16 | 0 of 16 |", "| weights | `" + "a" * 64, "`fc6` ❌", "1.25"):  # fmt: skip
         assert part in text, part
     assert text.count("| `fc6` ❌ |") == 2 and text.count("<details>") == text.count("</details>") == 1
-    assert "Diagnosis" not in render(report())
+    assert "Diagnosis" not in markdown(report())
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1, block
 

@@ -19,10 +19,8 @@ from ssdconv.parity.accuracy.bootstrap import Interval
 from ssdconv.parity.accuracy.published import Measurement, judge_all, rows
 from ssdconv.parity.accuracy.result import ClassScore, Curve, EvaluationResult, Histogram, Shown, WorstImage
 from ssdconv.parity.accuracy.voc import PRESETS
-from ssdconv.parity.report.map_html import html_page
-from ssdconv.parity.report.map_markdown import markdown
-from ssdconv.parity.report.map_report import write_report
-from ssdconv.parity.report.map_terminal import overview, show
+from ssdconv.parity.report.accuracy import html_page, markdown, write_report
+from ssdconv.parity.report.terminal import overview, show_evaluation
 
 NETWORK = "tensorflow/hikapok_ssd300_vgg16_voc"
 EVIL = "<script>alert('x')</script>|"
@@ -59,7 +57,7 @@ def result(tmp_path: Path) -> EvaluationResult:
 
 def text_of(result: EvaluationResult, width: int = 80) -> str:
     console = Console(file=StringIO(), width=width)
-    show(result, console)
+    show_evaluation(result, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

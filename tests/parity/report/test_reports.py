@@ -22,8 +22,7 @@ from ssdconv.parity.layers.results import (
     link_results,
 )
 from ssdconv.parity.layers.tolerance import Floor, Measurement
-from ssdconv.parity.report import json_report
-from ssdconv.parity.report.markdown import render
+from ssdconv.parity.report.layers import dumps, load, markdown
 from ssdconv.parity.report.summary import MOST_GROUPS, groups, verdict
 from ssdconv.parity.report.terminal import show
 from ssdconv.ssd_ref.evidence import LINKS as NAMED
@@ -137,27 +136,26 @@ def test_groups_follow_the_stages_and_count_every_probe() -> None:
 
 
 def test_markdown() -> None:
-    text = render(report(bad=WRONG))
+    text = markdown(report(bad=WRONG))
     assert text.startswith("## Parity: FAILED") and "| `fc6 … relu6` ❌ 4 | 4 | 30.00 | 90.00 |" in text
     assert "- `fc6` on photo.jpg: off by 30 x" in text and "- versions: torch 2.13.0" in text
-    full = render(report(), every_probe=True)
-    assert full.startswith("## Parity: passed") and full.count("| `conv1_1` | 1.25 | 1.00 | 1.2e-07 |") == 2
-    rows = [line for line in full.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {5}
+    full = markdown(report())
+    assert full.startswith("## Parity: passed") and full.count("| `conv1_1` | 1×2048 | 1.25 | 1.00 |") == 2
 
 
 def test_json_files(tmp_path: Path) -> None:
     found = report(bad=WRONG)
-    path = json_report.write(found, tmp_path / "report.json")
-    assert json_report.load(path) == found
+    path = tmp_path / "report.json"
+    path.write_text(dumps(found))
+    assert load(path) == found
     data = json.loads(path.read_text())
     assert data["first_divergent"] == "fc6" and data["worst_ratio"] == pytest.approx(30)
     assert [p["ok"] for p in data["inputs"][0]["probes"]].count(False) == 2
     with pytest.raises(MissingError):
-        json_report.load(tmp_path / "none.json")
+        load(tmp_path / "none.json")
     path.write_text("[]")
     with pytest.raises(FormatError, match=r"report\.json"):
-        json_report.load(path)
+        load(path)
 
 
 NORM = Gap("norm4", "architecture", "oracle cannot", "OpenCV has no such layer")
@@ -177,7 +175,7 @@ def test_a_part_that_no_input_compares_is_not_compared_and_neither_passed_nor_fa
     assert found.outcome == "not compared" and not found and not found.passed and found.gaps == (NORM,)
     text = printed(found)
     assert "not compared" in text and "norm4: OpenCV has no such layer" in text and "same network" not in text
-    assert "## Parity: not compared" in render(found)
+    assert "## Parity: not compared" in markdown(found)
     data = found.to_json()
     assert data["passed"] is False and data["outcome"] == "not compared" and data["gaps"][0]["code"] == "oracle cannot"
     assert ParityReport.from_json(json.dumps(data)) == found
