@@ -22,7 +22,6 @@ venv:
 	@$(PYTHON) tools/venv.py $(VENV)
 
 demo: venv
-	@$(RUN) tools/demo_data.py .cache/demo >/dev/null
 	@$(RUN) tools/demo.py .cache/demo demo_out
 
 # Two processes; one file's tests stay together, so that what they share is made once.

@@ -102,7 +102,7 @@ def test_the_schema_is_the_file_form() -> None:
     assert set(schema["$defs"]["Record"]["required"]) >= {"name", "source", "network", "file", "licence", "paper"}
     assert schema["$defs"]["Checksum"]["additionalProperties"] is False
     told = json.loads((ROOT / "fetch" / "zoo.schema.json").read_text())
-    assert told == json.loads(json.dumps(schema)), "run: python tools/zoo_table.py"
+    assert told == json.loads(json.dumps(schema)), "run: python tools/tables.py"
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,6 @@ def test_a_zoo_file_that_does_not_fit_is_refused(path: tuple[Any, ...], value: o
     (tmp_path / "z.json").write_text(json.dumps(data))
     with pytest.raises(FormatError):
         record.read(tmp_path / "z.json")
-
-
-def test_the_readme_has_the_table_of_the_zoo() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "zoo_table.py", "--check"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_are_found() -> None:

@@ -1,4 +1,4 @@
-"""Training steps beside the original code: the numbers that tests judge and ``tools/computation.py`` writes down.
+"""Training steps beside the original code: the numbers that tests judge and ``tools/evidence.py`` writes down.
 
 ssd.pytorch and simple-ssd were run for three updates each (torch 2.13, CPU, float32, their own network, loss and optimizer, from
 seeded weights on a made batch); what is kept of it in ``tests/parity/steps_<name>.npz`` are numbers: losses before each update and, of

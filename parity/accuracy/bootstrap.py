@@ -47,21 +47,6 @@ class Interval:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Difference of two sets of detections on the same images, b minus a.
-
-    Attributes:
-        difference: of the means, on all images.
-        interval: of the difference.
-        share_better: share of resamples in which b is better (ties count half).
-    """
-
-    difference: float
-    interval: Interval | None
-    share_better: float
-
-
 def draw(images: int, resamples: int, seed: int) -> NDArray[np.int32]:
     """How often each image is drawn: (resamples, images) int32, each row sums to ``images``."""
     if images < 1 or resamples < 1:
@@ -148,21 +133,3 @@ def bootstrap(
     values = resampled(tables, kind, draw(images, resamples, seed))
     each = tuple(interval(column, float(own), seed) for column, own in zip(values.T, whole[0], strict=True))
     return interval(means(values), float(means(whole)[0]), seed), each
-
-
-def paired_bootstrap(
-    a: Sequence[MatchTable], b: Sequence[MatchTable], kind: Kind = "11point", resamples: int = 1000, seed: int = 0
-) -> Paired:
-    """Is b better than a on the same images? Both are resampled with the same draws.
-
-    Raises:
-        UsageError: the two do not speak about the same images and objects.
-    """
-    if len(a) != len(b) or any(not np.array_equal(x.positives, y.positives) for x, y in zip(a, b, strict=True)):
-        raise UsageError("the two evaluations are not about the same images and objects")
-    weights = draw(len(a[0].positives), resamples, seed)
-    once = np.ones((1, weights.shape[1]), np.int32)
-    gap = means(resampled(b, kind, weights)) - means(resampled(a, kind, weights))
-    whole = means(resampled(b, kind, once)) - means(resampled(a, kind, once))
-    share = float(np.mean(np.where(gap > 0, 1.0, np.where(gap == 0, 0.5, 0.0))))
-    return Paired(float(whole[0]), interval(gap, float(whole[0]), seed), share)

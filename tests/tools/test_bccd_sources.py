@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,24 +9,15 @@ import sys
 import tarfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from pytest import approx
 
 from ssdconv.data.custom import open_custom
 from ssdconv.parity.oracles.environments import state
+from ssdconv.tools import bccd_sources
 
 SCRIPT = Path(__file__).parents[2] / "tools/bccd_sources.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bccd_sources", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +76,9 @@ def test_two_updates_of_each_side(name: str, cells: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.shared
-def test_the_set_that_both_sides_read(tool: ModuleType, cells: Path, tmp_path: Path) -> None:
+def test_the_set_that_both_sides_read(cells: Path, tmp_path: Path) -> None:
     """Sides are halved with their boxes; the two images with a box without area are gone."""
-    root = tool.prepared(cells, tmp_path, 2, None)
+    root = bccd_sources.prepared(cells, tmp_path, 2, None)
     before, after = (open_custom(folder, "train") for folder in (cells, root))
     assert (len(before), len(after), len(open_custom(root, "val"))) == (205, 204, 86)
     big = {r.image_id: r for r in before}
@@ -97,22 +87,22 @@ def test_the_set_that_both_sides_read(tool: ModuleType, cells: Path, tmp_path: P
         assert abs(small.boxes * 2 - big[small.image_id].boxes).max() <= 2
 
 
-def test_spreads_over_the_seeds(tool: ModuleType) -> None:
+def test_spreads_over_the_seeds() -> None:
     """Intervals as tables of t give them, by hand: t(2) 4.303, t(4) 2.776."""
-    one = tool.spread([1.0, 2.0, 3.0])
+    one = bccd_sources.spread([1.0, 2.0, 3.0])
     assert (one["mean"], one["high"] - one["mean"]) == (2.0, approx(4.303 / 3**0.5))
-    two = tool.difference([1.0, 2.0, 3.0], [3.0, 4.0, 5.0])
+    two = bccd_sources.difference([1.0, 2.0, 3.0], [3.0, 4.0, 5.0])
     assert (two["mean"], two["mean"] - two["low"]) == (2.0, approx(2.776 * (2 / 3) ** 0.5))
-    assert tool.spread([5.0]) == {"mean": 5.0, "low": None, "high": None}
+    assert bccd_sources.spread([5.0]) == {"mean": 5.0, "low": None, "high": None}
 
 
-def test_curves_of_different_length_are_cut_to_the_same_updates(tool: ModuleType) -> None:
+def test_curves_of_different_length_are_cut_to_the_same_updates() -> None:
     """Four updates of five, in two windows; loss is loc + conf."""
     theirs = [{"epoch": 1, "seconds": 1.0, "mAP": 0.25, "losses": [[1, 10], [3, 10], [5, 20], [7, 20], [99, 99]]}]
     own = [{"epoch": 1, "seconds": 1.0, "mAP": 0.5, "losses": [[0, 4], [0, 4], [0, 8], [0, 8]]}]
-    found = tool.summarised({"gluon": [theirs], "ours": [own]}, 2)
+    found = bccd_sources.summarised({"gluon": [theirs], "ours": [own]}, 2)
     assert list(found["loss"]) == ["2", "4"]
     assert [row["gluon"]["mean"] for row in found["loss"].values()] == [12.0, 26.0]
     assert [row["difference"]["mean"] for row in found["conf"].values()] == [-6.0, -12.0]
     assert found["mAP"]["1"]["difference"]["mean"] == 0.25
-    assert tool.table("mAP", found["mAP"]).splitlines()[-1] == "| 1 | 0.2500 | 0.5000 | 0.2500 |"
+    assert bccd_sources.table("mAP", found["mAP"]).splitlines()[-1] == "| 1 | 0.2500 | 0.5000 | 0.2500 |"

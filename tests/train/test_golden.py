@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,22 +14,10 @@ import pytest
 import torch
 
 from ssdconv.ssd_ref.networks.registry import network
+from ssdconv.tools import train_golden as golden
 from ssdconv.train.matching import Anchors, match
 from ssdconv.train.recipes import RECIPES, recipe_of
 
-TOOL = Path(__file__).parents[2] / "tools" / "train_golden.py"
-
-
-def _tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_golden", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_golden"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-golden = _tool()
 pytestmark = pytest.mark.shared
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssdconv.errors import UsageError
-from ssdconv.parity.accuracy.bootstrap import bootstrap, draw, interval, means, paired_bootstrap, resampled
+from ssdconv.parity.accuracy.bootstrap import bootstrap, draw, interval, means, resampled
 from ssdconv.parity.accuracy.detections import Detections, Truth
 from ssdconv.parity.accuracy.matching import MatchTable
 from ssdconv.parity.accuracy.voc import PRESETS, Convention, evaluate_voc
@@ -98,29 +98,6 @@ def test_coverage(bench: Bench) -> None:
 def test_classes_without_objects_are_left_out_of_the_mean() -> None:
     assert means(np.asarray([[0.5, np.nan], [np.nan, np.nan]])).tolist()[0] == 0.5
     assert math.isnan(means(np.asarray([[np.nan]]))[0])
-
-
-def test_paired(scene: tuple[Truth, Detections]) -> None:
-    truth, found = scene
-    worse = found.select(np.arange(len(found)) % 5 != 0)
-    better = evaluate_voc(truth, found, PRESETS["devkit"])
-    other = evaluate_voc(truth, worse, PRESETS["devkit"])
-    result = paired_bootstrap(other.tables, better.tables, resamples=300)
-    assert result.difference == pytest.approx(better.mean - other.mean, abs=1e-12)
-    assert result.interval is not None and result.interval.low <= result.difference <= result.interval.high
-    single, _ = bootstrap(better.tables, resamples=300)
-    assert single is not None and result.interval.high - result.interval.low < single.high - single.low
-    same = paired_bootstrap(better.tables, better.tables, resamples=50)
-    assert same.difference == 0.0 and same.share_better == 0.5
-    assert paired_bootstrap(better.tables, other.tables, resamples=300).share_better == pytest.approx(
-        1 - result.share_better
-    )
-
-
-def test_paired_needs_the_same_images(scene: tuple[Truth, Detections], bench: Bench) -> None:
-    other = tables(bench("_detection_sets").synthetic(60, 4, 201, 100))
-    with pytest.raises(UsageError, match="same images"):
-        paired_bootstrap(tables(scene), other)
 
 
 def test_nothing_to_resample() -> None:

@@ -126,7 +126,7 @@ def test_every_field_of_every_source_is_written_out() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_recorded_is_about_these_recipes(name: str) -> None:
-    """Made by tools/augment_conformance.py; run it again after a change of a recipe's augmentation."""
+    """Made by tools/evidence.py; run it again after a change of a recipe's augmentation."""
     row = CONFORMANCE[name]
     spec = RECIPES[name].augment
     assert row["spec"] == json.loads(msgspec.json.encode(spec))

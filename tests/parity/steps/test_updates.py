@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +15,7 @@ import pytest
 from ssdconv.errors import MissingError
 from ssdconv.parity.oracles.environments import install
 from ssdconv.parity.steps.reference import StepPlan, Trace
+from ssdconv.tools import train_steps as steps
 from ssdconv.train.recipe import NormRule, OptimizerSpec, ParamRule, ScheduleSpec, lr_at
 from ssdconv.train.recipes import RECIPES, recipe_of
 
@@ -34,21 +31,6 @@ def _single_threads(one_thread: None) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = value
-
-
-TOOL = Path(__file__).parents[3] / "tools" / "train_steps.py"
-
-
-def _tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_steps", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_steps"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-steps = _tool()
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
-"""Write what the original projects' arrays say about every recipe's targets, losses and gradients: ``tools/computation.json``.
+"""Write what the original projects' own output bears out of every recipe, field by field.
 
-For each recipe with recorded arrays: images and priors that differ, the worst error of loss terms and gradients, and **which fields
-of its loss the arrays bear out**: each field is changed in turn, and the arrays either tell it (``arrays``) or do not (``reading``: set
-from the source's text alone). ``docs/training.md`` shows it (``tools/recipe_table.py``).
+``losses``: targets, losses and gradients against recorded arrays, and ``steps``: updates, into ``tools/computation.json``: images and priors
+that differ, the worst error of loss terms and gradients. ``augmentation``: features of augmented samples laid side by side, the least p and
+the exact colour cases, into ``tools/augmentation.json``. Both tell **which fields are borne out**: each field is changed in turn, and what
+was recorded either tells it (``arrays``; ``samples``, ``colour cases``) or does not (``reading``: set from the source's text alone).
+Recipes without a recording rest on reading in all fields. ``tools/tables.py`` writes it into the documents.
 
-    python tools/computation.py --golden DIR [--only gluon] [--quick]
-    python tools/computation.py --steps
+    python tools/evidence.py losses --golden DIR [--only gluon] [--quick]
+    python tools/evidence.py steps [--only keras]
+    python tools/evidence.py augmentation --golden DIR --photos DIR [--only gluon] [--samples 4000]
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -22,24 +26,54 @@ import msgspec
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import train_golden as arrays  # type: ignore[import-not-found]
-import train_steps as original  # type: ignore[import-not-found]
-from nested import changed, paths  # type: ignore[import-not-found]
-
+from ssdconv.parity.steps.augmentation import (
+    LEAST_P,
+    ORIGINALS,
+    OriginalSamples,
+    colour_cases,
+    original_features,
+    our_features,
+)
+from ssdconv.parity.steps.augmentation import p_values as p_values_of
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.loss_rule import LossRule
 from ssdconv.ssd_ref.priors import Priors
+from ssdconv.tools import train_golden as arrays
+from ssdconv.tools import train_steps as original
+from ssdconv.train.augment.spec import AugmentSpec, Retry
 from ssdconv.train.loss import multibox_loss
 from ssdconv.train.matching import Targets
 from ssdconv.train.recipes import RECIPES
 
-FILE = Path(__file__).with_name("computation.json")
+HERE = Path(__file__).resolve().parent
+COMPUTATION, AUGMENTATION = HERE / "computation.json", HERE / "augmentation.json"
 TERMS, GRADIENTS, OFFSETS = 1e-6, 1e-5, 2e-4
 """Largest errors of rows that count as equal."""
+_IN_PIXELS = ("expand.fill", "jpeg", "precision", "rounded", "stages")
 
 
-def others(rule: LossRule, path: str, value: Any) -> list[Any]:
+def paths(rule: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every field; parts that a rule does not have are one field."""
+    for field in fields(rule):
+        value = getattr(rule, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from paths(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def changed(rule: Any, path: str, value: Any) -> Any:
+    """The rule with another value at a dotted name."""
+    head, _, rest = path.partition(".")
+    return replace(rule, **{head: value if not rest else changed(getattr(rule, head), rest, value)})
+
+
+def _write(path: Path, table: dict[str, Any]) -> None:
+    with atomic_path(path) as target:
+        target.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+
+
+def other_rules(rule: LossRule, path: str, value: Any) -> list[Any]:
     """Values that a field might wrongly have."""
     owner: Any = rule
     *parents, name = path.split(".")
@@ -141,7 +175,7 @@ def _short(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def measured(golden: Path, name: str, quick: bool) -> dict[str, Any]:
+def measured_losses(golden: Path, name: str, quick: bool) -> dict[str, Any]:
     """Numbers of one recipe."""
     if name == "caffe":
         found = caffe(golden, RECIPES[name].loss)
@@ -180,9 +214,9 @@ def measured(golden: Path, name: str, quick: bool) -> dict[str, Any]:
     }
 
 
-def steps(only: list[str] | None) -> int:
+def steps(only: list[str] | None) -> None:
     """Measure three updates of the recorded runs, the update rules of TensorFlow and Keras, and Caffe's solvers."""
-    table: dict[str, Any] = json.loads(FILE.read_text())
+    table: dict[str, Any] = json.loads(COMPUTATION.read_text())
     for name in (*original.RECORDED, *original.UPDATES, *original.SOLVERS):
         if only and name not in only:
             continue
@@ -198,42 +232,146 @@ def steps(only: list[str] | None) -> int:
             found = original.recorded(name)
             told = {"losses": found.losses, "weights": found.weights, "floor": found.floor, "changes": found.changes}
             table[name]["steps"] = {"tensors": found.tensors, **{k: _short(v) for k, v in told.items()}}
-        with atomic_path(FILE) as target:
-            target.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
-    return 0
+        _write(COMPUTATION, table)
 
 
-def main() -> int:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golden", type=Path, help="folder of the recorded arrays")
-    parser.add_argument("--only", nargs="*", help="measure these recipes again")
-    parser.add_argument("--steps", action="store_true", help="measure the training steps instead (some minutes)")
-    parser.add_argument("--quick", action="store_true", help="fewer images")
-    options = parser.parse_args()
-    if options.steps:
-        return steps(options.only)
+def losses(golden: Path, only: list[str] | None, quick: bool) -> None:
+    """Measure targets, losses and gradients, and which fields the arrays tell."""
     recorded = {"caffe", *(r for table in (arrays.MATCHED, arrays.LOSSES, arrays.KERAS_TF) for r, _ in table.values())}
-    table: dict[str, Any] = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    table: dict[str, Any] = json.loads(COMPUTATION.read_text()) if COMPUTATION.is_file() else {}
     for name, recipe in list(RECIPES.items()):
-        if options.only and name not in options.only:
+        if only and name not in only:
             continue
         rule = recipe.loss
         entry: dict[str, Any] = {"rule": msgspec.to_builtins(rule)}
         if name not in recorded:
             entry["fields"] = {path: "reading" for path, _ in paths(rule)}
         else:
-            entry |= measured(options.golden, name, options.quick)
-            check, evidence = checks(options.golden, name), {}
+            entry |= measured_losses(golden, name, quick)
+            check, evidence = checks(golden, name), {}
             assert check(rule), f"{name}: the recipe itself is not what the arrays hold"
             for path, value in paths(rule):
-                told = [not check(changed(rule, path, other)) for other in others(rule, path, value)]
+                told = [not check(changed(rule, path, other)) for other in other_rules(rule, path, value)]
                 evidence[path] = "arrays" if told and all(told) else "reading"
                 print(f"{name} {path}: {evidence[path]}", file=sys.stderr, flush=True)
             entry["fields"] = evidence
         table[name] = {**{k: v for k, v in table.get(name, {}).items() if k == "steps"}, **entry}
-        with atomic_path(FILE) as target:
-            target.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+        _write(COMPUTATION, table)
+
+
+def other_specs(spec: AugmentSpec, path: str, value: Any) -> list[Any]:
+    """Values that a field might wrongly have."""
+    name = path.rpartition(".")[2]
+    owner = getattr(spec, path.partition(".")[0]) if "." in path else spec
+    kind = get_type_hints(type(owner))[name]
+    choices = [c for c in get_args(kind) if isinstance(c, str)]
+    if choices:
+        return [c for c in choices if c != value]
+    if isinstance(value, bool):
+        return [not value]
+    match name:
+        case "stages":
+            return [tuple(_swapped(value, "expand", "crop")), tuple(_swapped(value, "flip", "resize"))]
+        case "orders":
+            return [value[:1], value[1:]] if len(value) > 1 else [(value[0][::-1],)]
+        case "samplers":
+            return [value[1:], value[:-1]]
+        case "interpolations":
+            return [value[1:]] if len(value) > 1 else [(*value, "nearest")]
+        case "retry":
+            return [Retry()] if value is None else [None]
+        case "trials":
+            return [value // 5]
+        case "channel_shuffle" | "pivot":
+            return [0.5 if name == "channel_shuffle" else 20.0] if not value else [0.0]
+    if isinstance(value, tuple):
+        return [(value[0] * 1.25, value[1]), (value[0], value[1] * 0.8)]
+    return [value * 0.75]
+
+
+def _swapped(stages: tuple[str, ...], one: str, other: str) -> list[str]:
+    return [{one: other, other: one}.get(s, s) for s in stages]
+
+
+def told(
+    original: OriginalSamples, golden: Path, photos: Path, path: str, spec: AugmentSpec, theirs: Any, samples: int
+) -> str | None:
+    """What tells that a spec is not the source's; None where nothing does. Pixels cost most: a third of the samples for them."""
+    if path.startswith("photometric"):
+        cases = colour_cases(golden, original, spec.photometric)
+        if cases.equal + cases.one_level < cases.cases:
+            return "colour cases"
+    rendered = path in _IN_PIXELS
+    try:
+        ours = our_features(golden, photos, original, samples // 3 if rendered else samples, 2, spec, pixels=rendered)
+    except Exception:  # noqa: BLE001 - a rule that no image survives is told by that
+        return "samples"
+    return "samples" if min(p_values_of(ours, theirs).values()) < LEAST_P / 10 else None
+
+
+def measured_samples(original: OriginalSamples, golden: Path, photos: Path, samples: int) -> dict[str, Any]:
+    """Everything about one source; a changed field gets three eighths of the samples."""
+    theirs = original_features(golden, original)
+    ours = our_features(golden, photos, original, samples)
+    p = p_values_of(ours, theirs)
+    least = min(p, key=lambda name: p[name])
+    cases = colour_cases(golden, original)
+    evidence = {}
+    for path, value in paths(original.spec):
+        found = [
+            told(original, golden, photos, path, changed(original.spec, path, other), theirs, samples * 3 // 8)
+            for other in other_specs(original.spec, path, value)
+        ]
+        evidence[path] = "reading" if not found or None in found else min(f for f in found if f)
+        print(f"{original.recipe} {path}: {evidence[path]}", file=sys.stderr, flush=True)
+    return {
+        "samples": samples,
+        "features": len(p),
+        "below_0.001": sum(v < LEAST_P for v in p.values()),
+        "least_p": float(f"{p[least]:.3g}"),
+        "least": least,
+        "colour_cases": cases.cases,
+        "colour_equal": cases.equal,
+        "colour_one_level": cases.one_level,
+        "fields": evidence,
+    }
+
+
+def augmentation(golden: Path, photos: Path, only: list[str] | None, samples: int) -> None:
+    """Measure features of augmented samples, and which fields they tell."""
+    content = json.loads(AUGMENTATION.read_text()) if AUGMENTATION.is_file() else {}
+    table = content.setdefault("augmentation", {})
+    for name, recipe in RECIPES.items():
+        spec = msgspec.to_builtins(recipe.augment)
+        if name not in ORIGINALS:
+            table[name] = {"spec": spec, "fields": {path: "reading" for path, _ in paths(recipe.augment)}}
+        elif not only or name in only:
+            started = time.process_time()
+            table[name] = {"spec": spec, **measured_samples(ORIGINALS[name], golden, photos, samples)}
+            print(f"{name}: {time.process_time() - started:.0f} s of CPU time", file=sys.stderr)
+        _write(AUGMENTATION, content)
+
+
+def main() -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("losses", "steps", "augmentation"))
+    parser.add_argument(
+        "--golden", type=Path, help="folder of the recorded arrays (aug_*.npz and colour_*.npz among them)"
+    )
+    parser.add_argument("--photos", type=Path, help="folder of 000004.jpg and 000067.jpg")
+    parser.add_argument("--only", nargs="*", help="measure these recipes again")
+    parser.add_argument("--quick", action="store_true", help="losses: fewer images")
+    parser.add_argument("--samples", type=int, default=4000, help="of each photo (default: %(default)s)")
+    options = parser.parse_args()
+    if options.what == "steps":
+        steps(options.only)
+    elif options.what == "losses" and options.golden:
+        losses(options.golden, options.only, options.quick)
+    elif options.what == "augmentation" and options.golden and options.photos:
+        augmentation(options.golden, options.photos, options.only, options.samples)
+    else:
+        parser.error("--golden is needed, and --photos for augmentation")
     return 0
 
 

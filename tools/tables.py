@@ -1,6 +1,9 @@
-"""The table of training recipes in docs/training.md: ``python tools/recipe_table.py`` writes it, ``--check`` only compares.
+"""Tables of the documents, made from data: ``python tools/tables.py`` writes them, ``--check`` only compares.
 
-Everything in it is read from the recipes as data; a recipe that differs from another in few fields is told as those.
+docs/training.md: the recipes, everything read from them as data (one that differs from another in few fields is told as those), and
+what the original code's arrays bear out (``tools/evidence.py`` writes computation.json). docs/own_data.md: what samples of the original code
+say about their augmentation (augmentation.json). README.md: the zoo (zoo.json). fetch/zoo.schema.json: the JSON Schema of zoo files,
+from the types that they are read with.
 """
 
 from __future__ import annotations
@@ -12,11 +15,17 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ssdconv.fetch import record
+from ssdconv.parity.steps.augmentation import ORIGINALS
 from ssdconv.train.recipe import Recipe
 from ssdconv.train.recipes import RECIPES
+from ssdconv.zoo import entries
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "training.md"
-BEGIN, END = "<!-- recipes:begin, made by tools/recipe_table.py -->", "<!-- recipes:end -->"
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = ROOT / "fetch" / "zoo.schema.json"
+MEASURED = ROOT / "tools" / "computation.json"
+DRAWN = ROOT / "tools" / "augmentation.json"
+ZOO_HEAD = ("weights", "source", "paper", "the source's own", "here: layers", "here: mAP", "checksum")
 
 VARIANTS = {
     "caffe-coco": "caffe",
@@ -27,8 +36,6 @@ VARIANTS = {
 """Recipe -> the one that it is a variant of."""
 
 DIVISORS = {"same": "positives", "selected": "selected / 4 (conf), positives (loc)"}
-MEASURED = Path(__file__).with_name("computation.json")
-DRAWN = Path(__file__).resolve().parents[1] / "tools" / "augmentation.json"
 FORMULA = "formula only"
 LIVE = {"chainer": "live, ten updates: 1.0e-12 of their change", "gluon": "live, ten updates: 2.6e-10 of their change"}
 """From the table of step parity in the same document."""
@@ -230,8 +237,8 @@ ROWS: dict[str, Callable[[Recipe], str]] = {
 }
 
 
-def table() -> str:
-    """The table, the variants and what the data cannot say, in Markdown between markers."""
+def recipes() -> str:
+    """The table of the recipes, the variants and what the data cannot say, in Markdown."""
     shown = [r for r in RECIPES.values() if r.name not in VARIANTS]
     lines = [
         f"| | {' | '.join(f'`{r.name}`' for r in shown)} |",
@@ -252,12 +259,11 @@ def table() -> str:
             facts = f" ({recipe.facts})" if recipe.name not in VARIANTS else ""
             lines.append(f"- `{recipe.name}`{facts}: {'; '.join(notes) or 'nothing'}.")
     lines += ["", *proofs()]
-    return "\n".join([BEGIN, *lines, END])
+    return "\n".join(lines)
 
 
 def proofs() -> list[str]:
-    """What was compared with the originals' own output, recipe by recipe, from what ``tools/computation.py`` and
-    ``tools/augment_conformance.py`` wrote; variants share their base's."""
+    """What was compared with the originals' own output, recipe by recipe, from what ``tools/evidence.py`` wrote; variants share their base's."""
     measured: dict[str, Any] = json.loads(MEASURED.read_text())
     drawn: dict[str, Any] = json.loads(DRAWN.read_text()).get("augmentation", {}) if DRAWN.is_file() else {}
     lines = [
@@ -341,26 +347,88 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, str
             yield f"`{path}{field.name}`", f"`{mine}`"
 
 
-def inserted(text: str) -> str:
+def augmentation() -> str:
+    """What samples of the original code bear out of every recipe's augmentation, in Markdown."""
+    rows = json.loads(DRAWN.read_text())["augmentation"]
+    lines = [
+        "| recipe | samples of each photo | features with p > 0.001 | least p | exact colour cases | fields told |",
+        "|---|---|---|---|---|---|",
+    ]
+    untold = []
+    for name in ORIGINALS:
+        row = rows[name]
+        near = f", {row['colour_one_level']} by one level" if row["colour_one_level"] else ""
+        cases = f"{row['colour_equal']} of {row['colour_cases']} equal{near}"
+        reading = [f"`{path}`" for path, basis in row["fields"].items() if basis == "reading"]
+        told_ = f"{len(row['fields']) - len(reading)} of {len(row['fields'])}"
+        agree = f"{row['features'] - row['below_0.001']} of {row['features']}"
+        lines.append(f"| `{name}` | {row['samples']:,} | {agree} | {row['least_p']:.2g} | {cases} | {told_} |")
+        untold.append(f"- `{name}`: {', '.join(reading)}")
+    without = ", ".join(f"`{name}`" for name in rows if name not in ORIGINALS)
+    lines += [
+        "",
+        "A field is told where a wrong value in its place is noticed, every one that was tried, with three eighths of the samples (an",
+        "eighth where only pixels can tell). The others are set from the source's text; so few samples do not tell them from a",
+        "neighbouring value:",
+        "",
+        *untold,
+        "",
+        f"There are no samples of {without}: all their fields are set from their sources' text.",
+    ]
+    return "\n".join(lines)
+
+
+def zoo() -> str:
+    """The zoo's weights, in Markdown."""
+    rows = [ZOO_HEAD, ("---",) * len(ZOO_HEAD)]
+    for entry in entries().values():
+        r = entry.record
+        fetchable = record.checksum_kind(r) if record.has_address(r) else "no address of a file"
+        rows.append(
+            (
+                f"`{r.name}`",
+                r.source,
+                record.paper_score(r),
+                record.own_score(r),
+                record.layers_proven(r),
+                record.measured_score(r),
+                fetchable,
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+TABLES: dict[Path, tuple[str, Callable[[], str]]] = {
+    ROOT / "docs" / "training.md": ("recipes", recipes),
+    ROOT / "docs" / "own_data.md": ("augmentation", augmentation),
+    ROOT / "README.md": ("zoo", zoo),
+}
+"""Document -> word of its markers, and what makes the table."""
+
+
+def inserted(text: str, word: str, table: str) -> str:
     """``text`` with the table between its markers made anew.
 
     Raises:
         SystemExit: the markers are not there.
     """
-    start, stop = text.find(BEGIN), text.find(END)
+    begin, end = f"<!-- {word}:begin, made by tools/tables.py -->", f"<!-- {word}:end -->"
+    start, stop = text.find(begin), text.find(end)
     if start < 0 or stop < start:
-        raise SystemExit(f"{DOCUMENT.name} has no markers {BEGIN!r} … {END!r}")
-    return text[:start] + table() + text[stop + len(END) :]
+        raise SystemExit(f"no markers {begin!r} … {end!r}")
+    return text[:start] + f"{begin}\n{table}\n{end}" + text[stop + len(end) :]
 
 
 def main() -> int:
-    """Write the document, or compare; 1 where it differs and only comparing was asked."""
-    text = DOCUMENT.read_text()
-    wanted = inserted(text)
+    """Write the documents, or compare; 1 where one differs and only comparing was asked."""
+    wanted = {path: inserted(path.read_text(), word, make()) for path, (word, make) in TABLES.items()}
+    wanted[SCHEMA] = json.dumps(record.schema(), indent=1, ensure_ascii=False) + "\n"
+    different = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
-        print("as the recipes say" if text == wanted else f"{DOCUMENT.name} differs: run python tools/recipe_table.py")
-        return int(text != wanted)
-    DOCUMENT.write_text(wanted)
+        print("\n".join(f"{path.name} differs: run python tools/tables.py" for path in different) or "as the data say")
+        return int(bool(different))
+    for path in different:
+        path.write_text(wanted[path])
     return 0
 
 

