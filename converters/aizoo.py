@@ -15,6 +15,7 @@ from typing import Any
 from ssdconv.converters.caffe.net import CaffeLayer
 from ssdconv.converters.caffe.writer import INPUT, Emitted
 from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.tensorflow.reader import CheckpointFile
 from ssdconv.converters.tensors import Drop, LazyTensor, MappedTensor, Op, TensorMapping, TensorTable, Transpose
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import AIZOO_CHANNELS, PoolSpec, aizoo_units
@@ -51,7 +52,7 @@ def plan(table: TensorTable, source: str, request: Request) -> Plan:
         raise MappingError("the file holds this network several times", where=str(table.path), got=names)
     pairs = tuple(entries(config, source, found[0].groupdict().get("number") or ""))
     known = {entry.source for entry in pairs}
-    graph = table.meta.get("flavour") == "graph"
+    graph = source == "tensorflow" and table.found(CheckpointFile).flavour == "graph"
     drops = [
         Drop(name, "a constant of the graph that is no weight")
         for name, tensor in table.items()

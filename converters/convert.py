@@ -394,7 +394,7 @@ def convert(
             for output in outputs:
                 save(output, opened.plan.config, sources, provenance, digest=digest)
             rows = tuple(describe(e, table, digests=digests) for e in opened.plan.mapping)
-            table.meta.get("unchanged", lambda: None)()
+            table.unchanged()
             finite = tuple(f"tensor {name!r} holds NaN or infinite values" for name in odd)
             return ConversionReport(
                 config=opened.plan.config,

@@ -149,8 +149,8 @@ def _inspect(path: Path) -> FileSummary:
     with source.module.read(path) as table:
         plan, why = _plan(source, table)
         config = plan.config if plan else None
-        net = table.meta.get("net")
-        layers = tuple((la.name, la.type) for la in net.layers) if isinstance(net, CaffeNet) else ()
+        net = table.found(CaffeNet).layers if source.name == "caffe" else ()
+        layers = tuple((la.name, la.type) for la in net)
         return FileSummary(
             path,
             path.stat().st_size,

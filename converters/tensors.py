@@ -1,17 +1,13 @@
-"""A weight file as named lazy arrays, the same for every source.
+"""A weight file as named lazy arrays, the operations that change a layout, and the bijection to the reference's tensors.
 
-A reader (``converters/<source>/reader.py``) turns a path into a ``TensorTable`` without the source's framework.
-Names and shapes are known before any tensor byte is touched; bytes are read, usually from a memory map, on ``load``.
+A reader (``converters/<source>``) turns a path into a ``TensorTable`` without the source's framework: names and shapes are known before
+any tensor byte is touched, and bytes are read, usually from a memory map, on ``load``.
 
-Reversible operations between a source's tensor layout and the reference's.
+Every operation knows the shape it makes and its exact inverse: ``op.inverse_for(x.shape).apply(op.apply(x))`` is ``x``, bit for bit. None
+does arithmetic.
 
-Every op knows the shape it makes, and its exact inverse: ``op.inverse().apply(op.apply(x))`` is ``x``, bit for bit.
-No op does arithmetic.
-
-A checked bijection between a source's tensors and the reference's.
-
-Each source tensor is used once or dropped by a rule that says why; each reference tensor is filled once. Names, shapes
-and dtypes are checked before any tensor byte is read, so that memory is bounded by the network and not by the file.
+A ``TensorMapping`` is checked before any tensor byte is read, so that memory is bounded by the network and not by the file: each source
+tensor is used once or dropped by a rule that says why, each reference tensor is filled once, and names, shapes and dtypes fit.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +27,8 @@ import numpy.typing as npt
 from ssdconv.errors import MappingError
 
 Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,9 @@ class TensorTable(Mapping[str, LazyTensor]):
         path: the file.
         format: name of the file format ("caffemodel", "params", "h5", ...).
         tensors: in file order; names are unique.
-        meta: anything else the source file tells (layer list, attributes), keyed by the reader.
+        found: what else opening the file found (layer list, attributes), in a class of the source's own.
         warnings: harmless oddities met while reading (unknown fields, empty blobs).
+        unchanged: raises FormatError when the file was changed since it was opened.
         close: releases the memory map.
     """
 
@@ -74,16 +73,28 @@ class TensorTable(Mapping[str, LazyTensor]):
         format: str,
         tensors: Mapping[str, LazyTensor],
         *,
-        meta: Mapping[str, Any] | None = None,
+        found: object = None,
         warnings: tuple[str, ...] = (),
+        unchanged: Callable[[], None] = lambda: None,
         close: Callable[[], None] | None = None,
     ) -> None:
         self.path = Path(path)
         self.format = format
-        self.meta: dict[str, Any] = dict(meta or {})
         self.warnings = warnings
+        self.unchanged = unchanged
+        self._found = found
         self._tensors = dict(tensors)
         self._close = close
+
+    def found(self, kind: type[Found]) -> Found:
+        """What opening found.
+
+        Raises:
+            TypeError: the table comes from a reader that finds something else.
+        """
+        if not isinstance(self._found, kind):
+            raise TypeError(f"{self.path}: found {type(self._found).__name__}, not {kind.__name__}")
+        return self._found
 
     def __getitem__(self, name: str) -> LazyTensor:
         return self._tensors[name]
@@ -125,9 +136,6 @@ def sha256_file(path: Path) -> str:
         while count := stream.readinto(piece):
             digest.update(piece[:count])
     return digest.hexdigest()
-
-
-Shape = tuple[int, ...]
 
 
 class Op(Protocol):

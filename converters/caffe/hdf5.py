@@ -39,7 +39,7 @@ def read_hdf5(path: Path) -> TensorTable:
     """Open a ``.caffemodel.h5``.
 
     Returns:
-        Tensors ``<layer>/<index>``, layers by name. ``meta["net"]`` lists the layers with the shapes of their blobs; types and
+        Tensors ``<layer>/<index>``, layers by name. Found is a ``CaffeNet`` of the layers with the shapes of their blobs; types and
         connections are not in such a file.
 
     Raises:
@@ -60,8 +60,8 @@ def read_hdf5(path: Path) -> TensorTable:
     except BaseException:
         _close(opened, file)
         raise
-    meta = {"net": CaffeNet("", {}, layers), "unchanged": file.unchanged}
-    return TensorTable(path, FORMAT, tensors, meta=meta, close=partial(_close, opened, file))
+    net, close = CaffeNet("", {}, layers), partial(_close, opened, file)
+    return TensorTable(path, FORMAT, tensors, found=net, unchanged=file.unchanged, close=close)
 
 
 def _tensor(name: str, dataset: Any, path: Path, file: OpenedFile) -> LazyTensor:

@@ -256,8 +256,7 @@ def read_caffemodel(path: Path, *, use_mmap: bool = True) -> TensorTable:
 
     Returns:
         Tensors ``<layer>/<index>`` in file order, float32 (float64 where stored so), read-only and possibly unaligned.
-        ``meta["net"]`` is the ``CaffeNet`` with blob shapes; ``meta["unchanged"]()`` raises when the file was changed
-        since it was opened.
+        What it found is a ``CaffeNet`` with blob shapes.
 
     Raises:
         MissingError: no such file.
@@ -298,8 +297,8 @@ def _read(source: OpenedFile) -> TensorTable:
     warnings = [f"{t.where}: no elements" for t in tensors.values() if t.nbytes == 0]
     if net.unknown:
         warnings.append(f"{len(net.unknown)} fields that the schema does not know, first: {net.unknown[0]}")
-    meta = {"net": net, "unchanged": source.unchanged}
-    return TensorTable(source.path, "caffemodel", tensors, meta=meta, warnings=tuple(warnings), close=source.close)
+    told, close, unchanged = tuple(warnings), source.close, source.unchanged
+    return TensorTable(source.path, "caffemodel", tensors, found=net, warnings=told, unchanged=unchanged, close=close)
 
 
 def _walk_layer(wire: Wire, field: Field, walk: _Walk, reader: Reader) -> None:

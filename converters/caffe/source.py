@@ -267,7 +267,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         FormatError: neither the file nor the prototxt describes an SSD, or it has unsupported layers.
         MappingError: the network asked for does not fit the file.
     """
-    own: CaffeNet = table.meta["net"]
+    own = table.found(CaffeNet)
     net = read_prototxt(request.prototxt) if request.prototxt else own
     unknown = tuple(f"unknown {field} ignored" for field in net.unknown)
     if request.network:

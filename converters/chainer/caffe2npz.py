@@ -71,7 +71,7 @@ def caffe2npz(
         config = vgg_form(opened.plan.config, table)
         tensors = {entry.target: array for entry, array in mapping(config, table).forward(table)}
         (output,) = write(config, tensors, Path(dst), Request(options={"foreign_priors": True}))
-        table.meta["unchanged"]()
+        table.unchanged()
     return Caffe2npz(config, output, len(tensors), (*opened.plan.warnings, *_differences(config)))
 
 

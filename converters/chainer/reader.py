@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.opened import Archive, Member, open_archive
+from ssdconv.converters.opened import Archive, Member, OpenedFile, open_archive
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError, UnsafeFileError
 
@@ -150,11 +149,18 @@ FIRST = "extractor/conv1_1/W"
 """The tensor that tells under which prefix the model lies."""
 
 
+@dataclass(frozen=True)
+class NpzFile:
+    """What opening found: what stands before ``extractor/…``, None where there is no such tensor."""
+
+    prefix: str | None
+
+
 def read_npz(path: Path) -> TensorTable:
     """Open a .npz file.
 
     Returns:
-        Tensors in file order, named without ``.npy``. ``meta["prefix"]`` is what stands before ``extractor/…``: "" for a
+        Tensors in file order, named without ``.npy``, and a ``NpzFile``. Its prefix is what stands before ``extractor/…``: "" for a
         saved model, such as "updater/model:main/" for a trainer's snapshot; None where there is no such tensor.
 
     Raises:
@@ -164,15 +170,13 @@ def read_npz(path: Path) -> TensorTable:
     """
     file, archive = open_archive(path)
     try:
-        table = parse(archive, Path(path), file.close)
-        table.meta["unchanged"] = file.unchanged
-        return table
+        return parse(archive, Path(path), file)
     except BaseException:
         file.close()
         raise
 
 
-def parse(archive: Archive, path: Path, close: Callable[[], None] | None = None) -> TensorTable:
+def parse(archive: Archive, path: Path, file: OpenedFile | None = None) -> TensorTable:
     """The tensors of an open archive; see ``read_npz``."""
     odd = [name for name in archive.members if not name.endswith(".npy")]
     if odd or not archive.members:
@@ -188,7 +192,10 @@ def parse(archive: Archive, path: Path, close: Callable[[], None] | None = None)
     tensors = {}
     for name, member in names.items():
         tensors[name] = _tensor(archive, name, member, outside=not name.startswith(prefix or ""))
-    return TensorTable(path, "npz", tensors, meta={"prefix": prefix}, close=close)
+    found = NpzFile(prefix)
+    if file is None:
+        return TensorTable(path, "npz", tensors, found=found)
+    return TensorTable(path, "npz", tensors, found=found, unchanged=file.unchanged, close=file.close)
 
 
 def model_prefix(names: dict[str, Member]) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssdconv.converters.assumed import Project, flipped, settle
-from ssdconv.converters.chainer.reader import read_npz
+from ssdconv.converters.chainer.reader import NpzFile, read_npz
 from ssdconv.converters.chainer.writer import write_npz
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import Layer, check_pixels, first_layer_as, prior_gap, same_extras, vgg_layers
@@ -89,7 +89,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         UsageError: unknown network or preset.
     """
     config, claims = settle(config_of(table, request), request.settings, project_of(table))
-    prefix = table.meta.get("prefix") or ""
+    prefix = table.found(NpzFile).prefix or ""
     drops = [Drop(name, "training state, not part of the detector") for name in table if _outside(name, prefix)]
     mapping = TensorMapping(tuple(entries(config, prefix)), tuple(drops))
     return Plan(config, mapping, (), tuple(probes(config)), claims)
@@ -97,7 +97,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
 
 def config_of(table: TensorTable, request: Request) -> SSDConfig:
     """The network that the tensors' shapes make; see ``plan``."""
-    prefix = table.meta.get("prefix") or ""
+    prefix = table.found(NpzFile).prefix or ""
     heads = [n for n in table if n.startswith(f"{prefix}multibox/")]
     name = request.network or ("ssd512_voc" if _is_large(table) else "ssd300_voc")
     if not heads and not request.network:
@@ -133,7 +133,7 @@ def project_of(table: TensorTable) -> Project:
 
 
 def _is_large(table: TensorTable) -> bool:
-    prefix = table.meta.get("prefix") or ""
+    prefix = table.found(NpzFile).prefix or ""
     large = (f"{prefix}multibox/loc/6/", f"{prefix}multibox/conf/6/", f"{prefix}extractor/conv12_")
     return any(name.startswith(large) for name in table)
 

@@ -106,7 +106,7 @@ def convert_backbone(
         for output in outputs:
             save_backbone(output, spec, sources, {**about, "sha256": ""}, digest=digest)
         rows = tuple(describe(entry, table) for entry in mapping)
-        table.meta.get("unchanged", lambda: None)()
+        table.unchanged()
         seconds = time.perf_counter() - started
         return BackboneReport(
             name=name,

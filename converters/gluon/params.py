@@ -1,10 +1,7 @@
-"""Read MXNet's ``.params`` files (``save_parameters``, ``nd.save``, ``export``) without MXNet.
+"""MXNet's ``.params`` files (``save_parameters``, ``nd.save``, ``export``), read and written without MXNet.
 
-The list is walked once, headers only; tensor bytes are touched when a tensor is loaded, as views of a memory map.
-
-What reader and writer share about MXNet's ``.params`` list files (src/ndarray/ndarray.cc and dmlc's stream).
-
-All integers are little-endian::
+The list is walked once, headers only; tensor bytes are touched when a tensor is loaded, as views of a memory map. What is written are
+the bytes that ``nd.save`` of MXNet 1.9.1 writes. All integers are little-endian (src/ndarray/ndarray.cc and dmlc's stream)::
 
     u64 0x112, u64 reserved, u64 number of arrays, the arrays, u64 number of names (0 or as many), then u64 length + bytes each
 
@@ -14,29 +11,25 @@ An array is one of these; data is in C order::
     V1:      u32 magic,              u32 ndim, i64 x ndim, i32 device type, i32 device id, i32 dtype, data
     oldest:                          u32 ndim, u32 x ndim, i32 device type, i32 device id, i32 dtype, data
 
-Sparse storage, which is refused, has more shapes in between.
-V3 is V2 under numpy shape semantics: no dimensions then means a scalar.
-
-The bytes of an open file, mapped or read, that notice when the file changes.
-
-Write MXNet's ``.params`` files without MXNet: the bytes that ``nd.save`` of MXNet 1.9.1 writes.
+Sparse storage, which is refused, has more shapes in between. V3 is V2 under numpy shape semantics: no dimensions then means a scalar.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssdconv.converters.gluon.mapping import dialect_of, prefix_counts
+from ssdconv.converters.opened import OpenedFile
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
-from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.files import atomic_path
 
 LIST_MAGIC = 0x112
@@ -67,50 +60,19 @@ MAX_TENSORS = 20_000
 MAX_NAME = 1024
 
 
-class SourceBytes:
-    """The open file behind the tensors; refuses to serve a file that shrank under its memory map."""
+@dataclass(frozen=True)
+class ParamsFile:
+    """What opening a ``.params`` file finds.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self._stamp = self._state()
-        self._buffer: mmap.mmap | bytes | None = None
-        self._mapped = False
+    Attributes:
+        dialect: which of Gluon's naming rules the names follow, see ``mapping.dialect_of``.
+        prefixes: number of names with ``arg:``, with ``aux:``, and ("") with neither.
+        versions: arrays per format version.
+    """
 
-    def _state(self) -> tuple[int, int]:
-        state = os.fstat(self._descriptor)
-        return state.st_size, state.st_mtime_ns
-
-    def open(self, use_mmap: bool) -> None:
-        if self._stamp[0] < 32:
-            raise FormatError("too short for a .params list", where=str(self.path), got=f"{self._stamp[0]} bytes")
-        try:
-            if use_mmap:
-                self._buffer = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-                self._mapped = True
-            else:
-                self._buffer = self.path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise FormatError(f"cannot be read: {error}", where=str(self.path)) from None
-
-    def view(self) -> memoryview:
-        """The file's bytes, read-only; raises FormatError when the file was closed or changed since it was opened."""
-        if self._buffer is None:
-            raise FormatError("the file was closed before its tensors were read", where=str(self.path))
-        if self._mapped and self._state() != self._stamp:
-            raise FormatError("the file changed while it was being read", where=str(self.path))
-        return memoryview(self._buffer)
-
-    def unchanged(self) -> bool:
-        """Whether the open file is as it was when it was opened."""
-        return self._descriptor < 0 or self._state() == self._stamp
-
-    def close(self) -> None:
-        """Let go of the file; arrays keep the memory map alive as long as they need it."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._buffer = None
+    dialect: str
+    prefixes: dict[str, int]
+    versions: dict[str, int]
 
 
 _NO_PARAMS = "is this an MXNet .params file?"
@@ -125,9 +87,7 @@ def read_params(path: str | os.PathLike[str], *, use_mmap: bool = True) -> Tenso
 
     Returns:
         Tensors in file order under the names of the file (``arg:``/``aux:`` included; ``"0"``, ``"1"``, … for a list
-        without names). ``meta`` holds ``dialect`` (see ``names.dialect_of``), ``prefixes`` (names per ``arg``, ``aux``
-        and ``""``), ``versions`` (arrays per format version) and ``unchanged`` (tells whether the file still is as it was
-        when it was opened).
+        without names), and a ``ParamsFile``.
 
     Raises:
         FormatError: damaged, truncated, or hostile file, two tensors of one name, sparse storage, or a dtype that has no
@@ -135,18 +95,11 @@ def read_params(path: str | os.PathLike[str], *, use_mmap: bool = True) -> Tenso
         MissingError: there is no such file.
     """
     path = Path(path)
+    file = OpenedFile(path, use_mmap=use_mmap)
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise MissingError("no such file", where=str(path)) from None
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    source = SourceBytes(path, descriptor)
-    try:
-        source.open(use_mmap)
-        return parse(source.view(), path, source=source)
+        return parse(memoryview(file.data), path, file)
     except BaseException:
-        source.close()
+        file.close()
         raise
 
 
@@ -162,8 +115,15 @@ class _Header:
     refused: str = ""
 
 
-def parse(buffer: memoryview, path: Path, *, source: SourceBytes | None = None) -> TensorTable:
-    """Walk a ``.params`` list in memory. See ``read_params``; ``source`` serves the tensors' bytes on load."""
+def parse(buffer: memoryview, path: Path, file: OpenedFile | None = None) -> TensorTable:
+    """Walk a ``.params`` list in memory. See ``read_params``; ``file`` serves the tensors' bytes on load."""
+
+    def view() -> memoryview:
+        if file is None:
+            return buffer
+        file.unchanged()
+        return memoryview(file.data)
+
     cursor = _Cursor(buffer, path)
     magic, _reserved, count = cursor.numbers("<QQQ", "list header")
     if magic != LIST_MAGIC:
@@ -182,25 +142,17 @@ def parse(buffer: memoryview, path: Path, *, source: SourceBytes | None = None) 
         if name in tensors:
             raise cursor.error(f"two tensors are named {name!r}", header.start)
         where = f"array {index}, offset {header.data}"
-        view: Callable[[], memoryview] = source.view if source else lambda: buffer
         tensors[name] = LazyTensor(name, header.shape, header.dtype, _loader(view, header), where)
     versions = [header.version for header in headers]
-    meta: dict[str, Any] = {
-        "dialect": dialect_of(names),
-        "prefixes": prefix_counts(names),
-        "versions": {version: versions.count(version) for version in dict.fromkeys(versions)},
-    }
-    if source:
-        meta["unchanged"] = source.unchanged
-    return TensorTable(path, "params", tensors, meta=meta, close=source.close if source else None)
+    found = ParamsFile(dialect_of(names), prefix_counts(names), {v: versions.count(v) for v in dict.fromkeys(versions)})
+    if file is None:
+        return TensorTable(path, "params", tensors, found=found)
+    return TensorTable(path, "params", tensors, found=found, unchanged=file.unchanged, close=file.close)
 
 
 def _loader(view: Callable[[], memoryview], header: _Header) -> Callable[[], Array]:
     def load() -> Array:
-        count = 1
-        for side in header.shape:
-            count *= side
-        return np.frombuffer(view(), header.dtype, count, header.data).reshape(header.shape)
+        return np.frombuffer(view(), header.dtype, prod(header.shape), header.data).reshape(header.shape)
 
     return load
 
@@ -228,10 +180,7 @@ def _array(cursor: _Cursor, index: int) -> _Header:
             raise cursor.error(f"{what}: unknown dtype code", cursor.offset - 4, got=type_code)
         name, size = OTHER_DTYPES[type_code]
         dtype, refused = np.dtype(f"V{size}"), f"has dtype {name}, which is not read"
-    nbytes = dtype.itemsize
-    for side in shape:
-        nbytes *= side
-    data = cursor.skip(nbytes, f"data of {what}, {shape} {dtype}")
+    data = cursor.skip(dtype.itemsize * prod(shape), f"data of {what}, {shape} {dtype}")
     return _Header(shape, dtype, VERSIONS.get(word, "V0"), start, data, refused)
 
 

@@ -20,6 +20,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -137,13 +138,32 @@ WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 MAX_CONFIG = 32 << 20
 
 
+@dataclass(frozen=True)
+class KerasFile:
+    """What opening a Keras file finds.
+
+    Attributes:
+        flavour: see the module's table.
+        layers: layer name -> names of its tensors.
+        named: False where ``layers`` has only names of numbered groups.
+        model: text of the whole model, "" in files of weights alone.
+        version: Keras' own, where it is told.
+        backend: what wrote the file, where it is told.
+    """
+
+    flavour: Flavour
+    layers: dict[str, list[str]]
+    named: bool = True
+    model: str = ""
+    version: str = ""
+    backend: str = ""
+
+
 def read_keras(path: Path) -> TensorTable:
     """Open ``.h5``, ``.weights.h5`` or ``.keras``; see ``flavours`` for what they hold.
 
     Returns:
-        Tensors by their path in the HDF5 file. ``meta`` holds ``flavour``, ``layers`` (layer name -> tensor names),
-        ``named`` (False where the names are only those of numbered groups), ``backend``, what wrote the file, ``version``,
-        Keras' own, and ``model``, the text of the whole model (None in files of weights alone).
+        Tensors by their path in the HDF5 file, and a ``KerasFile``.
 
     Raises:
         MissingError: no such file.
@@ -221,20 +241,19 @@ def _table(path: Path, opened: Any, file: OpenedFile, data: Any, config: bytes |
         told = config.decode(errors="replace") if config is not None else None
         root = groups.get("model_weights", opened.id)
         layers, named = layers_of(list(tensors), groups, config, where, heaps)
-        meta = {
-            "flavour": flavour_of(list(tensors)),
-            "layers": layers,
-            "named": named,
-            "model": told or h5.text(opened.id, "model_config", where, heaps, MAX_CONFIG),
-            "version": h5.text(root, "keras_version", where, heaps)
-            or h5.text(opened.id, "keras_version", where, heaps),
-            "backend": h5.text(root, "backend", where, heaps) or h5.text(opened.id, "backend", where, heaps),
-            "unchanged": file.unchanged,
-        }
+        about = KerasFile(
+            flavour_of(list(tensors)),
+            layers,
+            named,
+            told or h5.text(opened.id, "model_config", where, heaps, MAX_CONFIG) or "",
+            h5.text(root, "keras_version", where, heaps) or h5.text(opened.id, "keras_version", where, heaps) or "",
+            h5.text(root, "backend", where, heaps) or h5.text(opened.id, "backend", where, heaps) or "",
+        )
     except BaseException:
         _close(opened, file)
         raise
-    return TensorTable(path, kind, tensors, meta=meta, close=partial(_close, opened, file))
+    close = partial(_close, opened, file)
+    return TensorTable(path, kind, tensors, found=about, unchanged=file.unchanged, close=close)
 
 
 def _load(dataset: Any, file: OpenedFile, where: str) -> Any:

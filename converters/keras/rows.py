@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ssdconv.converters.keras.reader import KerasFile
 from ssdconv.converters.plan import Request
 from ssdconv.converters.same_network import vgg_layers
 from ssdconv.converters.tensors import Op, TensorTable, Transpose, permute_anchors
@@ -200,13 +201,13 @@ def layers_in_order(table: TensorTable, request: Request) -> Layers:
     """Layer name -> its datasets, by class and order.
 
     Args:
-        table: of a v3 file; ``meta["layers"]`` has the file's groups (``conv2d_3``).
+        table: of a v3 file; its layers are the file's groups (``conv2d_3``).
         request: ``network`` decides where several networks have these shapes.
 
     Raises:
         MappingError: no network known here fits, several do, or the order does not tell the layers; the message says why.
     """
-    groups: Layers = table.meta["layers"]
+    groups: Layers = table.found(KerasFile).layers
     shapes = {group: [table[name].shape for name in names] for group, names in groups.items()}
     asked = [request.network] if request.network else list(CHAINS)
     reasons, found = {}, {}

@@ -16,7 +16,7 @@ from typing import Literal
 from ssdconv.converters.assumed import Project, Reading, flipped, settle
 from ssdconv.converters.keras.layers import Weight
 from ssdconv.converters.keras.model_config import parse
-from ssdconv.converters.keras.reader import is_training, read_keras
+from ssdconv.converters.keras.reader import KerasFile, is_training, read_keras
 from ssdconv.converters.keras.rows import NORM, KerasRow, Kind, in_model_order, layers_in_order, probes_of, rows_of
 from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
 from ssdconv.converters.keras.writer import write_numbered, write_weights, write_whole
@@ -151,22 +151,24 @@ def plan(table: TensorTable, request: Request) -> Plan:
         MappingError: no network fits, or kernels are Theano's.
         UsageError: unknown network.
     """
-    if (table.meta["backend"] or "").lower() == "theano":
+    if table.found(KerasFile).backend.lower() == "theano":
         raise MappingError(
             "the file was written by Keras on Theano, whose kernels are mirrored",
             where=str(table.path),
             hint="load it in Keras on TensorFlow, which turns the kernels, save it again, and convert that",
         )
     if describes_itself(table):
-        model = parse(table.meta["model"], str(table.path))
+        model = parse(table.found(KerasFile).model, str(table.path))
         return whole_plan(table, network_of(model, request.settings, str(table.path)), request)
-    layers: dict[str, list[str]] = table.meta["layers"] if table.meta["named"] else layers_in_order(table, request)
+    layers: dict[str, list[str]] = (
+        table.found(KerasFile).layers if table.found(KerasFile).named else layers_in_order(table, request)
+    )
     suffix = suffix_of(layers)
     usual = config_of(table, layers, request, suffix)
     config, claims = settle(usual, request.settings, project_of(usual))
     warnings = (
         ()
-        if table.meta["named"]
+        if table.found(KerasFile).named
         else ("the file holds no layer names: layers were told by their class, order and shape",)
     )
     return Plan(config, named_mapping(table, config, layers, suffix), warnings, tuple(probes_of(config)), claims)
@@ -191,7 +193,7 @@ def named_mapping(
 
 def describes_itself(table: TensorTable) -> bool:
     """Whether the file holds a whole model with its priors, so that nothing of it comes from a table."""
-    return f'{ANCHORS}"' in (table.meta.get("model") or "")
+    return f'{ANCHORS}"' in table.found(KerasFile).model
 
 
 def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
@@ -209,7 +211,7 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
             hint="what the file does not say is set by --set KEY=VALUE; `ssdconv inspect` lists the keys",
         )
     inner = next((weight.owner for weight in whole.made.weights if len(weight.owner) > 1), None)
-    if inner and table.meta["flavour"] == "v3":
+    if inner and table.found(KerasFile).flavour == "v3":
         raise MappingError(
             f"model {inner[0]!r} within the model: its weights in a .keras archive are not read",
             where=str(table.path),
@@ -224,9 +226,9 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
     known = {part for weight in whole.made.weights for part in weight.owner}
     drops = tuple(Drop(name, _why_dropped(name, table, known)) for name in table if name not in used)
     origin = Origin(
-        table.meta["model"],
+        table.found(KerasFile).model,
         {entry.target: entry.source for entry in entries},
-        {key: table.meta[key] for key in ("version", "backend") if table.meta.get(key)}
+        {key: told for key in ("version", "backend") if (told := getattr(table.found(KerasFile), key))}
         | {f"--set {key}": value for key, value in request.settings.items()},
     )
     config = replace(whole.config, graph=replace(graph, origin=origin))
@@ -238,7 +240,7 @@ def _why_dropped(name: str, table: TensorTable, known: set[str]) -> str:
     last = name.rsplit("/", 1)[-1].split(":")[0]
     if is_training(name):
         return "training state, not part of the detector"
-    layer = next((la for la, names in table.meta["layers"].items() if name in names), "")
+    layer = next((la for la, names in table.found(KerasFile).layers.items() if name in names), "")
     if layer not in known:
         return "its layer is not part of the detector"
     if last in PRUNING:
@@ -252,7 +254,7 @@ def stored_as(weight: Weight, table: TensorTable) -> str:
     Raises:
         MappingError: several could be it.
     """
-    names = list(table.meta["layers"].get(weight.owner[0], ()))
+    names = list(table.found(KerasFile).layers.get(weight.owner[0], ()))
     for inner in weight.owner[1:]:
         names = [name for name in names if inner in name.split("/")[:-1]]
     names = [name for name in names if name.rsplit("/", 1)[-1].split(":")[0] not in PRUNING]

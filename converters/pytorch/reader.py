@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,19 @@ MAX_ELEMENTS = 1 << 40
 """Product of the sides that are not 0."""
 
 
+@dataclass(frozen=True)
+class PthFile:
+    """What opening found: the keys that led to the state dict, and the file's own text values by key."""
+
+    wrappers: tuple[str, ...]
+    strings: Mapping[str, str]
+
+
 def read_pth(path: Path) -> TensorTable:
     """Open a file written by ``torch.save``.
 
     Returns:
-        Tensors in the file's order, under the names of the state dict. ``meta["wrappers"]`` are the keys that led to it,
-        ``meta["strings"]`` the file's own text values by key.
+        Tensors in the file's order, under the names of the state dict, and a ``PthFile``.
 
     Raises:
         MissingError: no such file.
@@ -53,9 +61,7 @@ def read_pth(path: Path) -> TensorTable:
     """
     file = OpenedFile(Path(path))
     try:
-        table = parse(file.data, Path(path), file.unchanged, file.close)
-        table.meta["unchanged"] = file.unchanged
-        return table
+        return parse(file.data, Path(path), file.unchanged, file.close)
     except BaseException:
         file.close()
         raise
@@ -76,8 +82,8 @@ def parse(
         warnings.append(f"{len(skipped)} entries are no tensors and were not read, first {skipped[0]!r}")
     root = as_dict(content.value) or {}
     strings = {k: v for k, v in root.items() if isinstance(k, str) and isinstance(v, str)}
-    meta = {"wrappers": wrappers, "strings": strings}
-    return TensorTable(path, content.format, tensors, meta=meta, warnings=tuple(warnings), close=close)
+    found, told = PthFile(wrappers, strings), tuple(warnings)
+    return TensorTable(path, content.format, tensors, found=found, warnings=told, unchanged=check, close=close)
 
 
 def content_of(data: Any, where: str, check: Callable[[], None]) -> Content:

@@ -22,7 +22,7 @@ import numpy as np
 from ssdconv.converters.assumed import Project, flipped, settle
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.pytorch.reader import read_pth
+from ssdconv.converters.pytorch.reader import PthFile, read_pth
 from ssdconv.converters.pytorch.styles import ROLES, entries, probes
 from ssdconv.converters.registry import recognise
 from ssdconv.converters.same_network import FIRST_LAYER, check_pixels, first_layer_as, prior_gap, same_extras
@@ -150,7 +150,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         UsageError: the channel order, or with an unusual class count the network, must be told.
         FormatError: the file is a checkpoint of ssdconv already.
     """
-    if "ssdconv" in table.meta["strings"]:
+    if "ssdconv" in table.found(PthFile).strings:
         raise FormatError(
             "this is a checkpoint of ssdconv, converted already",
             where=str(table.path),

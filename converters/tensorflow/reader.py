@@ -11,8 +11,11 @@ Which file stands for a checkpoint, given any of its names. Imports nothing but 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ssdconv.converters.opened import OpenedFile
 from ssdconv.converters.protobuf_wire import LEN, VARINT, Field, Wire
@@ -114,6 +117,14 @@ def index_of(path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What opening found: the format, and for a graph the op of each node by its name."""
+
+    flavour: Literal["V2", "V1", "graph"]
+    ops: Mapping[str, str] = field(default_factory=dict)
+
+
 def read_checkpoint(path: Path) -> TensorTable:
     """Open a checkpoint or a frozen graph.
 
@@ -121,8 +132,7 @@ def read_checkpoint(path: Path) -> TensorTable:
         path: a checkpoint's prefix, its ``.index``, ``.meta`` or ``.data`` file, a V1 checkpoint, or a ``.pb`` graph.
 
     Returns:
-        Tensors by variable name (by node name for a graph), without ":0". ``meta`` holds ``flavour`` ("V2", "V1" or
-        "graph"), and for a graph ``ops``, each node's op.
+        Tensors by variable name (by node name for a graph), without ":0", and a ``CheckpointFile``.
 
     Raises:
         MissingError: no such file, or a shard is missing.
@@ -163,11 +173,11 @@ def _table(path: Path, file: OpenedFile) -> TensorTable:
             bundle.unchanged()
 
         try:
-            return _made(path, "V2", bundle.tensors(), unchanged, close, shards=bundle.shards)
+            return _made(path, CheckpointFile("V2"), bundle.tensors(), unchanged, close)
         except BaseException:
             bundle.close()
             raise
-    return _made(path, "V1", saved_tensors(table, file), file.unchanged, file.close)
+    return _made(path, CheckpointFile("V1"), saved_tensors(table, file), file.unchanged, file.close)
 
 
 def _lists_tensors(table: Table) -> bool:
@@ -187,11 +197,15 @@ def _graph(path: Path, file: OpenedFile) -> TensorTable:
             got=error.got,
             hint="give a checkpoint's .index file, a V1 checkpoint, or a frozen GraphDef (.pb)",
         ) from None
-    return _made(path, "graph", found, file.unchanged, file.close, ops=ops)
+    return _made(path, CheckpointFile("graph", ops), found, file.unchanged, file.close)
 
 
 def _made(
-    path: Path, flavour: str, found: dict[str, LazyTensor], unchanged: object, close: object, **meta: object
+    path: Path,
+    file: CheckpointFile,
+    tensors: dict[str, LazyTensor],
+    unchanged: Callable[[], None],
+    close: Callable[[], None],
 ) -> TensorTable:
-    kind = {"V2": "checkpoint V2", "V1": "checkpoint V1", "graph": "frozen graph"}[flavour]
-    return TensorTable(path, kind, found, meta={"flavour": flavour, "unchanged": unchanged, **meta}, close=close)  # type: ignore[arg-type]
+    kind = {"V2": "checkpoint V2", "V1": "checkpoint V1", "graph": "frozen graph"}[file.flavour]
+    return TensorTable(path, kind, tensors, found=file, unchanged=unchanged, close=close)

@@ -18,7 +18,7 @@ from ssdconv.converters.assumed import Project, settle
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import Layer, vgg_layers
 from ssdconv.converters.tensorflow.bundle import write_bundle
-from ssdconv.converters.tensorflow.reader import read_checkpoint
+from ssdconv.converters.tensorflow.reader import CheckpointFile, read_checkpoint
 from ssdconv.converters.tensors import (
     Array,
     Drop,
@@ -163,7 +163,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
     config, claims = settle(config_of(table, prefix, request), request.settings, PROJECT)
     pairs = tuple(entries(config, prefix))
     known = {entry.source for entry in pairs}
-    graph = table.meta["flavour"] == "graph"
+    graph = table.found(CheckpointFile).flavour == "graph"
     reasons = {name: outside(name, prefix, graph=graph) for name in table if name not in known}
     drops = tuple(Drop(name, reason) for name, reason in reasons.items() if reason)
     return Plan(config, TensorMapping(pairs, drops), (), tuple(probes(config)), claims)

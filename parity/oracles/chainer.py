@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ssdconv.converters.chainer.reader import NpzFile
 from ssdconv.converters.chainer.source import YX_TO_XY
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
@@ -113,7 +114,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "chainer
         UsageError: no such oracle for ChainerCV networks, or the file is a trainer's snapshot.
     """
     check_choice(oracle, ORACLES, "ChainerCV")
-    if opened.table.meta.get("prefix"):
+    if opened.table.found(NpzFile).prefix:
         raise UsageError(
             "ChainerCV's networks load a model's own file, not a trainer's snapshot",
             where=str(opened.table.path),

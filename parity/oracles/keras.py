@@ -18,6 +18,7 @@ import numpy as np
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.keras.anchors import pairs
 from ssdconv.converters.keras.model_config import parse
+from ssdconv.converters.keras.reader import KerasFile
 from ssdconv.converters.keras.rows import probes_of, rows_of
 from ssdconv.converters.keras.source import describes_itself, named_mapping
 from ssdconv.converters.keras.whole import RULES, anchors_of
@@ -63,7 +64,7 @@ class WholeOracle:
         self.path = Path(path)
         self.plan = opened.plan
         self.timeout = timeout
-        model = parse(opened.table.meta["model"], str(path))
+        model = parse(opened.table.found(KerasFile).model, str(path))
         self.anchors = [call.owner[-1] for call in anchors_of(model, str(path))]
         self.edges = any(call.name == "lambda1" for call in model.calls)
 
@@ -317,7 +318,7 @@ def adopt(opened: Opened, config: SSDConfig) -> Opened:
     """
     if not describes_itself(opened.table) or config.staged is None:
         return opened
-    mapping = named_mapping(opened.table, config, opened.table.meta["layers"])
+    mapping = named_mapping(opened.table, config, opened.table.found(KerasFile).layers)
     return replace(opened, plan=replace(opened.plan, mapping=mapping, probes=tuple(probes_of(config))))
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdconv.converters.convert import Opened
+from ssdconv.converters.pytorch.reader import PthFile
 from ssdconv.converters.pytorch.source import style_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, UsageError
@@ -336,7 +337,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch")
     check_choice(oracle, ORACLES, "PyTorch")
     table, config = opened.table, opened.plan.config
     style, prefix = style_of(table)
-    weights = Weights(table.path, tuple(table.meta["wrappers"]), prefix)
+    weights = Weights(table.path, table.found(PthFile).wrappers, prefix)
     if oracle == "original":
         style = KINDS[config.name].style
         if style == "torchvision":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.convert import Opened
+from ssdconv.converters.tensorflow.reader import CheckpointFile
 from ssdconv.converters.tensorflow.source import FIRST, SCALE, SCOPE, YX_TO_XY, scope_of, variable
 from ssdconv.converters.tensorflow.source import layers as layers_of
 from ssdconv.converters.tensors import Array
@@ -129,7 +130,7 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
     check_choice(oracle, ORACLES, "TensorFlow")
     if oracle == "original":
         return _original(opened)
-    graph = opened.table.meta["flavour"] == "graph"
+    graph = opened.table.found(CheckpointFile).flavour == "graph"
     if opened.plan.config.name == AIZOO and graph:
         return aizoo.prepare(opened, WORKER)
     if opened.plan.config.name == AIZOO:
@@ -179,11 +180,11 @@ def _original(opened: Opened) -> Prepared:
         UsageError: a frozen graph, or another network.
     """
     config = opened.plan.config
-    if config.name == AIZOO or opened.table.meta["flavour"] == "graph":
+    if config.name == AIZOO or opened.table.found(CheckpointFile).flavour == "graph":
         raise UsageError(
             "the original code runs checkpoints of SSD.TensorFlow only",
             where=str(opened.table.path),
-            got=f"{config.name}, a {opened.table.meta['flavour']}",
+            got=f"{config.name}, a {opened.table.found(CheckpointFile).flavour}",
             hint="leave out `--oracle original`",
         )
     told = tuple(c for c in opened.plan.evidence if c.basis == "user" and c.key in FLAGS and c.value != "all")

@@ -18,6 +18,7 @@ import yaml
 
 import ssdconv
 from ssdconv import cli
+from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.convert import convert
 from ssdconv.converters.inspect import template
 from ssdconv.converters.plan import Request
@@ -443,7 +444,7 @@ def test_a_template_of_a_file_without_input_size(faces: Made, tmp_path: Path, ca
         from dataclasses import replace
 
         net = read_prototxt(silent)
-        shapes = {la.name: la.blobs for la in table.meta["net"].layers}
+        shapes = {la.name: la.blobs for la in table.found(CaffeNet).layers}
         layers = tuple(replace(la, blobs=shapes.get(la.name, ())) for la in net.layers)
         write_caffemodel(
             replace(net, layers=layers), {n: np.array(t.load()) for n, t in table.items()}, tmp_path / "s.caffemodel"

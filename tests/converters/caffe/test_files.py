@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.source import read
 from ssdconv.converters.convert import convert, reverse
@@ -47,7 +48,7 @@ def as_hdf5(weights: Path, target: Path) -> Path:
     """As Caffe's ``Net::ToHDF5`` writes it: a group for every layer, the blobs of those that own them."""
     with read_caffemodel(weights) as table, h5py.File(target, "w") as file:
         data = file.create_group("data")
-        for layer in table.meta["net"].layers:
+        for layer in table.found(CaffeNet).layers:
             group = data.require_group(layer.name)
             for index in range(len(layer.blobs) if layer.name != "l" else 0):
                 group[str(index)] = table[f"{layer.name}/{index}"].load()
@@ -129,7 +130,7 @@ def test_blobs_of_old_files_come_back_in_their_own_shapes(emit, files: Files, tm
     with read_caffemodel(files[0]) as table:
         arrays = {name: tensor.load() for name, tensor in table.items()}
         layers = []
-        for layer in table.meta["net"].layers:
+        for layer in table.found(CaffeNet).layers:
             blobs = tuple(
                 emit.legacy(*(1,) * (4 - len(shape)), *shape) + emit.floats(*arrays[f"{layer.name}/{i}"].ravel())
                 for i, shape in enumerate(layer.blobs)

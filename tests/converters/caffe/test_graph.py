@@ -30,7 +30,7 @@ MASK = "weights/aizoo_facemask/face_mask_detection"
 
 def own_net(path: Path) -> CaffeNet:
     with read_caffemodel(path) as table:
-        net = table.meta["net"]
+        net = table.found(CaffeNet)
     assert isinstance(net, CaffeNet)
     return net
 
@@ -535,7 +535,7 @@ FILES = {
 
 def rewritten(model: Path, prototxt: Path | None, folder: Path, size: tuple[int, int] | None = None) -> CaffeNet:
     with read_caffemodel(model) as table:
-        own = table.meta["net"]
+        own = table.found(CaffeNet)
         net = own if prototxt is None else read_prototxt(prototxt)
         written = graph_net(graph_config(net, name="back", weights=own, input_size=size))
         learned = {f"{la.name}/{i}" for la in written.layers for i in range(len(la.blobs))}

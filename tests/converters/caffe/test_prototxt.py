@@ -197,7 +197,7 @@ def test_real_files_round_trip(shared: Path, tmp_path: Path, name: str):
 def test_text_and_binary_say_the_same(shared: Path):
     folder = shared / "golden"
     text = read_prototxt(folder / "vgg_ssd300_narrow.prototxt")
-    binary = read_caffemodel(folder / "vgg_ssd300_narrow.caffemodel").meta["net"]
+    binary = read_caffemodel(folder / "vgg_ssd300_narrow.caffemodel").found(CaffeNet)
     assert [replace(layer, blobs=()) for layer in binary.layers] == list(text.layers)
 
 

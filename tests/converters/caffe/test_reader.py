@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.reader import MAX_RUNS, read_blob, read_caffemodel, walk_blob
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.converters.protobuf_wire import Wire
@@ -43,7 +44,7 @@ def test_equal_to_a_full_protobuf_parse(shared: Path, name: str, use_mmap: bool)
             loaded = table[key].load()
             assert loaded.dtype == table[key].dtype == np.float32
             assert loaded.tobytes() == array.tobytes(), key
-        layers = table.meta["net"].layers
+        layers = table.found(CaffeNet).layers
         assert [la.name for la in layers] == [la.name.decode() for la in net.layer]
         assert [la.type for la in layers] == [la.type.decode() for la in net.layer]
         assert [la.bottoms for la in layers] == [tuple(b.decode() for b in la.bottom) for la in net.layer]
@@ -60,7 +61,7 @@ def test_equal_to_opencv(shared: Path, name: str, prototxt: str):
     net = cv2.dnn.readNetFromCaffe(str((shared / name).parent / prototxt), str(shared / name))
     table = read_caffemodel(shared / name)
     compared = 0
-    for layer in table.meta["net"].layers:
+    for layer in table.found(CaffeNet).layers:
         if layer.type == "Convolution" and net.getLayerId(layer.name) > 0:
             np.testing.assert_array_equal(net.getParam(layer.name, 0), table[f"{layer.name}/0"].load())
             compared += 1
@@ -70,7 +71,7 @@ def test_equal_to_opencv(shared: Path, name: str, prototxt: str):
 @pytest.mark.shared
 def test_parameters_of_a_real_train_net(shared: Path):
     table = read_caffemodel(shared / MODELS[0])
-    layers = {layer.name: layer for layer in table.meta["net"].layers}
+    layers = {layer.name: layer for layer in table.found(CaffeNet).layers}
     data, prior = layers["data"], layers["fc7_mbox_priorbox"]
     assert data.params["transform_param"]["mean_value"] == [104, 117, 123] and data.phase == "TRAIN"
     # training snapshots say phase: TRAIN in every layer, which restricts none of them
@@ -79,13 +80,13 @@ def test_parameters_of_a_real_train_net(shared: Path):
     ]
     assert layers["mbox_loss"].params["multibox_loss_param"]["code_type"] == "CENTER_SIZE"
     assert layers["conv1_h"].blobs == ((32, 3, 7, 7), (32,))
-    assert table.meta["net"].unknown == () and table.warnings == ()
+    assert table.found(CaffeNet).unknown == () and table.warnings == ()
 
 
 @pytest.mark.shared
 def test_fields_of_another_caffe_are_listed(shared: Path):
     table = read_caffemodel(shared / MODELS[1])  # written by NVIDIA's Caffe: fields 145 to 148 in every layer
-    assert "layer data: field '145'" in table.meta["net"].unknown
+    assert "layer data: field '145'" in table.found(CaffeNet).unknown
     assert any("does not know" in text for text in table.warnings)
 
 
@@ -98,7 +99,7 @@ def test_every_kind_of_blob(emit, save):
         "norm/0": ("float32", [7, 8, 9]),
         "ip/0": ("float64", [0.1, 0.2]),
     }
-    net = table.meta["net"]
+    net = table.found(CaffeNet)
     assert net.name == "small" and net.inputs == {"data": (1, 1, 4, 4)}
     assert net.layers[1].params == {"convolution_param": {"num_output": 2}}
     assert net.layers[1].blobs == ((2, 1, 2, 1), (1, 1, 1, 2))
@@ -115,7 +116,7 @@ def test_v1_net(emit, save):
     data += emit.v1_layer("loss", 21, emit.sub(2, "c1"), emit.sub(32, emit.int(1, 0)))
     data += emit.v1_layer("odd", 99)
     table = read_caffemodel(save(data))
-    net = table.meta["net"]
+    net = table.found(CaffeNet)
     assert [layer.type for layer in net.layers] == ["Convolution", "SoftmaxWithLoss", ""]
     assert net.inputs == {"data": (1, 3, 8, 9)} and net.layers[0].shared == ("w", "")
     assert net.layers[0].params == {"convolution_param": {"num_output": 2}} and net.layers[1].phase == "TRAIN"
@@ -125,7 +126,7 @@ def test_v1_net(emit, save):
 
 def test_shared_parameters(emit, save):
     param = emit.sub(6, emit.sub(1, "w")) + emit.sub(6, b"")
-    net = read_caffemodel(save(emit.layer("a", "Convolution", param))).meta["net"]
+    net = read_caffemodel(save(emit.layer("a", "Convolution", param))).found(CaffeNet)
     assert net.layers[0].shared == ("w", "")
 
 
@@ -143,13 +144,13 @@ def test_shared_parameters(emit, save):
     ],
 )
 def test_phase_comes_from_the_rules(emit, save, rules, phase):
-    net = read_caffemodel(save(emit.layer("a", "Dropout", rules(emit)))).meta["net"]
+    net = read_caffemodel(save(emit.layer("a", "Dropout", rules(emit)))).found(CaffeNet)
     assert net.layers[0].phase == phase
 
 
 def test_pixels_of_old_data_layers_move_to_transform_param(emit, save):
     data = emit.sub(107, emit.sub(1, "db") + emit.tag(2, 5) + b"\0\0\0\x3f" + emit.int(6, 1))
-    net = read_caffemodel(save(emit.layer("d", "Data", data))).meta["net"]
+    net = read_caffemodel(save(emit.layer("d", "Data", data))).found(CaffeNet)
     assert net.layers[0].params == {"data_param": {"source": "db"}, "transform_param": {"scale": 0.5, "mirror": True}}
 
 
@@ -165,26 +166,26 @@ def test_pixels_of_old_data_layers_move_to_transform_param(emit, save):
     ],
 )
 def test_field_numbers_of_other_caffes(emit, save, kind, number, body, params):
-    net = read_caffemodel(save(emit.layer("a", kind, emit.sub(number, body(emit))))).meta["net"]
+    net = read_caffemodel(save(emit.layer("a", kind, emit.sub(number, body(emit))))).found(CaffeNet)
     assert net.layers[0].params == params
     assert (net.unknown == ()) == (kind == "Crop")
 
 
 def test_own_number_goes_before_another_caffes(emit, save):
     both = emit.sub(202, emit.int(1, 3)) + emit.sub(145, b"")
-    net = read_caffemodel(save(emit.layer("a", "Permute", both))).meta["net"]
+    net = read_caffemodel(save(emit.layer("a", "Permute", both))).found(CaffeNet)
     assert net.layers[0].params["permute_param"] == {"order": [3]} and net.unknown == ()
 
 
 def test_numbers_of_other_kinds_are_no_parameters(emit, save):
-    net = read_caffemodel(save(emit.layer("a", "Permute", emit.int(145, 1)))).meta["net"]  # NVIDIA's forward_type
+    net = read_caffemodel(save(emit.layer("a", "Permute", emit.int(145, 1)))).found(CaffeNet)  # NVIDIA's forward_type
     assert net.layers[0].params == {} and net.unknown == ("layer a: field '145'",)
 
 
 def test_unknown_fields_are_listed_at_any_depth(emit, save):
     inner = emit.sub(106, emit.int(1, 2) + emit.int(77, 1) + emit.sub(7, emit.int(66, 1)))
     data = emit.int(55, 1) + emit.layer("a", "Convolution", emit.int(999, 1), inner, emit.sub(998, "x"))
-    assert sorted(read_caffemodel(save(data)).meta["net"].unknown) == [
+    assert sorted(read_caffemodel(save(data)).found(CaffeNet).unknown) == [
         "layer a: field '998'",
         "layer a: field '999'",
         "layer a: field 'convolution_param.77'",
@@ -197,7 +198,9 @@ def test_same_name_without_blobs_is_legal(emit, save):
     blob = emit.shape(1) + emit.floats(1)
     data = emit.layer("data", "Data") + emit.layer("data", "Data") + emit.layer("c") + emit.layer("c", blobs=(blob,))
     table = read_caffemodel(save(data))
-    assert [layer.name for layer in table.meta["net"].layers] == ["data", "data", "c", "c"] and list(table) == ["c/0"]
+    assert [layer.name for layer in table.found(CaffeNet).layers] == ["data", "data", "c", "c"] and list(table) == [
+        "c/0"
+    ]
 
 
 def test_names_cannot_steer_the_terminal(emit, save):
@@ -207,7 +210,7 @@ def test_names_cannot_steer_the_terminal(emit, save):
     assert r"layer a\x1b[2J\nnnn" in str(caught.value) and "\x1b" not in str(caught.value)
     table = read_caffemodel(save(emit.layer(name, "X", emit.int(999, 1), blobs=(emit.shape(1) + emit.floats(1),))))
     assert all(
-        len(text) < 150 and text.isprintable() for text in (table.meta["net"].unknown[0], table[f"{name}/0"].where)
+        len(text) < 150 and text.isprintable() for text in (table.found(CaffeNet).unknown[0], table[f"{name}/0"].where)
     )
 
 
@@ -238,7 +241,7 @@ def test_loading_after_close_is_an_error(emit, save):
 def test_a_file_changed_while_open_is_an_error(emit, save, how):
     path = save(emit.small())
     table = read_caffemodel(path)
-    table.meta["unchanged"]()
+    table.unchanged()
     if how == "shortened":
         os.truncate(path, 10)
     elif how == "touched":
@@ -250,7 +253,7 @@ def test_a_file_changed_while_open_is_an_error(emit, save, how):
     else:
         path.unlink()
     with pytest.raises(FormatError, match=r"changed while|went away"):
-        table.meta["unchanged"]()
+        table.unchanged()
     with pytest.raises(FormatError, match=r"changed while|went away"):
         table["conv/0"].load()
 

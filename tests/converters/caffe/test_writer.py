@@ -37,7 +37,7 @@ def test_round_trip_is_bit_identical(tmp_path):
     for name, array in blobs.items():
         little = array.astype(array.dtype.newbyteorder("<"))
         assert table[name].shape == array.shape and table[name].load().tobytes() == little.tobytes(), name
-    assert table.meta["net"].inputs == {"data": (1, 3, 8, 8)} and table.meta["net"].name == "written"
+    assert table.found(CaffeNet).inputs == {"data": (1, 3, 8, 8)} and table.found(CaffeNet).name == "written"
     assert [p.name for p in tmp_path.iterdir()] == ["x.caffemodel"]
 
 
@@ -76,7 +76,7 @@ def test_blobs_are_asked_for_one_layer_at_a_time(tmp_path):
 def test_train_test_pair_gives_the_blobs_to_the_layer_that_lists_them(tmp_path):
     pair = CaffeLayer("a", "X", phase="TRAIN"), CaffeLayer("a", "X", phase="TEST", blobs=((1,),))
     write_caffemodel(net(*pair), {"a/0": np.ones(1, "f4")}, tmp_path / "x")
-    assert [la.blobs for la in read_caffemodel(tmp_path / "x").meta["net"].layers] == [(), ((1,),)]
+    assert [la.blobs for la in read_caffemodel(tmp_path / "x").found(CaffeNet).layers] == [(), ((1,),)]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_opencv_runs_what_we_write(tmp_path):
 )
 def test_rewritten_files_give_opencv_the_same_output(shared: Path, tmp_path: Path, folder, model, prototxt, last):
     table = read_caffemodel(shared / folder / model)
-    write_caffemodel(table.meta["net"], {name: t.load() for name, t in table.items()}, tmp_path / "y.caffemodel")
+    write_caffemodel(table.found(CaffeNet), {name: t.load() for name, t in table.items()}, tmp_path / "y.caffemodel")
     write_prototxt(read_prototxt(shared / folder / prototxt), tmp_path / "y.prototxt")
     image = np.random.default_rng(3).uniform(-120, 130, (1, 3, 300, 300)).astype("f4")
     outputs = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.reader import read_npz
+from ssdconv.converters.chainer.reader import NpzFile, read_npz
 from ssdconv.errors import FormatError, MissingError, UnsafeFileError
 
 Make = Callable[..., Path]
@@ -25,7 +25,7 @@ def test_equal_to_numpy(npz: Make, arrays: dict[str, Any], compress: bool) -> No
         for name, array in arrays.items():
             assert (table[name].shape, table[name].dtype) == (array.shape, array.dtype)
             np.testing.assert_array_equal(table[name].load(), array, strict=True)
-        assert table.meta["prefix"] == ""
+        assert table.found(NpzFile).prefix == ""
 
 
 def test_stored_tensors_stay_in_the_file_until_used(npz: Make) -> None:
@@ -63,7 +63,7 @@ def snapshot(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
 def test_the_model_in_a_snapshot(tmp_path: Path, arrays: dict[str, Any], prefix: str) -> None:
     np.savez(tmp_path / "snapshot.npz", **snapshot(arrays, prefix))
     with read_npz(tmp_path / "snapshot.npz") as table:
-        assert table.meta["prefix"] == prefix
+        assert table.found(NpzFile).prefix == prefix
         np.testing.assert_array_equal(table[f"{prefix}extractor/conv6/W"].load(), arrays["extractor/conv6/W"])
         with pytest.raises(UnsafeFileError):
             table["trainer/extensions/LogReport/_log"].load()

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdconv.converters.gluon.params import parse, read_params
-from ssdconv.errors import FormatError, MissingError
+from ssdconv.converters.gluon.params import ParamsFile, parse, read_params
+from ssdconv.errors import FormatError, MissingError, SsdconvError
 
 
 def read(data: bytes):
@@ -31,21 +31,21 @@ def test_every_version_and_dtype(packing: SimpleNamespace, version: str, dtype: 
     for name, array in (("a", first), ("b", second)):
         assert (table[name].shape, table[name].dtype) == (array.shape, array.dtype)
         np.testing.assert_array_equal(table[name].load(), array)
-    assert table.meta["versions"] == {version: 2}
+    assert table.found(ParamsFile).versions == {version: 2}
 
 
 def test_names_order_and_meta(packing: SimpleNamespace) -> None:
     table = read(packing.small())
     assert list(table) == ["arg:conv0_weight", "aux:bn0_running_mean", "arg:ids", "arg:half", "arg:scalar"]
-    assert table.meta["dialect"] == "export"
-    assert table.meta["prefixes"] == {"arg": 4, "aux": 1, "": 0}
+    assert table.found(ParamsFile).dialect == "export"
+    assert table.found(ParamsFile).prefixes == {"arg": 4, "aux": 1, "": 0}
     assert table["arg:scalar"].shape == () and int(table["arg:scalar"].load()) == 7
 
 
 def test_unnamed_list(packing: SimpleNamespace) -> None:
     arrays = [np.array([1.0, 2.0], "f4"), np.array([3.0], "f4")]
     table = read(packing.list([packing.array(a) for a in arrays], []))
-    assert list(table) == ["0", "1"] and table.meta["dialect"] == "unnamed"
+    assert list(table) == ["0", "1"] and table.found(ParamsFile).dialect == "unnamed"
     np.testing.assert_array_equal(table["1"].load(), arrays[1])
 
 
@@ -59,7 +59,7 @@ def test_arrays_outlive_the_table(packing: SimpleNamespace, tmp_path: Path, use_
         late = table["arg:half"]
     np.testing.assert_array_equal(array, before)
     assert not array.flags.writeable
-    with pytest.raises(FormatError, match="closed"):
+    with pytest.raises(SsdconvError, match="closed"):
         late.load()
 
 
@@ -67,9 +67,10 @@ def test_file_changed_while_open(packing: SimpleNamespace, tmp_path: Path) -> No
     path = tmp_path / "x.params"
     path.write_bytes(packing.small())
     with read_params(path) as table:
-        assert table.meta["unchanged"]()
+        table.unchanged()
         os.truncate(path, 40)
-        assert not table.meta["unchanged"]()
+        with pytest.raises(FormatError, match="changed"):
+            table.unchanged()
         with pytest.raises(FormatError, match="changed"):
             table["arg:ids"].load()
 

@@ -10,7 +10,7 @@ import pytest
 
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.gluon.mapping import anchor_names, anchors, rows_of
-from ssdconv.converters.gluon.params import read_params, write_params
+from ssdconv.converters.gluon.params import ParamsFile, read_params, write_params
 from ssdconv.converters.gluon.recognise import reference_shapes
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import recognise
@@ -69,7 +69,7 @@ def test_dialects_come_back(params: Path, tmp_path: Path, dialect: str) -> None:
     convert(params, tmp_path / "out.pth")
     reverse(tmp_path / "out.pth", tmp_path / "d.params", "gluon", Request(options={"dialect": dialect}))
     with read_params(tmp_path / "d.params") as table:
-        assert table.meta["dialect"] == dialect
+        assert table.found(ParamsFile).dialect == dialect
     convert(tmp_path / "d.params", tmp_path / "again.pth")
     reverse(tmp_path / "again.pth", tmp_path / "back.params", "gluon")
     assert (tmp_path / "back.params").read_bytes() == params.read_bytes()

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert, reverse
+from ssdconv.converters.keras.reader import KerasFile
 from ssdconv.converters.keras.rows import in_model_order, layers_in_order, rows_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensors import LazyTensor, TensorTable
@@ -211,8 +212,8 @@ def test_no_shapes_confuse_it(edits: int, seed: int) -> None:
             for group, shapes in groups.items()
             for k, shape in enumerate(shapes)
         }
-        meta = {"layers": {g: [f"{g}/{k}" for k in range(len(s))] for g, s in groups.items()}, "named": False}
-        table = TensorTable(Path("x"), "h5", tensors, meta={**meta, "backend": None})
+        layers = {g: [f"{g}/{k}" for k in range(len(s))] for g, s in groups.items()}
+        table = TensorTable(Path("x"), "h5", tensors, found=KerasFile("v3", layers, named=False))
         try:
             found = layers_in_order(table, Request())
         except MappingError:

@@ -16,6 +16,7 @@ import torch
 
 from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.converters.keras.model_config import parse
+from ssdconv.converters.keras.reader import KerasFile
 from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError
@@ -77,7 +78,7 @@ def unpacked(folder: Path, name: str, target: Path) -> Path:
 
 def anchor_config(path: Path) -> dict[str, Any]:
     with open_source(path).table as table:
-        model = json.loads(table.meta["model"])
+        model = json.loads(table.found(KerasFile).model)
     return next(la["config"] for la in model["config"]["layers"] if la["class_name"] == "AnchorBoxes")
 
 
@@ -477,7 +478,7 @@ def spoiled(value: Any, rng: np.random.Generator, odds: float) -> Any:
 @pytest.mark.shared
 def test_spoiled_texts_are_errors_of_ours(small: Path) -> None:
     with open_source(small).table as table:
-        told = json.loads(table.meta["model"])
+        told = json.loads(table.found(KerasFile).model)
     rng, good = np.random.default_rng(7), 0
     for _ in range(400):
         text = json.dumps(spoiled(told, rng, float(rng.choice([0.0003, 0.001, 0.01]))))

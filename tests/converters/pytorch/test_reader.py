@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.pytorch.reader import read_pth
+from ssdconv.converters.pytorch.reader import PthFile, read_pth
 from ssdconv.errors import FormatError, UnsafeFileError
 
 SAVES: dict[str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ def test_tensors_stay_in_the_file_until_used(tmp_path: Path) -> None:
 def test_wrappers_of_training_scripts(tmp_path: Path, wrap: Any, wrappers: tuple[str, ...], form: str) -> None:
     torch.save(wrap(mixed()), tmp_path / "x.pth", **SAVES[form])
     with read_pth(tmp_path / "x.pth") as table:
-        assert table.meta["wrappers"] == wrappers
+        assert table.found(PthFile).wrappers == wrappers
         assert list(table) == list(mixed())
         assert (len(table.warnings) == 1) == (wrappers != ("model", "state_dict"))
 

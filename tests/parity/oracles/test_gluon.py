@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import Opened, convert, open_source
+from ssdconv.converters.gluon.params import ParamsFile
 from ssdconv.converters.gluon.source import probes
 from ssdconv.parity.layers.activations import compare, derived
 from ssdconv.parity.layers.detections import compare_detections
@@ -154,7 +155,7 @@ def test_custom_classes_dialects_and_reverse(mxnet: str, tmp_path: Path) -> None
         opened = open_source(path, "gluon")
         with opened.table:
             assert opened.plan.config.num_classes == 5
-            assert opened.table.meta["dialect"] == ("legacy" if dialect == "stripped" else dialect)
+            assert opened.table.found(ParamsFile).dialect == ("legacy" if dialect == "stripped" else dialect)
             tensors = {e.target: a.tobytes() for e, a in opened.plan.mapping.forward(opened.table)}
         first = first or tensors
         assert tensors == first, dialect

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.gluon.params import read_params, write_params
+from ssdconv.converters.gluon.params import ParamsFile, read_params, write_params
 from ssdconv.errors import FormatError
 from ssdconv.parity.oracles.gluon import ask_jobs
 
@@ -48,7 +48,7 @@ def test_files_that_mxnet_writes(mxnet: str, tmp_path: Path) -> None:
             assert list(table) == expected
             assert all(same(t.load(), a) for t, a in zip(table.values(), arrays, strict=True))
     with read_params(tmp_path / "v3.params") as table:
-        assert table.meta["versions"] == {"V3": len(arrays) + 1}
+        assert table.found(ParamsFile).versions == {"V3": len(arrays) + 1}
         assert all(same(table[n].load(), a) for n, a in zip(names, arrays, strict=True))
         assert table["scalar"].shape == () and float(table["scalar"].load()) == 2.5
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert, reverse
-from ssdconv.converters.keras.reader import read_keras
+from ssdconv.converters.keras.reader import KerasFile, read_keras
 from ssdconv.parity.oracles.keras import KerasOracle, ask_jobs
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.networks.keras import NETWORKS
@@ -57,7 +57,7 @@ def written(tensorflow: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_every_weight_is_read_bit_for_bit(written: dict, name: str, flavour: str, tmp_path: Path) -> None:
     case = written[name]
     with read_keras(case.paths[flavour]) as table:
-        layers = table.meta["layers"]
+        layers = table.found(KerasFile).layers
         count = 0
         for layer, names in layers.items():
             held = sorted(table[n].load().tobytes() for n in names)

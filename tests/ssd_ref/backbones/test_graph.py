@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssdconv.converters.caffe.graph import graph_config
+from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.prototxt import parse_prototxt, read_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.errors import FormatError
@@ -152,7 +153,7 @@ NETS = {
 
 def loaded(model: Path, prototxt: Path) -> LayerGraph:
     with read_caffemodel(model) as table:
-        config = graph_config(read_prototxt(prototxt), name="net", weights=table.meta["net"])
+        config = graph_config(read_prototxt(prototxt), name="net", weights=table.found(CaffeNet))
         assert config.graph is not None
         graph = LayerGraph(config.graph).eval()
         graph.load_state_dict(
