@@ -1,8 +1,8 @@
 """Does an exported ONNX model compute what the reference computes? ONNX Runtime runs it, the rounding floor judges.
 
 The same pixels go through the model in ONNX Runtime and through the reference in float32 and float64. ``loc`` and ``conf`` are
-judged as the probes of any oracle are (``parity.tolerance``); the rows of a model with its detection rule inside are compared as
-sets with the reference's (``parity.detections_match``). A model with the rule inside shows its heads only to the check: they are
+judged as the probes of any oracle are (``parity.layers.tolerance``); the rows of a model with its detection rule inside are compared as
+sets with the reference's (``parity.layers.detections``). A model with the rule inside shows its heads only to the check: they are
 made outputs of a copy in memory.
 """
 

@@ -4,15 +4,14 @@ Per network: seeded weights at full size are written as a file of the source, co
 own framework (``parity.verify``), written back and compared bit for bit. No trained file is needed, so every network can
 be checked on every machine that has its oracle. An oracle that is absent gives the status "not run", never "passed".
 
-Results are kept as one JSON file per network, named by the versions of all libraries at work, so that a sweep that was
-interrupted continues and one after an update starts anew.
-
-Seeded weights whose activations, boxes and scores have the sizes that trained ones give, for networks of any depth.
-
-Three steps over ``ssd_ref.seeded``, on the generated picture and on noise: batch statistics become those of the features, each off
-by a random factor; heads whose outputs are large are scaled down by a power of two (the box decoder's exp would overflow);
+The weights (``calibrated_tensors``) give activations, boxes and scores of the sizes that trained ones give, for networks of any depth.
+Three steps over ``ssd_ref.model.seeded_tensors``, on the generated picture and on noise: batch statistics become those of the features,
+each off by a random factor; heads whose outputs are large are scaled down by a power of two (the box decoder's exp would overflow);
 the background is favoured just as much as leaves about ``CANDIDATES`` scores above the threshold. Otherwise every prior
 would be a candidate for every class, and what is detected would be decided by ties and limits instead of scores and boxes.
+
+Results are kept as one JSON file per network, named by the versions of all libraries at work, so that a sweep that was
+interrupted continues and one after an update starts anew.
 """
 
 from __future__ import annotations

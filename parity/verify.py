@@ -6,12 +6,12 @@ What is compared, and who computes it:
 * pixels: prepared by the checkpoint's config against prepared by the config that the source file itself gives (where it
   tells none, the checkpoint's are used for both, and the report says so);
 * every probe at the rounding floor: the oracle runs the source file, fed with the source's pixels, the reference runs the
-  checkpoint, fed with its own (``parity.activations``, ``parity.tolerance``);
-* detections: as sets, with a reason for every one-sided row (``parity.detections_match``);
+  checkpoint, fed with its own (``parity.layers.activations``, ``parity.layers.tolerance``);
+* detections: as sets, with a reason for every one-sided row (``parity.layers.detections``);
 * the config: field by field against the one that the source file gives when it is planned anew, as the checkpoint was asked for. That
   catches what no oracle can see (pixels that the file does not state, class names).
 
-What the verdict rests on is in its ``links`` (``parity.links``).
+What the verdict rests on is in its ``links``.
 
 An oracle that cannot run raises MissingError: not run is never passed. A part that the oracle cannot tell about, or detections
 of which neither side has any, or whose boxes are infinite on both sides, are gaps: not compared, neither passed nor failed.
@@ -22,13 +22,9 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -36,11 +32,9 @@ import numpy.typing as npt
 import torch
 
 from ssdconv import __version__
-from ssdconv.converters.convert import Opened, open_source, recalled, wishes
-from ssdconv.converters.plan import Request
-from ssdconv.converters.registry import SOURCES
+from ssdconv.converters.convert import Opened, recalled
 from ssdconv.converters.tensors import sha256_file
-from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
+from ssdconv.errors import FormatError, UsageError
 from ssdconv.parity.config_diff import config_differences
 from ssdconv.parity.layers.activations import Progress, compare, derived, outputs_of
 from ssdconv.parity.layers.detections import compare_detections, nothing_to_compare
@@ -54,7 +48,8 @@ from ssdconv.parity.layers.results import (
     TensorResult,
     link_results,
 )
-from ssdconv.parity.oracles.base import Borrower, OracleRun, require
+from ssdconv.parity.oracles.base import Borrower, OracleRun, Prepared, require
+from ssdconv.parity.source_side import PIXELS_UNTOLD, column_of, open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, Link, code_of
@@ -65,7 +60,6 @@ Array = npt.NDArray[Any]
 
 SATURATED: frozenset[GapCode] = frozenset({"overflow", "undecided"})
 """Gaps that full pixels make in a network of large weights: where every input has one, a fainter input is compared too."""
-PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
 
 
 def verify(
@@ -99,68 +93,47 @@ def verify(
     """
     started = time.perf_counter()
     checkpoint = read(weights)
+    config = checkpoint.config
     model, unfit = _built(checkpoint, str(weights))
-    column = column_of(checkpoint.config.source)
-    if symbol is not None and checkpoint.config.source != "gluon":
-        raise UsageError("only MXNet's .params files have a symbol", where=str(symbol), got=checkpoint.config.source)
+    if symbol is not None and config.source != "gluon":
+        raise UsageError("only MXNet's .params files have a symbol", where=str(symbol), got=config.source)
     extra = {} if symbol is None else {"symbol": symbol}
     with (
         recalled(checkpoint.provenance, prototxt, source, str(weights)) as (definition, recollections),
         (opened := open_as(source, definition, checkpoint)).table,
     ):
-        prepared = column.prepare(opened, definition, *([oracle] if oracle else []), **extra)
+        prepared = column_of(config.source).prepare(opened, definition, *([oracle] if oracle else []), **extra)
         require(prepared.oracle)
         tensors = compare_tensors(opened, checkpoint)
-        mine, notes = make_inputs(checkpoint.config.pixels, images, seed)
-        theirs = mine
-        if column.tells_pixels(opened):
-            fed = column.fed(opened) if hasattr(column, "fed") else opened.plan.config.pixels
-            theirs, _ = make_inputs(fed, images, seed)
-        else:
-            notes = (*notes, PIXELS_UNTOLD)
-        # Where pixels are untold, the mean that the plan assumed is nobody's: the checkpoint's is used.
-        told = (w for w in opened.plan.warnings if theirs is not mine or code_of(w) != PIXELS_ASSUMED)
-        notes = (*notes, *recollections, *told)
-        results = []
-        not_compared: dict[str, str] = {}
-        fed = list(zip(mine, theirs, strict=True))
-        for own, other in fed:
-            try:
-                run = _run(prepared, model, own, other)
-                results.append(_one_input(model, own, other, prepared, run, progress))
-            except (RuntimeError, ValueError, IndexError, FormatError):
-                if not unfit:
-                    raise
-                break  # a network that does not fit itself does not run either; its config tells where it is not the file's
-            if len(results) == len(mine) and all(any(g.code in SATURATED for g in r.gaps) for r in results):
-                fed += [(fainter(own), fainter(other))]
-            not_compared |= {n: column.why_not(run.kinds.get(n, "")) for n in run.outputs.left}
-        compared = compared_links(tensors, results, checkpoint.config)
-        differs = differing_fields(checkpoint.config, opened)
+        mine, theirs, notes = _inputs(opened, config, images, seed, recollections)
+        results, not_compared = _compare_inputs(model, unfit, mine, theirs, prepared, progress)
+        compared = compared_links(tensors, results, config)
+        differs = differing_fields(config, opened)
         if prepared.pixels is not None:
             original = prepared.pixels([one.image for one in theirs])
             alike = [(one.name, one.pixels) for one in theirs]
             compared["pixels"], odd = differing_pixels(alike, original, opened.plan.config.pixels)
             differs.setdefault("pixels", []).extend(odd)
         links = link_results(opened.plan.evidence, prepared.evidence, compared, differs, prepared.alone)
-        notes = (*notes, *([f"the checkpoint's network does not fit itself: {unfit}"] if unfit else []))
+    if unfit:
+        notes = (*notes, f"the checkpoint's network does not fit itself: {unfit}")
     if not results and all(links):
         raise FormatError(unfit, where=str(weights))
     return ParityReport(
-        network=checkpoint.config.name,
-        source=checkpoint.config.source,
+        network=config.name,
+        source=config.source,
         weights=str(weights),
         weights_sha256=sha256_file(Path(weights)),
         source_file=str(source),
         source_sha256=sha256_file(Path(source)),
         oracle=prepared.oracle.name,
-        inputs=tuple(results),
+        inputs=results,
         tensors=tensors,
         versions=versions(),
         not_compared=not_compared,
         notes=notes,
         seconds=time.perf_counter() - started,
-        class_names=checkpoint.config.class_names,
+        class_names=config.class_names,
         links=links,
     )
 
@@ -171,6 +144,110 @@ def _built(checkpoint: Checkpoint, where: str) -> tuple[SSD, str]:
         return build(checkpoint, where=where), ""
     except FormatError as error:
         return build(checkpoint, where=where, heads=False), error.what
+
+
+def _inputs(
+    opened: Opened, config: SSDConfig, images: Sequence[Path], seed: int, recollections: Sequence[str]
+) -> tuple[list[ProbeInput], list[ProbeInput], tuple[str, ...]]:
+    """What the reference and what the oracle is fed, and the notes of the report so far."""
+    mine, notes = make_inputs(config.pixels, images, seed)
+    column = column_of(config.source)
+    told = column.tells_pixels(opened)
+    theirs = mine
+    if told:
+        fed = column.fed(opened) if hasattr(column, "fed") else opened.plan.config.pixels
+        theirs, _ = make_inputs(fed, images, seed)
+    else:
+        notes = (*notes, PIXELS_UNTOLD)
+    # Where pixels are untold, the mean that the plan assumed is nobody's: the checkpoint's is used.
+    warnings = (w for w in opened.plan.warnings if told or code_of(w) != PIXELS_ASSUMED)
+    return list(mine), list(theirs), (*notes, *recollections, *warnings)
+
+
+def _compare_inputs(
+    model: SSD,
+    unfit: str,
+    mine: Sequence[ProbeInput],
+    theirs: Sequence[ProbeInput],
+    prepared: Prepared,
+    progress: Progress | None,
+) -> tuple[tuple[InputResult, ...], dict[str, str]]:
+    """The result of every input, and of a fainter one where all are saturated; then outputs of the oracle that are no probes, with the reason."""
+    why_not = column_of(model.config.source).why_not
+    results: list[InputResult] = []
+    not_compared: dict[str, str] = {}
+    fed = list(zip(mine, theirs, strict=True))
+    for own, other in fed:
+        try:
+            run = _run(prepared, model, own, other)
+            results.append(_one_input(model, own, other, prepared, run, progress))
+        except (RuntimeError, ValueError, IndexError, FormatError):
+            if not unfit:
+                raise
+            break  # a network that does not fit itself does not run either; its config tells where it is not the file's
+        if len(results) == len(mine) and all(any(g.code in SATURATED for g in r.gaps) for r in results):
+            fed += [(fainter(own), fainter(other))]
+        not_compared |= {n: why_not(run.kinds.get(n, "")) for n in run.outputs.left}
+    return tuple(results), not_compared
+
+
+def _run(prepared: Prepared, model: SSD, own: ProbeInput, other: ProbeInput) -> OracleRun:
+    oracle = prepared.oracle
+    if not isinstance(oracle, Borrower):
+        run: OracleRun = oracle.run(other.pixels)
+        return run
+    modules = {p.source: p.reference for p in prepared.probes if not p.reference.startswith("@")}
+    first = {name.rpartition(":")[0]: path.rpartition(":")[0] for name, path in modules.items() if path.endswith(":0")}
+    paths = {**first, **modules}
+
+    def lend(names: Sequence[str]) -> dict[str, dict[int, Array]]:
+        wanted = [paths[name] for name in names if name in paths]
+        found = outputs_of(model, own.pixels, wanted) if wanted else {}
+        return {n: dict(enumerate(found[paths[n]])) for n in names if n in paths and paths[n] in found}
+
+    return oracle.run_with(other.pixels, lend)
+
+
+def _one_input(
+    model: SSD, own: ProbeInput, other: ProbeInput, prepared: Prepared, run: OracleRun, progress: Progress | None
+) -> InputResult:
+    run.outputs.add(prepared.input, other.pixels)  # unless the oracle shows what it made of its pixels
+
+    def told(probe: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{own.name}: {probe}", done, total)
+
+    untold = {gap.part for gap in run.gaps}
+    probes = [p for p in prepared.probes if p.source not in untold and p.source.rpartition(":")[0] not in untold]
+    declared = (
+        {p.source for p in prepared.probes} | {p.source.rpartition(":")[0] for p in prepared.probes} | {"detections"}
+    )
+    results, heads64, heads32 = compare(
+        run.outputs, model, own.pixels, probes, derive=partial(derived, model.config), progress=told
+    )
+    found = compare_detections(model.config, run.detections, heads64, heads32)
+    nothing = nothing_to_compare(found)
+    gaps = [gap for gap in run.gaps if gap.part in declared] + ([nothing] if nothing else [])
+    return InputResult(own.name, results, found, tuple(gaps))
+
+
+def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
+    """Every stored tensor against the source file's through the mapping, bit for bit."""
+    different: list[str] = []
+    rows = []
+    for entry, array in opened.plan.mapping.forward(opened.table):
+        held = checkpoint.state_dict[entry.target].numpy()
+        theirs = np.asarray(array, order="C")  # not ascontiguousarray, which gives () an axis
+        before = len(different)
+        if held.dtype != theirs.dtype or held.shape != theirs.shape:
+            different.append(f"{entry.target}: {held.dtype} {held.shape}, source {theirs.dtype} {theirs.shape}")
+        elif held.tobytes() != theirs.tobytes():
+            worst = float(np.nanmax(np.abs(held.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
+            different.append(f"{entry.target}: differs from {entry.source} by up to {worst:.3g}")
+        ops, same = ", ".join(map(str, entry.ops)), len(different) == before
+        rows.append(ComparedTensor(entry.source, entry.source_shape, entry.target, held.shape, ops, same))
+    dropped = {drop.source: drop.reason for drop in opened.plan.mapping.drops}
+    return TensorResult(len(rows), tuple(different), tuple(rows), dropped)
 
 
 def compared_links(tensors: TensorResult, results: Sequence[InputResult], config: SSDConfig) -> dict[Link, str]:
@@ -216,111 +293,6 @@ def differing_fields(config: SSDConfig, opened: Opened) -> dict[Link, list[str]]
     if not alike and hasattr(column_of(config.source), "contradicted"):
         found.setdefault("architecture", []).extend(column_of(config.source).contradicted(config, theirs))
     return {link: texts for link, texts in found.items() if texts}
-
-
-def column_of(source: str) -> ModuleType:
-    """The module that sets up a source's oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in Caffe's.
-
-    Raises:
-        MissingError: there is none for this source.
-    """
-    name = f"ssdconv.parity.oracles.{source}"
-    if source not in SOURCES or find_spec(name) is None:
-        raise MissingError(f"no oracle for {source} networks", expected=f"one of {', '.join(SOURCES)}")
-    return import_module(name)
-
-
-def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
-    """The source file as the network that it tells itself, with what the user told when it was converted.
-
-    For a checkpoint of a version that did not keep that: as the checkpoint's named network, where the file tells none.
-    """
-    config = checkpoint.config
-    asked = wishes(checkpoint.provenance, prototxt)
-    try:
-        opened = open_source(source, config.source, asked or Request(prototxt=prototxt))
-    except (FormatError, UsageError) as error:
-        if isinstance(error, UsageError) and asked is not None and asked.network is not None:
-            # The user named a network for weights alone, and this file describes its own.
-            return _adopted(open_source(source, config.source, Request(prototxt=prototxt)), checkpoint)
-        if config.staged is None or asked is not None:
-            raise
-        told = Request(config.name, config.num_classes, prototxt, config.pixels.order)
-        with suppress(SsdconvError):
-            return open_source(source, config.source, told)
-        raise
-    return _adopted(opened, checkpoint)
-
-
-def _adopted(opened: Opened, checkpoint: Checkpoint) -> Opened:
-    """The opened file under the checkpoint's names of tensors."""
-    if {e.target for e in opened.plan.mapping} == set(checkpoint.state_dict):
-        return opened
-    try:
-        adopted: Opened = column_of(checkpoint.config.source).adopt(opened, checkpoint.config)
-    except BaseException:
-        opened.table.close()
-        raise
-    return adopted
-
-
-def compare_tensors(opened: Opened, checkpoint: Checkpoint) -> TensorResult:
-    """Every stored tensor against the source file's through the mapping, bit for bit."""
-    different: list[str] = []
-    rows = []
-    for entry, array in opened.plan.mapping.forward(opened.table):
-        held = checkpoint.state_dict[entry.target].numpy()
-        theirs = np.asarray(array, order="C")  # not ascontiguousarray, which gives () an axis
-        before = len(different)
-        if held.dtype != theirs.dtype or held.shape != theirs.shape:
-            different.append(f"{entry.target}: {held.dtype} {held.shape}, source {theirs.dtype} {theirs.shape}")
-        elif held.tobytes() != theirs.tobytes():
-            worst = float(np.nanmax(np.abs(held.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
-            different.append(f"{entry.target}: differs from {entry.source} by up to {worst:.3g}")
-        ops, same = ", ".join(map(str, entry.ops)), len(different) == before
-        rows.append(ComparedTensor(entry.source, entry.source_shape, entry.target, held.shape, ops, same))
-    dropped = {drop.source: drop.reason for drop in opened.plan.mapping.drops}
-    return TensorResult(len(rows), tuple(different), tuple(rows), dropped)
-
-
-def _one_input(
-    model: SSD, own: ProbeInput, other: ProbeInput, prepared: Any, run: OracleRun, progress: Progress | None
-) -> InputResult:
-    run.outputs.add(prepared.input, other.pixels)  # unless the oracle shows what it made of its pixels
-
-    def told(probe: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{own.name}: {probe}", done, total)
-
-    untold = {gap.part for gap in run.gaps}
-    probes = [p for p in prepared.probes if p.source not in untold and p.source.rpartition(":")[0] not in untold]
-    declared = (
-        {p.source for p in prepared.probes} | {p.source.rpartition(":")[0] for p in prepared.probes} | {"detections"}
-    )
-    results, heads64, heads32 = compare(
-        run.outputs, model, own.pixels, probes, derive=partial(derived, model.config), progress=told
-    )
-    found = compare_detections(model.config, run.detections, heads64, heads32)
-    nothing = nothing_to_compare(found)
-    gaps = [gap for gap in run.gaps if gap.part in declared] + ([nothing] if nothing else [])
-    return InputResult(own.name, results, found, tuple(gaps))
-
-
-def _run(prepared: Any, model: SSD, own: ProbeInput, other: ProbeInput) -> OracleRun:
-    oracle = prepared.oracle
-    if not isinstance(oracle, Borrower):
-        run: OracleRun = oracle.run(other.pixels)
-        return run
-    modules = {p.source: p.reference for p in prepared.probes if not p.reference.startswith("@")}
-    first = {name.rpartition(":")[0]: path.rpartition(":")[0] for name, path in modules.items() if path.endswith(":0")}
-    paths = {**first, **modules}
-
-    def lend(names: Sequence[str]) -> dict[str, dict[int, Array]]:
-        wanted = [paths[name] for name in names if name in paths]
-        found = outputs_of(model, own.pixels, wanted) if wanted else {}
-        return {n: dict(enumerate(found[paths[n]])) for n in names if n in paths and paths[n] in found}
-
-    return oracle.run_with(other.pixels, lend)
 
 
 def versions() -> dict[str, str]:

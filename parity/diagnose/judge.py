@@ -271,7 +271,7 @@ def _value(net: Net, view: ExpectedRun, outcome: WholeRun, reference: str, tape:
 
 
 def _excess(theirs: Array, mine: Array, probe: ProbeResult) -> float:
-    """Both ratios of ``parity.tolerance`` from one float32 run: its own rounding adds 1 to the limits."""
+    """Both ratios of ``parity.layers.tolerance`` from one float32 run: its own rounding adds 1 to the limits."""
     if theirs.ndim == mine.ndim - 1 and probe.reference.startswith("@"):
         mine = mine.reshape(mine.shape[0], -1)
     if theirs.shape != mine.shape:

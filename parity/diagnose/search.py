@@ -27,7 +27,7 @@ from ssdconv.parity.diagnose.judge import Tape, WholeRun, excess_of, local, miss
 from ssdconv.parity.diagnose.result import Agreement, Cause, Diagnosis, Trial, Verdict
 from ssdconv.parity.diagnose.sides import BelievedSide, ExpectedRun, WeightFile, load, of_network, of_source, own, pair
 from ssdconv.parity.diagnose.weights import CORRUPTED
-from ssdconv.parity.verify import PIXELS_UNTOLD, column_of, open_as
+from ssdconv.parity.source_side import PIXELS_UNTOLD, adopted, open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import CHECKPOINTS
@@ -357,10 +357,7 @@ def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path |
     opened = open_source(source, None, Request(prototxt=prototxt))
     try:
         suspect = load(weights, opened.plan.config)
-        if {e.target for e in opened.plan.mapping} != set(reference_shapes(suspect.net.config)):
-            adopted: Opened = column_of(opened.source.name).adopt(opened, suspect.net.config)
-            return suspect, adopted
     except BaseException:
         opened.table.close()
         raise
-    return suspect, opened
+    return suspect, adopted(opened, suspect.net.config, reference_shapes(suspect.net.config))

@@ -21,7 +21,7 @@ from ssdconv.parity.layers.activations import Probe, derived, outputs_of
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.inputs import Image, noise_image, synthetic_picture
 from ssdconv.parity.oracles.base import OracleRun, Outputs, require
-from ssdconv.parity.verify import PIXELS_UNTOLD, column_of
+from ssdconv.parity.source_side import PIXELS_UNTOLD, column_of
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of

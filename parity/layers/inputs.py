@@ -1,8 +1,7 @@
 """What is fed to both sides: given images as the network prepares them, and seeded noise over the whole pixel range.
 
-Images prepared by the source project's own code, against ours: the link of the pixels, where that code can be run.
-
-Differences are in levels of a picture (0..255), whatever the network's units. Rounding explains 0.01 of a level; a resize that rounds to
+Where the source project's own code can be run, ``differing_pixels`` holds its preparation of the same images against ours. Differences
+are in levels of a picture (0..255), whatever the network's units. Rounding explains 0.01 of a level; a resize that rounds to
 whole levels may fall on the other side of a half now and then, so a few values per hundred thousand may be off by one level.
 """
 

@@ -1,16 +1,12 @@
-"""What the parts of a parity check concluded, as plain data: frozen, and true when passed.
+"""What a parity check concluded, as plain data: frozen, true when passed, and round-tripping through JSON (``ParityReport``).
 
-That makes a failed result false: ask ``is None`` where one may be absent.
+That makes a failed result false: ask ``is None`` where one may be absent. Nothing here imports torch, so that reports can be read and
+drawn anywhere.
 
-Nothing here imports torch, so that reports can be read and drawn anywhere.
-
-What a verdict rests on, link by link: who says so, what this run compared, and where the checkpoint says something else.
-
-A link is as strong as the weakest thing that was settled for it (``ssd_ref.evidence.STRENGTH``). What an oracle runs replaces what the
-plan rebuilt from facts or read from the file; what was assumed, or given by the user, stays so whoever runs it: the oracle was told the
-same. A rebuilt oracle shares the converter's facts, so its agreement proves arithmetic and no more.
-
-The verdict of ``verify`` with all that it rests on: frozen, true when passed, and round-tripping through JSON.
+A verdict rests on links: who says so, what this run compared, and where the checkpoint says something else. A link is as strong as the
+weakest thing that was settled for it (``ssd_ref.evidence.STRENGTH``). What an oracle runs replaces what the plan rebuilt from facts or
+read from the file; what was assumed, or given by the user, stays so whoever runs it: the oracle was told the same. A rebuilt oracle
+shares the converter's facts, so its agreement proves arithmetic and no more.
 """
 
 from __future__ import annotations

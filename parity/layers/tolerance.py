@@ -37,7 +37,7 @@ What needs care, and how it is judged:
   probe without any finite value fails.
 * **Layers that amplify rounding** (normalisation of a small vector, exp): ``ref32`` goes through the same layer with inputs
   that are off by as much as the oracle's, so its error is amplified as much and the ratio stays. Decoded boxes and
-  decisions (threshold, NMS) are judged in ``parity.detections_match``.
+  decisions (threshold, NMS) are judged in ``parity.layers.detections``.
 """
 
 from __future__ import annotations

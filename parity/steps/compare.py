@@ -11,14 +11,12 @@ gradients of every parameter, and weights after some updates. Two comparisons:
     compared with float32's rounding.
 ``float32``
     Both compute as one trains. The reference in float64 is the exact value, and the framework's error is divided by the
-    reference's own float32 error, as ``parity.tolerance`` does for activations. After some updates the floor holds what the
+    reference's own float32 error, as ``parity.layers.tolerance`` does for activations. After some updates the floor holds what the
     steps before made of the first rounding errors; ``StepReport.growth`` says how much. MXNet's batch normalisation sums
     in float32, torch's in float64, so that networks with it lie above this floor there, and are compared in float64.
 
 What is compared of the weights is their change since the start. Caffe computes in float32 only, and shows neither its targets nor
 the terms of its loss one by one: its loss is compared as their sum, and its gradients tell the targets.
-
-What a comparison of training steps found: rows, and their worst.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.base import Availability
 from ssdconv.parity.oracles.caffe import CaffeOracle
 from ssdconv.parity.oracles.opencv import OpenCVOracle
-from ssdconv.parity.verify import PIXELS_UNTOLD, verify
+from ssdconv.parity.source_side import PIXELS_UNTOLD
+from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors

@@ -17,8 +17,8 @@ from ssdconv.parity.diagnose.hypothesis import Net
 from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import Search
 from ssdconv.parity.diagnose.sides import BelievedSide, of_network, of_source
+from ssdconv.parity.source_side import open_as
 from ssdconv.parity.sweep import calibrated_tensors
-from ssdconv.parity.verify import open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import network
