@@ -230,7 +230,12 @@ def _rows(
     label = n("Gather", n.constant(classes, np.int64), n("Squeeze", place, one))
     if rule.clip == "after":
         box = n("Clip", box, n.number(0.0), n.number(1.0))
-    return [n("Squeeze", image, one), label, score, box]
+    image = n("Squeeze", image, one)
+    if rule.clip == "after" and rule.drop_empty:
+        low, high = n.several(2, "Split", box, n.ints(2, 2), axis=-1)
+        full = n("Greater", n("ReduceProd", n("Sub", high, low), n.ints(-1), keepdims=0), n.number(0.0))
+        image, label, score, box = (n("Compress", part, full, axis=0) for part in (image, label, score, box))
+    return [image, label, score, box]
 
 
 def _best(n: Nodes, rows: list[str], keep: int) -> str:

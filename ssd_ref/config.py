@@ -308,6 +308,7 @@ class Postprocess:
         background_competes: with ``nms_scope`` "image", a prior whose best class of all is the background counts for nothing.
         nms_margin: added to the sides of both boxes in the areas of NMS's union, as a fraction of the image.
         nms_epsilon: added to NMS's union, as a fraction of the image's area (1e-5 in pytorch-ssd and its kin).
+        drop_empty: boxes without area once they are clipped (``clip`` "after") are dropped before ``keep_top_k`` counts.
         max_exponent: cap of ``variance * dw`` and ``variance * dh`` before exp (torchvision), None for none.
     """
 
@@ -332,6 +333,7 @@ class Postprocess:
     nms_margin: float = 0.0
     background_competes: bool = False
     nms_epsilon: float = 0.0
+    drop_empty: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.boxes import decode
+from ssdconv.ssd_ref.boxes import area, decode
 from ssdconv.ssd_ref.config import Postprocess, PriorMap
 from ssdconv.ssd_ref.nms import adaptive_nms_mask, margin_nms_mask, nms_mask
 from ssdconv.ssd_ref.priors import Priors
@@ -180,6 +180,9 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: Postprocess) -> tup
     place, boxes = place[kept], boxes[kept]
     if rule.clip == "after":
         boxes = boxes.clamp(0, 1)
+        if rule.drop_empty:
+            full = (area(boxes) > 0).nonzero().view(-1)
+            boxes, place, score, image = boxes[full], place[full], score[full], image[full]
     sizes = torch.bincount(image, minlength=images).tolist()
     return (boxes, place % classes, score, place // classes % count), sizes
 

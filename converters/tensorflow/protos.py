@@ -110,6 +110,23 @@ def shape(wire: Wire, field: Field) -> Shape:
     return tuple(sides)
 
 
+def open_shape(wire: Wire, field: Field) -> Shape | None:
+    """A TensorShapeProto that may leave sides open (-1), or the rank (None)."""
+    sides = []
+    for part in messages(wire, field):
+        if part.number == 3 and number(wire, part):
+            return None
+        if part.number == 2:
+            side = 0
+            for inner in messages(wire, part):
+                if inner.number == 1:
+                    side = signed64(number(wire, inner))
+            sides.append(side if 0 <= side < MAX_SIDE else -1)
+            if len(sides) > MAX_DIMS:
+                raise wire.error("a shape with too many dimensions", part.start, expected=f"<= {MAX_DIMS}")
+    return tuple(sides)
+
+
 def extents(wire: Wire, field: Field) -> tuple[tuple[int, int], ...]:
     """A TensorSliceProto: (start, length) per dimension, (0, -1) for all of it."""
     found = []
@@ -192,7 +209,7 @@ def _varints(wire: Wire, begin: int, end: int, code: int, sides: Shape) -> Array
             "a tensor has another number of values than its shape", begin, expected=wanted, got=len(values)
         )
     array = np.array(values, np.int64).astype(dtype_of(code))
-    return np.broadcast_to(array, sides) if len(values) == 1 else array.reshape(sides)
+    return array.reshape(sides) if len(values) == wanted else np.broadcast_to(array, sides)
 
 
 def unreadable(name: str, where: str) -> FormatError:

@@ -19,6 +19,7 @@ from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import Layer, vgg_layers
 from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.converters.tensorflow.reader import CheckpointFile, read_checkpoint
+from ssdconv.converters.tensorflow.whole import network_of
 from ssdconv.converters.tensors import (
     Array,
     Drop,
@@ -152,6 +153,8 @@ def plan(table: TensorTable, request: Request) -> Plan:
     if aizoo.holds(table, "tensorflow") and request.network in (None, AIZOO):
         return aizoo.plan(table, "tensorflow", request)
     prefix = scope_of(list(table))
+    if prefix is None and not request.network and table.found(CheckpointFile).flavour == "graph":
+        return whole_plan(table, request)
     if prefix is None:
         copies = [name.removesuffix(FIRST) for name in table if name.endswith(FIRST)]
         raise MappingError(
@@ -167,6 +170,15 @@ def plan(table: TensorTable, request: Request) -> Plan:
     reasons = {name: outside(name, prefix, graph=graph) for name in table if name not in known}
     drops = tuple(Drop(name, reason) for name, reason in reasons.items() if reason)
     return Plan(config, TensorMapping(pairs, drops), (), tuple(probes(config)), claims)
+
+
+def whole_plan(table: TensorTable, request: Request) -> Plan:
+    """The plan of a detection graph: each tensor by the node that reads it; ``CheckpointFile.ends`` gets the nodes where it begins and ends."""
+    whole = network_of(table.found(CheckpointFile).nodes, table, request.settings, str(table.path))
+    used = {entry.source for entry in whole.entries}
+    drops = tuple(Drop(name, "a constant of the graph that is no weight") for name in table if name not in used)
+    table.found(CheckpointFile).ends.update(whole.nodes)
+    return Plan(whole.config, TensorMapping(whole.entries, drops), whole.warnings, whole.probes, whole.evidence)
 
 
 def config_of(table: TensorTable, prefix: str, request: Request) -> SSDConfig:

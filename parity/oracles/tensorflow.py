@@ -8,7 +8,7 @@ for both. The original code on TensorFlow 1.6 is an oracle of its own, where a c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ssdconv.converters.tensorflow.source import layers as layers_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
 from ssdconv.parity.layers.detections import Rows
+from ssdconv.parity.layers.inputs import Image
 from ssdconv.parity.oracles import aizoo, originals
 from ssdconv.parity.oracles.base import (
     Availability,
@@ -51,6 +52,8 @@ adopt = as_opened
 tells_pixels = always_tells
 INPUT = "input"
 
+GRAPH_RESIZES = ("tf1_bilinear", "torch_bilinear")
+"""Rules that a graph's own ResizeBilinear stands for."""
 ANCHORS = {4: (1, 0, 2, 3), 6: (1, 0, 2, 4, 3, 5)}
 """Place in SSD.TensorFlow's cell of each of the reference's anchors."""
 
@@ -112,6 +115,71 @@ class TensorFlowOracle:
         }
 
 
+class GraphOracle:
+    """A frozen detection graph, run by TensorFlow as it is.
+
+    Args:
+        opened: the graph; only names of nodes are taken from its plan, and which of its classes is the background.
+        timeout: seconds for one run.
+    """
+
+    def __init__(self, opened: Opened, *, timeout: float = 600.0) -> None:
+        self.opened = opened
+        self.timeout = timeout
+
+    @property
+    def name(self) -> str:
+        return WORKER.title
+
+    def available(self) -> Availability:
+        return WORKER.available()
+
+    def job(self) -> dict[str, Any]:
+        """The worker's job that runs this graph."""
+        ends = self.opened.table.found(CheckpointFile).ends
+        return {
+            "do": "detector",
+            "path": str(Path(self.opened.table.path).resolve()),
+            "probes": [name for name, _ in self.opened.plan.probes],
+            "entry": ends["input"],
+            **{kind: ends[kind] for kind in ("image", "loc", "conf", "scores", "anchors")},
+        }
+
+    def run(self, pixels: Array) -> OracleRun:
+        """Run the graph from prepared pixels on.
+
+        Raises:
+            MissingError: TensorFlow is not installed, or cannot run the graph.
+        """
+        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
+        config = self.opened.plan.config
+        outputs = layers_under(answer, "0/layers/")
+        outputs |= {f"@{k}": answer.arrays[f"0/{k}"] for k in ("loc", "conf", "scores") if f"0/{k}" in answer.arrays}
+        outputs["@loc"] = np.ascontiguousarray(outputs["@loc"][..., self._order()])
+        if "0/anchors" in answer.arrays:
+            corners = answer.arrays["0/anchors"][:, YX_TO_XY]
+            variances = np.broadcast_to(np.array(config.priors[0].variances, np.float32), corners.shape)
+            outputs["@priors"] = np.stack([corners.ravel(), variances.ravel()])[None]
+        if not answer.data["jobs"][0]["detections"]:
+            return OracleRun(Outputs(outputs))
+        found = [answer.arrays[f"0/{image}/detections"] for image in range(len(pixels))]
+        first = 0 if config.detect.background == 0 else 1  # the graph counts its classes from 1
+        rows = tuple(Rows(r[:, 0].astype(np.int64) - first, r[:, 1], r[:, 2:]) for r in found)
+        return OracleRun(Outputs(outputs), rows)
+
+    def _order(self) -> list[int]:
+        """Place in the graph's loc of dx, dy, dw, dh."""
+        graph = self.opened.plan.config.graph
+        assert graph is not None
+        last = next(layer for layer in graph.layers if graph.loc in layer.tops)
+        return list(last.params["indices"]) if last.type == "Gather" else [0, 1, 2, 3]
+
+    def pixels(self, images: Sequence[Image]) -> list[Array]:
+        """Images as the graph itself hands them to its network."""
+        job = {**self.job(), "do": "detector_pixels", "order": self.opened.plan.config.pixels.order}
+        return WORKER.prepared(job, images)
+
+
 def oracle_run(answer: Answer, index: int, config: SSDConfig, images: int) -> OracleRun:
     """The activations and detections of one job."""
     outputs = layers_under(answer, f"{index}/probes/")
@@ -131,6 +199,8 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
     if oracle == "original":
         return _original(opened)
     graph = opened.table.found(CheckpointFile).flavour == "graph"
+    if opened.plan.config.graph is not None:
+        return _whole(opened)
     if opened.plan.config.name == AIZOO and graph:
         return aizoo.prepare(opened, WORKER)
     if opened.plan.config.name == AIZOO:
@@ -149,6 +219,22 @@ def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorf
         evidence = (*layers, *runs("rebuilt", f"boxes of the graph's heads: {rebuilt}", "priors", "detection rule"))
     probes = plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf")
     return Prepared(runner, probes, INPUT, evidence, alone=alone)
+
+
+def _whole(opened: Opened) -> Prepared:
+    """A detection graph from its own nodes; where it resizes its images itself, its pixels too."""
+    runner = GraphOracle(opened)
+    ends = opened.table.found(CheckpointFile).ends
+    heads = {"loc": "@loc", "conf": "@conf"}
+    heads |= {"scores": "@scores"} if ends["scores"] else {}
+    heads |= {"priors": "@priors"} if ends["anchors"] else {}
+    probes = plan_probes(opened.plan.probes, ends["input"], **heads)
+    said = "TensorFlow, given the graph of the file as it is"
+    resizes = opened.plan.config.pixels.resize in GRAPH_RESIZES and ends["input"] != ends["image"]
+    links: tuple[Link, ...] = ("architecture", "priors", "detection rule", *(("pixels",) if resizes else ()))
+    return Prepared(
+        runner, probes, ends["input"], runs("source framework", said, *links), pixels=runner.pixels if resizes else None
+    )
 
 
 def frozen_weights(config: SSDConfig, scope: str) -> dict[str, Any]:

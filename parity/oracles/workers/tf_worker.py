@@ -18,6 +18,7 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import aizoo_boxes
+import tf_detector
 import tf_frozen
 import tf_hikapok
 
@@ -182,7 +183,20 @@ def read(job, arrays):
     return {"seconds": time.perf_counter() - start}, out
 
 
-DO = {f.__name__: f for f in (build, partitioned, activations, frozen, graph, prepare, read, restore)}
+def detector(job, arrays):
+    """A frozen detection graph as it is: see ``tf_detector.run``."""
+    return tf_detector.run(job, arrays, SESSION)
+
+
+def detector_pixels(job, arrays):
+    """Images as a frozen detection graph prepares them: see ``tf_detector.prepared``."""
+    return tf_detector.prepared(job, arrays, SESSION)
+
+
+DO = {
+    f.__name__: f
+    for f in (build, partitioned, activations, frozen, graph, prepare, read, restore, detector, detector_pixels)
+}
 
 
 def main(folder):

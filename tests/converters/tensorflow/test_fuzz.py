@@ -15,7 +15,7 @@ import pytest
 from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.tensorflow import table as tables
 from ssdconv.converters.tensorflow.bundle import Bundle, saved_tensors
-from ssdconv.converters.tensorflow.reader import graph_tensors
+from ssdconv.converters.tensorflow.graphdef import graph_nodes
 from ssdconv.converters.tensorflow.table import Table, slice_key
 from ssdconv.errors import SsdconvError
 
@@ -73,9 +73,9 @@ def test_overlapping_slices_of_a_v1_file_are_refused(packing: SimpleNamespace) -
 def test_the_seeds_are_good(packing: SimpleNamespace) -> None:
     held = {n: t.load().tolist() for n, t in saved_tensors(Table(v1_table(packing), "x")).items()}
     assert held == {"a": [[1, 2], [3, 4]], "b": [[5, 6], [7, 8]]}
-    found, ops = graph_tensors(Wire(graph(), "x"), len(graph()))
+    found, nodes = graph_nodes(Wire(graph(), "x"), len(graph()))
     assert {n: t.load().tolist() for n, t in found.items()} == {"w/kernel": [1, 2], "b": [3, 3]}
-    assert ops["x"] == "Placeholder"
+    assert nodes["x"].op == "Placeholder"
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:
@@ -117,7 +117,7 @@ def read_v1(data: bytes) -> list:
 
 
 def read_graph(data: bytes) -> list:
-    return list(graph_tensors(Wire(data, "x"), len(data))[0].values())
+    return list(graph_nodes(Wire(data, "x"), len(data))[0].values())
 
 
 def run(seed_file: bytes, read: Callable[[bytes], list], mutants: int, seed: int) -> int:

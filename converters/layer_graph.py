@@ -1,0 +1,120 @@
+"""A layer graph while it is built from another framework's graph: layers, shapes, and the way of every weight.
+
+Values have the names of the source. Shapes are those of one image without the batch, in the source's own layout; which axis of a blob that
+is, is the source's business. A node that changes nothing has no layer: its value is another name of the blob that it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ssdconv.converters.tensors import MappedTensor, Op, shape_after
+from ssdconv.errors import FormatError
+from ssdconv.ssd_ref.caffe_layers.names import blob_names, module_name
+from ssdconv.ssd_ref.config import LayerSpec
+
+Shape = tuple[int, ...]
+MAX_VALUES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One learned tensor of a layer.
+
+    Attributes:
+        source: the file's tensor.
+        shape: as the file stores it.
+        ops: from the file's layout to the reference's.
+    """
+
+    source: str
+    shape: Shape
+    ops: tuple[Op, ...] = ()
+
+
+@dataclass
+class GraphBuilder:
+    """Collects layers in the order of execution.
+
+    Attributes:
+        layers: so far; weights that several layers read are named in ``shared``.
+        added: names of layers that the source does not have.
+        shapes: value -> its shape.
+        alias: value -> the blob that holds it, where it has none of its own name.
+        entries: the mapping of every weight, each once.
+    """
+
+    layers: list[LayerSpec] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    alias: dict[str, str] = field(default_factory=dict)
+    entries: list[MappedTensor] = field(default_factory=list)
+    _owners: dict[str, tuple[int, int, MappedTensor]] = field(default_factory=dict)
+
+    def blob(self, value: str) -> str:
+        """The blob that holds a value."""
+        return self.alias.get(value, value)
+
+    def put(
+        self,
+        name: str,
+        kind: str,
+        reads: Sequence[str],
+        shape: Shape,
+        params: Mapping[str, Any] | None = None,
+        weights: Sequence[Weight] = (),
+    ) -> None:
+        """Add the layer that makes the value ``name``.
+
+        Args:
+            reads: values.
+            weights: in the order of the layer type's blobs.
+
+        Raises:
+            FormatError: a size that no network has, or one tensor of the file in two layouts.
+        """
+        blobs = tuple(shape_after(w.ops, w.shape) for w in weights)
+        for sides in (shape, *blobs):
+            if any(side <= 0 for side in sides) or len(sides) > 8 or math.prod(sides) > MAX_VALUES:
+                raise FormatError(
+                    "a size is zero or less, or larger than any network's", where=f"layer {name!r} ({kind})", got=sides
+                )
+        spec = LayerSpec(name, kind, tuple(map(self.blob, reads)), (name,), dict(params or {}), blobs)
+        keys = [self._own(spec, index, weight) for index, weight in enumerate(weights)]
+        if any(keys):
+            spec = replace(spec, shared=tuple(keys))
+        self.layers.append(spec)
+        self.shapes[name] = shape
+
+    def _own(self, spec: LayerSpec, index: int, weight: Weight) -> str:
+        """Note who fills a blob; returns the name under which it is shared, "" where it is not."""
+        target = f"graph.{module_name(spec.name)}.{blob_names(spec)[index]}"
+        if weight.source not in self._owners:
+            entry = MappedTensor(weight.source, target, weight.shape, weight.ops)
+            self._owners[weight.source] = (len(self.layers), index, entry)
+            self.entries.append(entry)
+            return ""
+        at, place, entry = self._owners[weight.source]
+        if entry.ops != weight.ops:
+            raise FormatError(
+                "two layers read one tensor of the file in different layouts",
+                where=f"layer {spec.name!r}",
+                got=weight.source,
+            )
+        owner = self.layers[at]
+        names = owner.shared or ("",) * len(owner.blobs)
+        self.layers[at] = replace(owner, shared=(*names[:place], weight.source, *names[place + 1 :]))
+        return weight.source
+
+    def pass_on(self, name: str, value: str) -> None:
+        """A node that changes nothing."""
+        self.shapes[name], self.alias[name] = self.shapes[value], self.blob(value)
+
+    def add(self, name: str, kind: str, reads: str, params: Mapping[str, Any]) -> str:
+        """A layer that the source does not have, behind the blob ``reads``; returns its blob."""
+        self.layers.append(LayerSpec(name, kind, (reads,), (name,), dict(params)))
+        self.added.append(name)
+        return name
