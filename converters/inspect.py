@@ -18,6 +18,7 @@ import msgspec
 from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Plan, Request, completed
+from ssdconv.converters.pytorch.reader import PthFile
 from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.spec import Input, Spec
 from ssdconv.converters.tensors import TensorTable
@@ -142,11 +143,11 @@ def _inspect(path: Path) -> FileSummary:
         return _prototxt(path)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _safetensors(path)
-    own = _own_checkpoint(path, head)
-    if own is not None:
-        return own
     source = recognise(path)
     with source.module.read(path) as table:
+        tensors = tuple(TensorSummary(t.name, tuple(t.shape), str(t.dtype)) for t in table.values())
+        if source.name == "pytorch" and "ssdconv" in table.found(PthFile).strings:
+            return _about(path, table.found(PthFile).strings["ssdconv"], tensors, "pth")
         plan, why = _plan(source, table)
         config = plan.config if plan else None
         net = table.found(CaffeNet).layers if source.name == "caffe" else ()
@@ -156,7 +157,7 @@ def _inspect(path: Path) -> FileSummary:
             path.stat().st_size,
             table.format,
             source.name,
-            tuple(TensorSummary(t.name, tuple(t.shape), str(t.dtype)) for t in table.values()),
+            tensors,
             layers,
             config.name if config else "",
             why,
@@ -226,19 +227,6 @@ def _safetensors(path: Path) -> FileSummary:
             return _about(path, (file.metadata() or {}).get("ssdconv"), tensors, "safetensors")
     except SafetensorError as error:
         raise FormatError(f"damaged safetensors file: {error}", where=str(path)) from None
-
-
-def _own_checkpoint(path: Path, head: bytes) -> FileSummary | None:
-    """A ``.pth`` of ours, read through a pickle walker that builds nothing but strings, dicts and shapes."""
-    if head[:4] != b"PK\x03\x04":
-        return None
-    from ssdconv.converters.pytorch.outline import outline
-
-    found = outline(path)
-    if found is None or "ssdconv" not in found.strings:
-        return None
-    tensors = tuple(TensorSummary(n, shape, dtype) for n, shape, dtype in found.tensors)
-    return _about(path, found.strings["ssdconv"], tensors, "pth")
 
 
 GUESS = 300
