@@ -1,20 +1,14 @@
-"""Read .npz files as ``chainer.serializers.save_npz`` writes them, without Chainer and without NumPy's loader.
+"""``chainer.serializers.save_npz``'s files, read and written without Chainer, and without NumPy's loader.
 
-Each tensor is a member ``<name>.npy`` of a zip archive. Only the members' headers are read on opening; a stored member is
-a view of the mapped file, a deflated one is unpacked when it is loaded, never beyond what its header declares.
-
-The header of NumPy's .npy format, parsed without ``eval`` and with Python integers.
-
-Format: numpy.lib.format, versions 1.0 to 3.0: magic, version, header length, then one Python dict literal with ``descr``,
-``fortran_order`` and ``shape``. Only that dict in that form is accepted, with a plain dtype; object arrays (pickles) and
-structured dtypes are refused. Shapes are only read here; what they may be is the mapping's business.
+Each tensor is a member ``<name>.npy`` of a zip archive. Only the members' headers are read on opening, by NumPy's own parser with limits; a
+stored member is a view of the mapped file, a deflated one is unpacked when it is loaded, never beyond what its header declares.
+Object arrays (pickles) and structured dtypes are refused. Shapes are only read here; what they may be is the mapping's business.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import struct
+import io
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -22,29 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from ssdconv.converters.opened import Archive, Member, OpenedFile, open_archive
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError, UnsafeFileError
 
-MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096
 """Bytes of a .npy header that are read; NumPy's own are 118 for any array of a network."""
 MAX_DIMS = 32
 MAX_ELEMENTS = 1 << 40
 """Product of an empty array's other sides; NumPy cannot hold more, though nothing is in it."""
-
-_DESCR = re.compile(r"([<>|=])([fiubcUSOVmM?])(\d{0,9})")
-_PLAIN = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
-_SHAPE = re.compile(r"\(\s*(?:(\d{1,20})L?\s*(?:,\s*\d{1,20}L?\s*)*,?)?\s*\)")
-_ITEM = re.compile(
-    r"\s*'(?P<key>descr|fortran_order|shape)'\s*:\s*"
-    r"(?:'(?P<text>[^'\\]{1,64})'|(?P<flag>True|False)|(?P<shape>\([0-9L,\s]{0,1000}\))|(?P<list>\[))\s*(?P<end>,\s*}|,|})"
-)
+PLAIN = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
 @dataclass(frozen=True)
-class Header:
+class NpyHeader:
     """What a .npy header says.
 
     Attributes:
@@ -65,7 +52,7 @@ class Header:
         return self.dtype.itemsize * prod(self.shape)
 
 
-def parse_header(head: bytes, where: str) -> Header:
+def parse_header(head: bytes, where: str) -> NpyHeader:
     """Parse the start of a .npy file.
 
     Args:
@@ -76,73 +63,33 @@ def parse_header(head: bytes, where: str) -> Header:
         FormatError: not such a file, or a header that NumPy would not write.
         UnsafeFileError: an object array: its elements are a pickle.
     """
-    if head[:6] != MAGIC or len(head) < 10:
-        raise FormatError("not a .npy array", where=where, expected=repr(MAGIC), got=repr(head[:6]))
-    if head[6] == 1:
-        (size,), start = struct.unpack_from("<H", head, 8), 10
-    elif head[6] in (2, 3) and len(head) >= 12:
-        (size,), start = struct.unpack_from("<L", head, 8), 12
-    else:
-        raise FormatError("unknown version of the .npy format", where=where, expected="1, 2 or 3", got=head[6])
-    if start + size > len(head):
-        raise FormatError(
-            "the .npy header is cut short, or longer than any array's",
-            where=where,
-            expected=f"<= {MAX_HEADER}",
-            got=start + size,
-        )
-    fields = _fields(head[start : start + size], where)
-    return Header(
-        _dtype(fields["descr"], where), fields["fortran_order"] == "True", _shape(fields["shape"], where), start + size
-    )
-
-
-def _fields(raw: bytes, where: str) -> dict[str, str]:
-    """The three values of the header's dict, as text."""
-    text = raw.decode("latin-1").strip()
-    found: dict[str, str] = {}
-    at = 1
-    closed = False
-    while text.startswith("{") and not closed and (match := _ITEM.match(text, at)):
-        if match["list"]:
-            raise FormatError("structured dtypes have no place in a network", where=where, got=text[:80])
-        kind = {"descr": "text", "fortran_order": "flag", "shape": "shape"}[match["key"]]
-        if match["key"] in found or match[kind] is None:
-            break
-        found[match["key"]] = match[kind]
-        at, closed = match.end(), match["end"].endswith("}")
-    if len(found) != 3 or not closed or text[at:].strip():
-        raise FormatError("the .npy header is damaged", where=where, got=repr(text[:80]))
-    return found
-
-
-def _dtype(descr: str, where: str) -> np.dtype[Any]:
-    match = _DESCR.fullmatch(descr)
-    if match is None:
-        raise FormatError("unknown dtype in the .npy header", where=where, got=repr(descr))
-    order, kind, size = match.groups()
-    if kind == "O":
+    stream = io.BytesIO(head)
+    try:
+        version = npy.read_magic(stream)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise ValueError(f"unknown version {version}")
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0  # 3 has other field names
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python 2's long integers
+            shape, fortran, dtype = read(stream, max_header_size=MAX_HEADER)
+    except Exception as error:  # noqa: BLE001 - damage ends in whatever ast and tokenize raise
+        raise FormatError(f"not a .npy array: {str(error)[:100]}", where=where, got=repr(head[:80])) from None
+    if dtype.hasobject:
         raise UnsafeFileError(
             "an object array: reading it would run whatever its pickle says; refused",
             where=where,
             hint="where the file came from, save the model's own arrays: chainer.serializers.save_npz('model.npz', model)",
         )
-    if kind == "?":
-        kind, size = "b", "1"
-    if kind + size not in _PLAIN:
+    if dtype.str[1:] not in PLAIN:
         raise FormatError(
-            "no dtype of a network's tensors", where=where, expected="floats, integers or bool", got=repr(descr)
+            "no dtype of a network's tensors", where=where, expected="floats, integers or bool", got=dtype
         )
-    return np.dtype(order.replace("|", "=") + kind + size)
-
-
-def _shape(text: str, where: str) -> tuple[int, ...]:
-    sides = tuple(int(part) for part in re.findall(r"\d+", text))
-    if _SHAPE.fullmatch(text) is None or len(sides) > MAX_DIMS or (len(sides) == 1 and "," not in text):
-        raise FormatError("the shape in the .npy header is damaged", where=where, got=text[:80])
-    if 0 in sides and math.prod(max(side, 1) for side in sides) > MAX_ELEMENTS:
-        raise FormatError("an empty array with sides beyond any network's", where=where, got=text[:80])
-    return sides
+    sides = tuple(int(side) for side in shape)
+    if len(sides) > MAX_DIMS or any(not 0 <= side < 1 << 63 for side in sides):
+        raise FormatError("the shape in the .npy header is damaged", where=where, got=str(sides)[:80])
+    if 0 in sides and prod(max(side, 1) for side in sides) > MAX_ELEMENTS:
+        raise FormatError("an empty array with sides beyond any network's", where=where, got=sides)
+    return NpyHeader(dtype, fortran, sides, stream.tell())
 
 
 FIRST = "extractor/conv1_1/W"
@@ -231,7 +178,7 @@ def _refuse(where: str) -> Array:
     raise UnsafeFileError("an object array is never loaded", where=where)
 
 
-def _load(archive: Archive, member: Member, header: Header) -> Array:
+def _load(archive: Archive, member: Member, header: NpyHeader) -> Array:
     data = archive.read(member)[header.length :]
     flat = np.frombuffer(data, header.dtype)
     array = flat.reshape(header.shape, order="F" if header.fortran else "C")

@@ -76,7 +76,7 @@ BAD = {
     "negative": head(GOOD.replace("(2, 3)", "(-2, 3)")),
     "float_side": head(GOOD.replace("(2, 3)", "(2.0, 3)")),
     "no_comma": head(GOOD.replace("(2, 3)", "(6)")),
-    "nested": head(GOOD.replace("(2, 3)", "((2, 3))")),
+    "nested": head(GOOD.replace("(2, 3)", "((2, 3),)")),
     "doubled_comma": head(GOOD.replace("(2, 3)", "(2,, 3)")),
     "many_dims": head(GOOD.replace("(2, 3)", "(" + "1," * 40 + ")")),
     "digits": head(GOOD.replace("(2, 3)", "(" + "9" * 300 + ",)")),
