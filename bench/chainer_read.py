@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssdconv.converters.chainer.reader import read_npz
-from ssdconv.converters.chainer.writer import write_npz
+from ssdconv.converters.chainer.npz import read_npz, write_npz
 from ssdconv.converters.convert import convert
 from ssdconv.converters.pytorch.reader import read_pth
-from ssdconv.converters.pytorch.styles import entries
+from ssdconv.converters.pytorch.source import entries
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.pytorch import pytorch

@@ -19,7 +19,7 @@ from torch import Tensor
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.inspect import inspect
 from ssdconv.converters.pytorch.reader import read_pth
-from ssdconv.converters.pytorch.styles import entries
+from ssdconv.converters.pytorch.source import entries
 from ssdconv.converters.tensors import Array, TensorMapping
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint

@@ -13,8 +13,8 @@ from typing import Any
 
 import h5py
 
+from ssdconv.converters import h5
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
-from ssdconv.converters.keras import h5
 from ssdconv.converters.opened import OpenedFile
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssdconv.converters.assumed import Project, flipped, settle
-from ssdconv.converters.chainer.reader import NpzFile, read_npz
-from ssdconv.converters.chainer.writer import write_npz
+from ssdconv.converters.chainer.npz import NpzFile, read_npz, write_npz
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import Layer, check_pixels, first_layer_as, prior_gap, same_extras, vgg_layers
 from ssdconv.converters.tensors import (

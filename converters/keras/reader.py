@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import h5py
 
-from ssdconv.converters.keras import h5
+from ssdconv.converters import h5
 from ssdconv.converters.opened import OpenedFile, open_archive
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import FormatError

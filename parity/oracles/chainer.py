@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.chainer.reader import NpzFile
+from ssdconv.converters.chainer.npz import NpzFile
 from ssdconv.converters.chainer.source import YX_TO_XY
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.reader import read_npz
-from ssdconv.converters.chainer.writer import write_npz
+from ssdconv.converters.chainer.npz import read_npz, write_npz
 from ssdconv.converters.keras.reader import read_keras
 from ssdconv.converters.keras.writer import write_numbered, write_weights
 from ssdconv.converters.pytorch.reader import read_pth

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.reader import parse, parse_header
+from ssdconv.converters.chainer.npz import parse, parse_header
 from ssdconv.converters.opened import Archive
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import SsdconvError
@@ -59,7 +59,7 @@ def test_headers(fuzz: Callable[..., int], mutants: int, seed: int) -> None:
 
 @pytest.mark.parametrize(("mutants", "seed"), [pytest.param(500, 3), pytest.param(5_000, 4, marks=pytest.mark.slow)])
 def test_in_a_child_with_a_memory_limit(fuzz_child: Callable[..., tuple[int, int]], mutants: int, seed: int) -> None:
-    module = "ssdconv.converters.chainer.reader"
+    module = "ssdconv.converters.chainer.npz"
     accepted, refused = fuzz_child(module, "read_npz", [data for data, _ in seeds()], mutants, seed)
     assert accepted + refused == mutants and refused > mutants / 2
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ssdconv.converters.chainer.reader import parse_header
+from ssdconv.converters.chainer.npz import parse_header
 from ssdconv.errors import FormatError, UnsafeFileError
 
 

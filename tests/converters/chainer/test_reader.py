@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.reader import NpzFile, read_npz
+from ssdconv.converters.chainer.npz import NpzFile, read_npz
 from ssdconv.errors import FormatError, MissingError, UnsafeFileError
 
 Make = Callable[..., Path]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssdconv.converters.chainer.reader import read_npz
+from ssdconv.converters.chainer.npz import read_npz
 from ssdconv.converters.chainer.source import entries, plan, write
 from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.converters.plan import Request

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssdconv.converters.pytorch.styles import entries
+from ssdconv.converters.pytorch.source import entries
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.pytorch import KINDS, pytorch

@@ -18,8 +18,7 @@ from ssdconv import cli
 from ssdconv.converters.backbone_weights import read_backbone
 from ssdconv.converters.convert import convert, open_source, reverse
 from ssdconv.converters.plan import Request
-from ssdconv.converters.pytorch.source import write
-from ssdconv.converters.pytorch.styles import entries
+from ssdconv.converters.pytorch.source import entries, write
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.config import SSDConfig

@@ -3,12 +3,16 @@
 Each tensor is a member ``<name>.npy`` of a zip archive. Only the members' headers are read on opening, by NumPy's own parser with limits; a
 stored member is a view of the mapped file, a deflated one is unpacked when it is loaded, never beyond what its header declares.
 Object arrays (pickles) and structured dtypes are refused. Shapes are only read here; what they may be is the mapping's business.
+
+Write .npz files: stored members, one .npy each, in the order given and the same bytes for the same tensors.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -21,6 +25,7 @@ from numpy.lib import format as npy
 from ssdconv.converters.opened import Archive, Member, OpenedFile, open_archive
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError, UnsafeFileError
+from ssdconv.ssd_ref.files import atomic_path
 
 MAX_HEADER = 4096
 """Bytes of a .npy header that are read; NumPy's own are 118 for any array of a network."""
@@ -183,3 +188,20 @@ def _load(archive: Archive, member: Member, header: NpyHeader) -> Array:
     flat = np.frombuffer(data, header.dtype)
     array = flat.reshape(header.shape, order="F" if header.fortran else "C")
     return array if header.dtype.isnative else array.astype(header.dtype.newbyteorder("="))
+
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def write_npz(dst: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays so that ``numpy.load`` and ``chainer.serializers.load_npz`` read them, atomically.
+
+    Raises:
+        OutputError: the file could not be written; what stood there before is untouched.
+    """
+    with atomic_path(dst) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
