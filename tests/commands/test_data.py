@@ -13,9 +13,9 @@ import pytest
 from PIL import Image as Pillow
 
 from ssdconv.cli import main
-from ssdconv.data.shapes import SHAPES, write_shapes
 from ssdconv.errors import EXIT_INPUT, EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from ssdconv.ssd_ref.networks.small import small_ssd
+from ssdconv.tools.shapes import SHAPES, write_shapes
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from ssdconv.cli import main
-from ssdconv.data.shapes import SHAPES, write_shapes
 from ssdconv.errors import EXIT_INPUT, EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.networks.small import small_ssd
+from ssdconv.tools.shapes import SHAPES, write_shapes
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from ssdconv.data.custom import open_custom
 from ssdconv.data.records import Dataset
-from ssdconv.data.shapes import write_shapes
+from ssdconv.tools.shapes import write_shapes
 from ssdconv.train.loop import Terms
 from ssdconv.train.recipe import Recipe
 from ssdconv.train.recipes import recipe_of

@@ -11,11 +11,11 @@ import pytest
 
 import ssdconv
 from ssdconv.data.custom import open_custom
-from ssdconv.data.shapes import write_shapes
 from ssdconv.parity.accuracy.run import Evaluation
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
+from ssdconv.tools.shapes import write_shapes
 from ssdconv.train.loader import TrainingSet
 from ssdconv.train.loop import Settings, Training
 from ssdconv.train.recipe import Recipe, edited

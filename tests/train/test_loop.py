@@ -13,11 +13,11 @@ import torch
 
 from ssdconv.data.custom import open_custom
 from ssdconv.data.records import Dataset
-from ssdconv.data.shapes import write_shapes
 from ssdconv.errors import EXIT_PARITY, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
+from ssdconv.tools.shapes import write_shapes
 from ssdconv.train.distributed import Place
 from ssdconv.train.loader import TrainingSet
 from ssdconv.train.loop import DivergedError, Score, Settings, Training

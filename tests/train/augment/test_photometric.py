@@ -1,4 +1,7 @@
-"""Colour changes against OpenCV's own arithmetic on whole images, scalar loops, and the standard library's HSV."""
+"""Colour changes against OpenCV's own arithmetic on whole images, scalar loops, and the standard library's HSV.
+
+GluonCV's colours as one matrix: known properties of each change, and their product.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssdconv.train.augment.photometric import apply_changes, draw_changes, in_bytes, through_hsv
+from ssdconv.train.augment.photometric import apply_changes, draw_changes, in_bytes, in_yiq, through_hsv, yiq_matrix
 from ssdconv.train.augment.sources import CAFFE, CHAINER, JEDOL, SSD_KERAS, SSD_PYTORCH, TENSORFLOW
 from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric
 
@@ -169,3 +172,48 @@ def test_channel_shuffle() -> None:
     orders = Counter(c.order for changes in drawn(colours(SSD_PYTORCH)) for c in changes if c.kind == "channels")
     assert len(orders) == 6 and abs(sum(orders.values()) / 8000 - 0.5) < 0.025
     assert max(orders.values()) < 1.3 * min(orders.values())
+
+
+YIQ_PICTURE = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float64) @ np.array([0.114, 0.587, 0.299])  # BGR
+
+
+def test_brightness_and_contrast_are_plain() -> None:
+    got = in_yiq(YIQ_PICTURE, [Change("brightness", -40.0), Change("contrast", 1.5)])
+    assert got.dtype == np.float32 and got.min() < 0
+    assert np.allclose(got, (YIQ_PICTURE.astype(float) - 40) * 1.5, atol=1e-3)
+
+
+def test_saturation_mixes_with_grey() -> None:
+    got = in_yiq(YIQ_PICTURE, [Change("saturation", 0.3)])
+    assert np.allclose(got, 0.3 * YIQ_PICTURE + 0.7 * grey(YIQ_PICTURE)[..., None], atol=1e-3)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, -17.3])
+def test_hue_keeps_luma_and_turns_all_the_way_round(angle: float) -> None:
+    got = in_yiq(YIQ_PICTURE, [Change("hue", angle)])
+    assert np.allclose(grey(got), grey(YIQ_PICTURE), atol=1.5)  # the source's matrices are rounded to three digits
+    again = in_yiq(YIQ_PICTURE, [Change("hue", angle + 2.0)])
+    assert np.allclose(got, again, atol=1e-2)
+
+
+def test_half_a_turn_inverts_colour() -> None:
+    got = in_yiq(YIQ_PICTURE, [Change("hue", 1.0)])
+    luma = grey(YIQ_PICTURE)[..., None]
+    assert np.allclose(got - luma, luma - YIQ_PICTURE, atol=2.0)
+
+
+def test_the_product_is_the_changes_one_by_one() -> None:
+    changes = [Change("brightness", 12.0), Change("saturation", 1.4), Change("hue", 3.3), Change("contrast", 0.7)]
+    one_by_one: np.ndarray = YIQ_PICTURE
+    for change in changes:
+        one_by_one = in_yiq(one_by_one, [change])
+    assert np.allclose(in_yiq(YIQ_PICTURE, changes), one_by_one, atol=1e-2)
+    assert not np.allclose(in_yiq(YIQ_PICTURE, changes[::-1]), one_by_one, atol=1.0)
+
+
+def test_nothing() -> None:
+    assert np.array_equal(yiq_matrix([]), np.eye(3, 4)) and np.array_equal(in_yiq(YIQ_PICTURE, []), YIQ_PICTURE)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ssdconv.data.images import check_images
-from ssdconv.data.shapes import SHAPES, draw_image, write_shapes
 from ssdconv.data.voc import open_voc
 from ssdconv.errors import UsageError
+from ssdconv.tools.shapes import SHAPES, draw_image, write_shapes
 
 
 @pytest.fixture(scope="module")
