@@ -25,12 +25,12 @@ from _timing import best_of
 
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.schema import messages
-from ssdconv.converters.chainer.reader import read_npz
+from ssdconv.converters.chainer.npz import read_npz
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.keras import source as keras_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.reader import read_pth
-from ssdconv.converters.pytorch.styles import entries
+from ssdconv.converters.pytorch.source import entries
 from ssdconv.converters.tensorflow import source as tf_source
 from ssdconv.converters.tensorflow.bundle import shard_path
 from ssdconv.errors import MissingError
