@@ -5,7 +5,7 @@ Nets are never changed: a ``Change`` makes another one that shares the arrays. T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -286,22 +286,24 @@ def set_norms(part: str, fields: Mapping[str, Any]) -> Change:
     return change
 
 
-def graph_layers(net: Net, kinds: tuple[str, ...]) -> list[LayerSpec]:
+def graph_layers(net: Net, kinds: Collection[str]) -> list[LayerSpec]:
     """Layers of these Caffe types in a layer graph."""
     return [la for la in net.config.graph.layers if la.type in kinds] if net.config.graph is not None else []
 
 
-def set_graph(kinds: tuple[str, ...], only: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
-    """Change the parameters of a graph's layers of these types, or of the one called ``only``."""
+def set_graph(kinds: Collection[str], only: str | None, params: Mapping[str, Any]) -> Change:
+    """Set parameters of a graph's layers of these types, or of the one called ``only``; None takes a parameter away."""
+
+    def changed(layer: LayerSpec) -> LayerSpec:
+        if layer.type not in kinds or only not in (None, layer.name):
+            return layer
+        return replace(layer, params={k: v for k, v in {**layer.params, **params}.items() if v is not None})
 
     def apply(net: Net) -> Net:
         graph = net.config.graph
         if graph is None:
             return net
-        layers = tuple(
-            replace(la, params=change(dict(la.params))) if la.type in kinds and only in (None, la.name) else la
-            for la in graph.layers
-        )
+        layers = tuple(map(changed, graph.layers))
         return replace(net, config=replace(net.config, graph=replace(graph, layers=layers)))
 
     return apply
