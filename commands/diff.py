@@ -12,7 +12,7 @@ from ssdconv.errors import EXIT_OK, EXIT_PARITY
 from ssdconv.text import console
 
 if TYPE_CHECKING:
-    from ssdconv.parity.diff import DiffReport
+    from ssdconv.parity.diagnose.diff import DiffReport
 
 NAME = "diff"
 GROUP: Group = "prove"
@@ -37,7 +37,7 @@ def run(args: Namespace) -> int:
     a, b = existing(args.a), existing(args.b)
     prototxt = existing(args.prototxt) if args.prototxt else None
     with working(f"comparing {a.name} and {b.name}"):
-        from ssdconv.parity.diff import diff
+        from ssdconv.parity.diagnose.diff import diff
 
         report = diff(a, b, prototxt=prototxt)
     if args.json:

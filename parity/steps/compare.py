@@ -33,7 +33,7 @@ import torch
 from ssdconv.errors import UsageError
 from ssdconv.parity.layers.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Measurement, measure
 from ssdconv.parity.oracles.caffe import TITLE as CAFFE
-from ssdconv.parity.oracles.training import FRAMEWORKS, caffe_trace, framework_trace
+from ssdconv.parity.steps.frameworks import FRAMEWORKS, caffe_trace, framework_trace
 from ssdconv.parity.steps.reference import Array, LossFunction, StepBatch, StepPlan, Trace, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.loss import multibox_loss

@@ -19,7 +19,7 @@ from ssdconv.converters.inspect import inspect
 from ssdconv.export.hub import write_hub
 from ssdconv.export.onnx_detect import differences
 from ssdconv.export.onnx_file import onnx_model
-from ssdconv.parity.diff import diff
+from ssdconv.parity.diagnose.diff import diff
 from ssdconv.parity.layers.activations import derived
 from ssdconv.parity.layers.detections import compare_detections
 from ssdconv.parity.layers.results import DetectionResult

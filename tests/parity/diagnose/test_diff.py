@@ -15,7 +15,7 @@ from ssdconv.converters.caffe.source import write
 from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write as write_torch
 from ssdconv.errors import FormatError, MappingError, MissingError
-from ssdconv.parity.diff import diff
+from ssdconv.parity.diagnose.diff import diff
 from ssdconv.ssd_ref.checkpoint import save
 from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
