@@ -19,7 +19,17 @@ GROUP: Group = "housekeeping"
 HELP = "show versions and devices, and try which oracles answer"
 EXAMPLES: tuple[str, ...] = ("ssdconv doctor", "ssdconv doctor --json")
 
-NEEDED = ("torch", "numpy", "opencv-python-headless", "protobuf", "h5py", "safetensors", "msgspec", "rich")
+NEEDED = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "protobuf",
+    "h5py",
+    "safetensors",
+    "msgspec",
+    "rich",
+    "google-crc32c",
+)
 OPTIONAL = ("pycocotools", "onnx", "onnxscript", "onnxruntime")
 ORACLE_SECONDS = 60.0
 # One layer that needs no weights: enough to see that OpenCV's Caffe importer and its network run.

@@ -1,11 +1,8 @@
 """Backbone weights for training in the files that people have: our own, VGG16's .caffemodel, ssd.pytorch's .pth.
 
-Caffe's ``VGG_ILSVRC_16_layers_fc_reduced.caffemodel`` names its blobs by layer, which are the reference's names too.
-
-``vgg16_reducedfc.pth``: VGG16's convolutions alone, from which ssd.pytorch and others start training.
-
-The file is a copy of Caffe's VGG weights of unclear history, so which channel order its first layer reads is not known; for
-training that hardly matters, and ``order.order_like`` decides it against a file of known order.
+Caffe's ``VGG_ILSVRC_16_layers_fc_reduced.caffemodel`` names its blobs by layer, which are the reference's names too. ``vgg16_reducedfc.pth``
+holds VGG16's convolutions alone: a copy of Caffe's weights of unclear history, so which channel order its first layer reads is not known.
+For training that hardly matters; ``pytorch.source.order_like`` decides it against a file of known order.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
-"""Source file in, self-describing PyTorch checkpoint out.
+"""Source file in, self-describing PyTorch checkpoint out, with a report; and back.
 
-The report of a conversion: one row per tensor, with the proof of what was written.
-
-What a conversion was asked for, kept in the checkpoint: so that its proof plans the network anew from the file in the same way.
-
-``provenance["request"]`` holds the plain wishes, ``provenance["prototxt"]`` the definition itself: name, SHA-256, and its text, packed where
-that is shorter. No path is kept: the same network gives the same bytes, wherever its files lie.
-
-Checkpoint in, source file out: the exact inverse of ``convert``.
+The report has one row per tensor, with the proof of what was written. The checkpoint keeps what the conversion was asked for, so that its
+proof plans the network anew from the file in the same way: ``provenance["request"]`` holds the plain wishes, ``provenance["prototxt"]`` the
+definition itself: name, SHA-256, and its text, packed where that is shorter. No path is kept: the same network gives the same bytes,
+wherever its files lie. ``reverse`` is the exact inverse of ``convert``.
 """
 
 from __future__ import annotations

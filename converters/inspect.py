@@ -1,6 +1,6 @@
 """What is in a file: tensors, layers and the network they make, from names and shapes alone. Imports no torch.
 
-A spec to fill in: what a file states as comments, what it lacks as keys with the values that are assumed without them.
+``template`` is a spec to fill in: what the file states as comments, what it lacks as keys with the values that are assumed without them.
 """
 
 from __future__ import annotations

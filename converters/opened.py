@@ -1,14 +1,10 @@
-"""One open source file: its bytes, mapped or read, and the check that nobody changed it meanwhile.
+"""One open source file: its bytes, mapped or read, the check that nobody changed it meanwhile, and the members of a zip archive in it.
 
-The central directory of a zip archive: which members it has and where their bytes lie.
-
-Own reading, because these archives come from strangers: every number is checked before it is used. Refused are encryption,
-compression other than deflate, two members of one name, members that overlap or point outside the file, absolute names and "..".
+Zip archives (.npz, torch's .pth, .keras) are read here and not by ``zipfile``, because they come from strangers: ``zipfile`` reads a whole
+directory before its size can be limited, takes bytes before the archive and two members of one name, and before Python 3.11.8 and 3.12.2
+members that overlap. Every number is checked before it is used; also refused are encryption, compression other than deflate, absolute names
+and "..". Nothing is unpacked until it is asked for, and unpacking stops at the size that the directory declares.
 Layout: .ZIP File Format Specification 6.3.10 (APPNOTE.TXT), sections 4.3.7 to 4.3.16, zip64 included.
-
-Reading members of a zip archive, the container of .npz and of torch's .pth files.
-
-Nothing is unpacked until it is asked for, and unpacking stops at the size that the directory declares (``zip_directory``).
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""What a source has to say for a conversion: which network a file holds and how its tensors map to the reference's.
+"""What is said of a file's network before it is converted: by the source, by every conversion, and by the user's spec.
 
-What every conversion can say about its links, where the source itself said nothing: tensors, classes, and a network known by name.
-
-Class names are claimed only where somebody states them: the user, the name of the network that was asked for, or the source's own
-claim of the link. A count of 21 or 81 states nothing: a network of 20 other classes has it too.
-
-What a user's spec makes of a plan: the file's own statements stay, what it lacks is filled in, what contradicts is refused.
+A source says which network a file holds and how its tensors map to the reference's (``Plan``). ``completed`` adds what every conversion can say
+where the source said nothing. Class names are claimed only where somebody states them: the user, the name of the network that was asked
+for, or the source's own claim of the link. A count of 21 or 81 states nothing: a network of 20 other classes has it too. ``specified`` is
+what a user's spec makes of it: the file's own statements stay, what it lacks is filled in, what contradicts is refused.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Whether a source whose code fixes pixels, priors and layers would compute the same from a network's tensors.
+"""What sources share that hold a VGG16 SSD under names of their own: its layers, and whether their code would compute the same.
 
-Checkpoints of one source can be written for another one. Its code then feeds its own pixels in its own channel order and
-decodes with its own priors, so the first layer may have to be turned, and differences that would show must be refused.
-
-The learned layers of a VGG16 SSD in the order of the forward pass, for sources that name them by rules of their own.
-
-ChainerCV and the PyTorch projects hold the same layers as Caffe under other names; one walk over the reference's config
-gives each layer's reference module, Caffe's name, and shape.
+ChainerCV, Keras, TensorFlow and the PyTorch projects have Caffe's layers under other names; ``vgg_layers`` is one walk over the reference's
+config that gives each layer's reference module, Caffe's name, and shape. Checkpoints of one source can be written for another one, whose
+code feeds its own pixels in its own channel order and decodes with its own priors: so the first layer may have to be turned, and differences
+that would show are refused.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""``chainer.serializers.save_npz``'s files, read and written without Chainer, and without NumPy's loader.
+"""``chainer.serializers.save_npz``'s files, read and written without Chainer.
 
-Each tensor is a member ``<name>.npy`` of a zip archive. Only the members' headers are read on opening, by NumPy's own parser with limits; a
-stored member is a view of the mapped file, a deflated one is unpacked when it is loaded, never beyond what its header declares.
-Object arrays (pickles) and structured dtypes are refused. Shapes are only read here; what they may be is the mapping's business.
-
-Write .npz files: stored members, one .npy each, in the order given and the same bytes for the same tensors.
+Each tensor is a member ``<name>.npy`` of a zip archive. Only the members' headers are read on opening, by NumPy's parser within limits; a
+stored member is a view of the mapped file, a deflated one is unpacked when it is loaded, never beyond what its header declares: ``numpy.load``
+would do neither. Object arrays (pickles) and structured dtypes are refused. What shapes may be is the mapping's business. Written are stored
+members in the order given, the same bytes for the same tensors.
 """
 
 from __future__ import annotations

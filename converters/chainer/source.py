@@ -1,8 +1,6 @@
 """ChainerCV as a source: reader, mapping and writer under the names that the registry expects.
 
-ChainerCV's names of the layers of a VGG16 SSD, and the layout of its loc heads.
-
-fc6 and fc7 are ``conv6`` and ``conv7``, so the extra layers count two higher than Caffe's: conv6_1 is ``conv8_1``. A loc head's
+fc6 and fc7 of VGG16 are ``conv6`` and ``conv7``, so the extra layers count two higher than Caffe's: conv6_1 is ``conv8_1``. A loc head's
 channels are (dy, dx, dh, dw) per anchor, the reference's (dx, dy, dw, dh). conv1_1 reads RGB, and so does the reference.
 """
 

@@ -1,8 +1,6 @@
 """GluonCV's tensors and the reference's, by name, with the anchors that GluonCV stores checked and dropped.
 
-The naming dialects of ``.params`` files, brought to one network's tensors by name.
-
-One network is written in three ways, with the same tensors:
+One network is written in three dialects, with the same tensors:
 
 - ``structural`` (``save_parameters``): attribute path, ``features.stages.0.0.weight``, ``class_predictors.0.predictor.bias``;
 - ``legacy`` (``save_params``, ``collect_params().save``): block prefixes with counters, ``ssd14_resnetv10_conv0_weight``,

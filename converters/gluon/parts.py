@@ -1,6 +1,6 @@
 """The layers of a GluonCV network as the reference's modules and as GluonCV's names, one row each.
 
-From one row follow a tensor's two names in files (structural and legacy, see ``names``), its reference tensor, and the node
+From one row follow a tensor's two names in files (structural and legacy, see ``mapping``), its reference tensor, and the node
 of MXNet's graph that computes the layer. The order is that of the forward pass.
 """
 

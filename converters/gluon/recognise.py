@@ -1,7 +1,5 @@
 """Which GluonCV network a .params file holds, by its names, shapes and anchors.
 
-A GluonCV network's input and priors from the anchors that its file stores.
-
 ``get_ssd`` takes any sizes, ratios, steps and input; the file keeps one table of anchors per map, in pixels of the input, over more cells
 than the map has. Sides, steps and offsets stand in the tables; a map's number of cells follows from the layers once the input is known, and
 that follows from the steps: GluonCV's last map has few cells, and its step times their number is the input's side.

@@ -4,10 +4,8 @@ Keras 2 writes a layer's inputs as ``[[["conv1", 0, 0, {}]]]``, Keras 3 as objec
 within models are opened up (their layers are called ``outer/inner``), wrappers that do not compute are seen through. Nothing is ever
 executed: a Lambda's byte code stays text.
 
-What the Lambda layers of an SSD do to pixels, from their names and closures; byte code is never executed.
-
-``config.function`` is ``[marshalled byte code, defaults, closure]``. ssd_keras' Lambdas keep the mean, the deviation and the order of
-channels in their closures, so these are stated in the file. What stands in the byte code alone (``z[..., ::-1]``, ``z / 127.5 - 1``) is
+A Lambda's ``config.function`` is ``[marshalled byte code, defaults, closure]``. ssd_keras' Lambdas keep the mean, the deviation and the order
+of channels in their closures, so these are stated in the file. What stands in the byte code alone (``z[..., ::-1]``, ``z / 127.5 - 1``) is
 taken by the layer's name and the constants found in the code's bytes, and said to be assumed. A Lambda that is none of these is an error
 until the user says what it does (``--set lambda.NAME=…``).
 """

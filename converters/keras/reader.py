@@ -1,6 +1,4 @@
-"""Open a Keras weight file as a tensor table; datasets are read when they are loaded.
-
-Which layer each dataset of a Keras file belongs to, in all the ways in which Keras has written weights.
+"""Keras' weight files, in all the ways in which Keras has written them; datasets are read when they are loaded.
 
 ==================  ==============================================================================================================
 flavour             datasets
@@ -11,7 +9,8 @@ flavour             datasets
 ==================  ==============================================================================================================
 
 A v3 file does not use layer names; they stand in an attribute ``name`` (Keras 3), or in the archive's ``config.json``, whose layers count
-up per class. A v3 file with neither (Keras 2.15's ``.weights.h5``) keeps the groups' own names here; ``unnamed`` finds out what it can.
+up per class. A v3 file with neither (Keras 2.15's ``.weights.h5``) keeps the groups' own names here; ``rows.layers_in_order`` finds out what
+it can.
 """
 
 from __future__ import annotations
@@ -160,7 +159,7 @@ class KerasFile:
 
 
 def read_keras(path: Path) -> TensorTable:
-    """Open ``.h5``, ``.weights.h5`` or ``.keras``; see ``flavours`` for what they hold.
+    """Open ``.h5``, ``.weights.h5`` or ``.keras``; see above for what they hold.
 
     Returns:
         Tensors by their path in the HDF5 file, and a ``KerasFile``.

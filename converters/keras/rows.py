@@ -1,18 +1,15 @@
-"""Keras' layers, weights and layouts of each named network.
+"""Keras' layers, weights and layouts of each named network, and which layer is which where a file has no names.
 
 Kernels are HWIO. jedol's cells have their anchors as min, sqrt(min*max), 2, 3, 1/2, 1/3; SSD7's as 1/2, 1, sqrt, 2; ssd_keras' as the
 reference. A block's convolution ``res2a_branch2a`` has its batch normalisation in layer ``bn2a_branch2a``.
 
-Layer names for ``.weights.h5`` files of Keras 2.15, which number layers per class and hold no names.
-
-Groups are called ``conv2d``, ``conv2d_1``, … in the order of ``model.layers``: by depth, then in the order in which the model's outputs
-reach a layer. For a network whose convolutions form one chain that order is certain, whoever wrote the code: the chain from the
-pixels on, then the heads (which lie less deep than any layer of the chain), the class heads among themselves and the box heads among
-themselves in the order of their concatenation, which is that of the priors. Where a class head stands between the box heads is the
-code's business, so each of these groups must be told by its shapes. Batch normalisations of a chain are in its order too.
-
-ResNet50 is no chain: the last convolution of a block's branch and that of its shortcut lie equally deep and have one shape. It is
-refused, as is everything that fits no network or more than one.
+``.weights.h5`` files of Keras 2.15 number layers per class and hold no names: ``conv2d``, ``conv2d_1``, … in the order of ``model.layers``: by
+depth, then in the order in which the model's outputs reach a layer. For a network whose convolutions form one chain that order is certain,
+whoever wrote the code: the chain from the pixels on, then the heads (which lie less deep than any layer of the chain), the class heads
+among themselves and the box heads among themselves in the order of their concatenation, which is that of the priors. Where a class head
+stands between the box heads is the code's business, so each of these groups must be told by its shapes. Batch normalisations of a chain are
+in its order too. ResNet50 is no chain: the last convolution of a block's branch and that of its shortcut lie equally deep and have one
+shape. It is refused, as is everything that fits no network or more than one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Keras as a source: reader, mapping and writer under the names that the registry expects.
 
-What is known of the two Keras projects' code, by date: what their weight files leave open, and what it was at other times.
-
-Dates and commits are those of pierluigiferrari/ssd_keras and jedol/SSD-Keras_Tensorflow.
+What weight files leave open is known of the two projects' code by date; dates and commits are those of pierluigiferrari/ssd_keras and
+jedol/SSD-Keras_Tensorflow.
 """
 
 from __future__ import annotations

@@ -1,18 +1,9 @@
 """The three file formats of ``torch.save``: zip (torch 1.6 on), several pickles in a row (0.1.12 to 1.5), tar (before).
 
-Facts: torch/serialization.py. Each format gives one pickled object, whose storages lie elsewhere in the file, and where
-each storage lies. Pickles are read by ``machine``, which runs nothing.
-
-Which names a pickle of plain weights may hold, and the refusal of all others.
-
-An allow-list, as torch's ``weights_only``: containers, tensors, storages, dtypes, and numbers as NumPy saves them. Everything
-else stands for code that a normal unpickler would import and run.
-
-Going through what ``machine`` read: references to storages, state dicts, and tensors. No recursion: depth is the file's.
-
-``torch.save`` before torch 0.1.12: a tar archive of ``sys_info``, ``pickle``, ``storages`` and ``tensors``.
-
-Facts: ``legacy_load`` of torch/serialization.py. torch itself reads such files only by unpickling them without restraint.
+Facts: torch/serialization.py. Each format gives one pickled object, whose storages lie elsewhere in the file, and where each storage lies.
+Pickles are read by ``machine``, which runs nothing. An allow-list, as torch's ``weights_only``, says which names a pickle of plain weights may
+hold: containers, tensors, storages, dtypes, and numbers as NumPy saves them. Everything else stands for code that a normal unpickler would
+import and run, and is refused. torch itself reads the tar format only by unpickling it without restraint (``legacy_load``).
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
 """A pickle read as data: the pickle machine of protocols 0 to 5 without the power to run anything.
 
-Python's unpickler imports what a file names and calls it. This machine does neither: a global stays a ``Global`` (two names),
-a call stays a ``Call`` (what would be called, with which arguments), and only plain containers, text, numbers and bytes become
-Python objects. Steps, depth, text and bytes are bounded by the input's own size and the limits below.
-Opcodes: CPython's Lib/pickletools.py. A stream names every global that it can reach, because names are kept when an opcode
-reads them, whatever happens to them later.
+Python's unpickler imports what a file names and calls it. This machine does neither: a global stays a ``Global`` (two names), a call stays a
+``PickledCall`` (what would be called, with which arguments), and only plain containers, text, numbers and bytes become Python objects. Steps,
+depth, text and bytes are bounded by the input's own size and the limits below. A stream names every global that it can reach, because names
+are kept when an opcode reads them, whatever happens to them later. Opcodes: CPython's Lib/pickletools.py.
 
-What each pickle opcode does on ``machine.Machine``, in the order of CPython's Lib/pickletools.py by code.
-
-Nothing here imports, calls or builds what the pickle names. ``MARK`` opens a group of values; helpers take their operands from
-the machine's stack.
+It reads what ``torch.load(weights_only=True)`` refuses, which most training checkpoints are (whole-file tar archives, NumPy scalars, unknown
+containers beside the weights), tells everything that a hostile file would call, gives names and shapes before any tensor byte, and needs
+no torch. Our own checkpoints, which need none of that to be computed with, are loaded by ``torch.load``.
 """
 
 from __future__ import annotations

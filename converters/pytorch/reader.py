@@ -1,7 +1,7 @@
 """Read the tensors of a ``.pth`` file of any torch, without torch and without unpickling.
 
-The pickle is read as data (``machine``), code in it is refused with the list of what it names (``allowed``), and tensors are
-views of the mapped file. Wrappers that training scripts put around a state dict are taken off.
+The pickle is read as data (``machine``), code in it is refused with the list of what it names, and tensors are views of the mapped file
+(``containers``). Wrappers that training scripts put around a state dict are taken off.
 """
 
 from __future__ import annotations

@@ -1,18 +1,12 @@
 """PyTorch projects as a source: reader, mapping and writer under the names that the registry expects.
 
-Which channel order a file's first layer reads: told by the user, by a known file with the same weights, or not at all.
-
-The same names and shapes exist in both orders (ssd.pytorch trains RGB; weights made from Caffe read BGR), and a wrong guess
-costs about 5 mAP without any error. So nothing is guessed: weights that equal a known file's first layer, as they are or with
-their input channels reversed, decide; weights that are merely near do not, because training may have started from weights of
-the other order.
-
-Write a state dict as ``torch.save`` does: an OrderedDict of tensors, loadable with ``weights_only=True``.
-
-Names of a VGG16 SSD's tensors in PyTorch projects: ssd.pytorch, simple-ssd, torchvision, and the bare backbone file.
-
 ``vgg.<i>`` and ``backbone.features.<i>`` count VGG16's layers with ReLUs and pools; torchvision continues behind conv4_3 in
 ``backbone.extra``. Layouts are the reference's own: OIHW, loc (dx, dy, dw, dh), Caffe's anchor order.
+
+Which channel order a file's first layer reads is told by the user, by a known file with the same weights, or not at all. The same names and
+shapes exist in both orders (ssd.pytorch trains RGB; weights made from Caffe read BGR), and a wrong guess costs about 5 mAP without any error.
+So nothing is guessed: weights that equal a known file's first layer, as they are or with their input channels reversed, decide; weights that
+are merely near do not, because training may have started from weights of the other order.
 """
 
 from __future__ import annotations
@@ -369,7 +363,7 @@ def _agreed(style: str, name: str, table: TensorTable) -> str:
 
 
 def _order(table: TensorTable, style: str, prefix: str, request: Request) -> tuple[str, str]:
-    """Channel order of the first layer, and who told it, "" where nobody did; see ``order``."""
+    """Channel order of the first layer, and who told it, "" where nobody did."""
     told = request.channel_order or request.settings.get("pixels.order")
     if told:
         return told.upper(), "given by the user"

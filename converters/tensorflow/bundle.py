@@ -1,15 +1,11 @@
-"""Checkpoints of TensorFlow's V2 format: a ``.index`` table and ``.data-00000-of-00001`` shards with the bytes.
+"""Checkpoints of TensorFlow: V2, a ``.index`` table and ``.data-00000-of-00001`` shards with the bytes, read and written; V1, one table, read.
 
-The table's first key, empty, holds a BundleHeaderProto; each other key is a tensor's name with its BundleEntryProto: dtype,
-shape, shard, offset, size and masked CRC-32C. A partitioned variable's entry lists its slices instead, which have keys of
-their own (``ordered.slice_key``); they are put together when it is loaded.
+V2: the table's first key, empty, holds a BundleHeaderProto; each other key is a tensor's name with its BundleEntryProto: dtype, shape, shard,
+offset, size and masked CRC-32C. A partitioned variable's entry lists its slices instead, which have keys of their own
+(``table.slice_key``); they are put together when it is loaded. ``write_bundle`` makes one shard, which ``tf.train.Saver.restore`` reads.
 
-Checkpoints of TensorFlow's V1 format: one table whose values are SavedTensorSlices messages.
-
-The empty key holds the list of tensors (name, shape, dtype, slices); each other key (``ordered.slice_key``) one slice with its
-values as a TensorProto. Only the list is read on opening. Messages: tensorflow/core/util/saved_tensor_slice.proto.
-
-Write checkpoints of TensorFlow's V2 format that ``tf.train.Saver.restore`` reads: one ``.index`` and one ``.data`` shard.
+V1: the empty key holds the list of tensors (name, shape, dtype, slices); each other key one slice with its values as a TensorProto. Only the
+list is read on opening. Messages: tensorflow/core/util/saved_tensor_slice.proto.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """TensorFlow as a source: reader, mapping and writer under the names that the registry expects.
 
-Variable names and layouts of HiKapok's SSD.TensorFlow, and which other variables of a checkpoint are no weights.
-
-Caffe's conv6 … conv9 are called conv8 … conv11. Kernels are HWIO. A cell's anchors come as sqrt(min*max), 1, 2, 3, 1/2, 1/3; a loc
-head's channels are (dy, dx, dh, dw) per anchor, where the reference has (dx, dy, dw, dh).
+HiKapok's SSD.TensorFlow calls Caffe's conv6 … conv9 conv8 … conv11. Kernels are HWIO. A cell's anchors come as sqrt(min*max), 1, 2, 3, 1/2,
+1/3; a loc head's channels are (dy, dx, dh, dw) per anchor, where the reference has (dx, dy, dw, dh).
 """
 
 from __future__ import annotations

@@ -11,18 +11,6 @@
 
 A key shares ``shared`` bytes with the one before it. In the index block a value is a block's handle, and its key is at or
 behind the block's last one. Sources: leveldb doc/table_format.md, tensorflow/tsl/lib/io/format.h.
-
-Snappy's block format, unpacking only (google/snappy: format_description.txt).
-
-CRC-32C (Castagnoli, RFC 3720 appendix B.4) with NumPy, and the masked form that TensorFlow stores.
-
-A CRC without its first and last inversion is linear over GF(2). So the data is cut into many short pieces, all pieces are
-worked on side by side, 32 bits a step, and neighbours are then joined pair by pair: ``crc(a + b) = shift(crc(a), len(b)) ^ crc(b)``.
-
-The key under which a slice of a tensor stands in a checkpoint table.
-
-A key is ordered code (tensorflow/core/lib/strings/ordered_code.cc): the number 0, the tensor's name, its number
-of dimensions, then start and length of each (length -1: all of it). Encoded keys sort as what they stand for.
 """
 
 from __future__ import annotations
@@ -30,197 +18,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+import google_crc32c
 
 from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.errors import FormatError
-
-MOST_EXPANSION = 22
-"""A copy of 64 bytes takes 3: no honest block unpacks to more than this times its size."""
-
-
-def unpack(data: Any, where: str) -> bytes:
-    """The bytes that a Snappy block holds.
-
-    Raises:
-        FormatError: damaged, or larger than it declares or than any block can be.
-    """
-    data = bytes(data)
-    length, at = _length(data, where)
-    if length > len(data) * MOST_EXPANSION + 64:
-        raise FormatError(
-            "a compressed block declares more than it can hold",
-            where=where,
-            expected=f"<= {len(data) * MOST_EXPANSION + 64} bytes",
-            got=length,
-        )
-    out = bytearray()
-    try:
-        while at < len(data):
-            tag = data[at]
-            at += 1
-            if tag & 3 == 0:
-                size = tag >> 2
-                if size >= 60:
-                    extra = size - 59
-                    size = int.from_bytes(data[at : at + extra], "little")
-                    at += extra
-                size += 1
-                piece = data[at : at + size]
-                if len(piece) != size:
-                    raise _damaged(where, at)
-                out += piece
-                at += size
-            else:
-                if tag & 3 == 1:
-                    size, offset = (tag >> 2 & 7) + 4, (tag >> 5) << 8 | data[at]
-                    at += 1
-                else:
-                    width = 2 if tag & 3 == 2 else 4
-                    size, offset = (tag >> 2) + 1, int.from_bytes(data[at : at + width], "little")
-                    at += width
-                if at > len(data) or not 0 < offset <= len(out):
-                    raise _damaged(where, at)
-                start = len(out) - offset
-                if offset >= size:
-                    out += out[start : start + size]
-                else:  # the copy reads what it writes
-                    pattern = bytes(out[start:])
-                    out += (pattern * (size // offset + 1))[:size]
-            if len(out) > length:
-                raise _damaged(where, at)
-    except IndexError:
-        raise _damaged(where, at) from None
-    if len(out) != length:
-        raise FormatError("a compressed block is cut short", where=where, expected=f"{length} bytes", got=len(out))
-    return bytes(out)
-
-
-def _length(data: bytes, where: str) -> tuple[int, int]:
-    value = 0
-    for at, byte in enumerate(data[:5]):
-        value |= (byte & 0x7F) << 7 * at
-        if byte < 0x80:
-            return value, at + 1
-    raise _damaged(where, 0)
-
-
-def _damaged(where: str, at: int) -> FormatError:
-    return FormatError("a compressed block is damaged", where=f"{where}, byte {at} of it")
-
-
-Words = npt.NDArray[np.uint32]
-
-_POLYNOMIAL = 0x82F63B78
-_PIECE = 64
-"""Words of a piece, a power of two."""
-_MASK_DELTA = 0xA282EAD8
-
-
-def masked(crc: int) -> int:
-    """The form in which TensorFlow stores a CRC (tsl/lib/hash/crc32c.h: rotated by 15 bits, plus a constant)."""
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
-
-
-def crc32c(data: Any, crc: int = 0) -> int:
-    """CRC-32C of a bytes-like object, or of what was seen so far (its CRC is ``crc``) and ``data``."""
-    view = np.frombuffer(data, np.uint8)
-    state = _shift(crc ^ 0xFFFFFFFF, len(view))
-    return state ^ _raw(view) ^ 0xFFFFFFFF
-
-
-def _raw(view: npt.NDArray[np.uint8]) -> int:
-    """The CRC that starts at 0 and is not inverted at the end."""
-    block = _PIECE * 4
-    whole = len(view) // block * block
-    state = 0
-    step = 1 << 22
-    for start in range(0, whole, step):
-        part = view[start : min(start + step, whole)]
-        state = _shift(state, len(part)) ^ _pieces(part)
-    table = _bytes_table()
-    for byte in view[whole:].tolist():
-        state = table[(state ^ byte) & 0xFF] ^ (state >> 8)
-    return state
-
-
-def _pieces(part: npt.NDArray[np.uint8]) -> int:
-    """``_raw`` of a multiple of the piece length."""
-    words = np.ascontiguousarray(np.frombuffer(part.tobytes(), "<u4").astype(np.uint32).reshape(-1, _PIECE).T)
-    tables = _halves(4)
-    state = np.zeros(words.shape[1], np.uint32)
-    for row in words:
-        state = _apply(tables, state ^ row)
-    length = _PIECE * 4
-    while len(state) > 1:
-        if len(state) % 2:  # a piece of zeros in front changes nothing
-            state = np.concatenate([np.zeros(1, np.uint32), state])
-        state = _apply(_halves(length), state[0::2]) ^ state[1::2]
-        length *= 2
-    return int(state[0])
-
-
-def _shift(state: int, length: int) -> int:
-    """The CRC's state after ``length`` zero bytes."""
-    power = 1
-    while length and state:
-        if length & 1:
-            state = int(_apply(_halves(power), np.array([state], np.uint32))[0])
-        length >>= 1
-        power *= 2
-    return state
-
-
-def _apply(tables: tuple[Words, Words], state: Words) -> Words:
-    low, high = tables
-    shifted: Words = low[state & 0xFFFF] ^ high[state >> 16]
-    return shifted
-
-
-@cache
-def _bytes_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-@cache
-def _columns(length: int) -> tuple[int, ...]:
-    """Images of the 32 bits under ``length`` zero bytes; ``length`` is a power of two."""
-    if length == 1:
-        table = _bytes_table()
-        return tuple(table[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32))
-    half = _columns(length // 2)
-    return tuple(_image(half, column) for column in half)
-
-
-def _image(columns: tuple[int, ...], value: int) -> int:
-    out = 0
-    for bit, column in enumerate(columns):
-        if value >> bit & 1:
-            out ^= column
-    return out
-
-
-@cache
-def _halves(length: int) -> tuple[Words, Words]:
-    """The map "``length`` zero bytes" as tables of its low and its high 16 bits."""
-    columns = _columns(length)
-    tables = []
-    for first in (0, 16):
-        table = np.zeros(1 << 16, np.uint32)
-        for bit in range(16):
-            table[1 << bit : 2 << bit] = table[: 1 << bit] ^ np.uint32(columns[first + bit])
-        tables.append(table)
-    return tables[0], tables[1]
-
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48
@@ -362,12 +165,12 @@ def _entries(block: memoryview, where: str) -> Iterator[Item]:
         at += size
 
 
-FULL = -1
-"""Length of a slice that covers its dimension."""
-
-
 def slice_key(name: str, extents: Iterable[tuple[int, int]]) -> bytes:
-    """The key of a slice given as (start, length) per dimension."""
+    """The key under which a slice, (start, length) per dimension, stands in a checkpoint's table.
+
+    It is ordered code (tensorflow/core/lib/strings/ordered_code.cc): the number 0, the tensor's name, its number of dimensions, then
+    start and length of each. Encoded keys sort as what they stand for.
+    """
     pairs = list(extents)
     numbers = b"".join(signed(start) + signed(length) for start, length in pairs)
     return unsigned(0) + text(name.encode()) + unsigned(len(pairs)) + numbers
@@ -401,3 +204,97 @@ def signed(value: int) -> bytes:
     if length > 1:
         body[1] ^= header & 0xFF
     return bytes(body)
+
+
+_MASK_DELTA = 0xA282EAD8
+_PIECE = 16 << 20
+"""Bytes that are copied at a time: the library takes ``bytes`` alone."""
+
+
+def masked(crc: int) -> int:
+    """The form in which TensorFlow stores a CRC (tsl/lib/hash/crc32c.h: rotated by 15 bits, plus a constant)."""
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def crc32c(data: Any, crc: int = 0) -> int:
+    """CRC-32C of a bytes-like object, or of what was seen so far (its CRC is ``crc``) and ``data``."""
+    view = memoryview(data).cast("B")
+    for start in range(0, len(view), _PIECE):
+        crc = google_crc32c.extend(crc, bytes(view[start : start + _PIECE]))
+    return crc
+
+
+MOST_EXPANSION = 22
+"""A copy of 64 bytes takes 3: no honest block unpacks to more than this times its size."""
+
+
+def unpack(data: Any, where: str) -> bytes:
+    """The bytes that a Snappy block holds (google/snappy: format_description.txt).
+
+    Written here, because a block of 4 KiB is all that is ever unpacked, and its declared size is not to be trusted.
+
+    Raises:
+        FormatError: damaged, or larger than it declares or than any block can be.
+    """
+    data = bytes(data)
+    length, at = _length(data, where)
+    if length > len(data) * MOST_EXPANSION + 64:
+        raise FormatError(
+            "a compressed block declares more than it can hold",
+            where=where,
+            expected=f"<= {len(data) * MOST_EXPANSION + 64} bytes",
+            got=length,
+        )
+    out = bytearray()
+    try:
+        while at < len(data):
+            tag = data[at]
+            at += 1
+            if tag & 3 == 0:
+                size = tag >> 2
+                if size >= 60:
+                    extra = size - 59
+                    size = int.from_bytes(data[at : at + extra], "little")
+                    at += extra
+                size += 1
+                piece = data[at : at + size]
+                if len(piece) != size:
+                    raise _damaged(where, at)
+                out += piece
+                at += size
+            else:
+                if tag & 3 == 1:
+                    size, offset = (tag >> 2 & 7) + 4, (tag >> 5) << 8 | data[at]
+                    at += 1
+                else:
+                    width = 2 if tag & 3 == 2 else 4
+                    size, offset = (tag >> 2) + 1, int.from_bytes(data[at : at + width], "little")
+                    at += width
+                if at > len(data) or not 0 < offset <= len(out):
+                    raise _damaged(where, at)
+                start = len(out) - offset
+                if offset >= size:
+                    out += out[start : start + size]
+                else:  # the copy reads what it writes
+                    pattern = bytes(out[start:])
+                    out += (pattern * (size // offset + 1))[:size]
+            if len(out) > length:
+                raise _damaged(where, at)
+    except IndexError:
+        raise _damaged(where, at) from None
+    if len(out) != length:
+        raise FormatError("a compressed block is cut short", where=where, expected=f"{length} bytes", got=len(out))
+    return bytes(out)
+
+
+def _length(data: bytes, where: str) -> tuple[int, int]:
+    value = 0
+    for at, byte in enumerate(data[:5]):
+        value |= (byte & 0x7F) << 7 * at
+        if byte < 0x80:
+            return value, at + 1
+    raise _damaged(where, 0)
+
+
+def _damaged(where: str, at: int) -> FormatError:
+    return FormatError("a compressed block is damaged", where=f"{where}, byte {at} of it")
