@@ -13,7 +13,7 @@ import time
 import numpy as np
 from _detection_sets import synthetic
 
-from ssdconv.parity.accuracy.bootstrap import bootstrap, draw, resampled
+from ssdconv.parity.accuracy.bootstrap import draw, means, resample, resampled, spread
 from ssdconv.parity.accuracy.detections import Detections, Truth
 from ssdconv.parity.accuracy.voc import PRESETS, evaluate_voc
 
@@ -52,7 +52,8 @@ def main() -> None:
     rule = PRESETS["devkit"]
     tables = evaluate_voc(truth, found, rule).tables
     start = time.perf_counter()
-    spread, _ = bootstrap(tables, "11point", options.resamples)
+    values = resample([tables], "11point", options.resamples, 0)[0]
+    found_interval, _ = spread(means(values)), [spread(column) for column in values.T]
     seconds = time.perf_counter() - start
     weights = draw(4952, 5, 1)
     quick = resampled(tables, "11point", weights)
@@ -63,7 +64,7 @@ def main() -> None:
         "resamples": options.resamples,
         "detections": options.detections,
         "seconds": round(seconds, 3),
-        "interval": None if spread is None else [spread.low, spread.high],
+        "interval": found_interval and [found_interval.low, found_interval.high],
         "drawing_and_evaluating_seconds": round(each * options.resamples, 1),
         "ratio": round(each * options.resamples / seconds, 1),
         "largest_difference": float(np.nanmax(np.abs(quick - again))),

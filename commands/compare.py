@@ -9,7 +9,7 @@ from pathlib import Path
 from ssdconv.commands.arguments import add_device, check_device
 from ssdconv.commands.output import following, plain, print_json, table
 from ssdconv.commands.verb import Group
-from ssdconv.errors import EXIT_OK, MissingError, UsageError
+from ssdconv.errors import EXIT_OK, MissingError
 
 NAME = "compare"
 GROUP: Group = "prove"
@@ -53,31 +53,32 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    if args.limit is not None and args.limit < 1:
-        raise UsageError("the limit must be at least 1", got=args.limit)
     for name in (args.a, args.b):
         if not Path(name).exists():
             raise MissingError("no such file or folder", where=name)
-    from ssdconv.data.catalog import DATASETS, open_dataset
+    from ssdconv.data.catalog import DATASETS
     from ssdconv.parity.accuracy.compare import compare, is_checkpoint, side_of
-    from ssdconv.parity.accuracy.run import RunOptions
+    from ssdconv.parity.accuracy.evaluate import RunOptions
     from ssdconv.parity.report import accuracy
     from ssdconv.parity.report.page import write_files
 
     if any(is_checkpoint(Path(name)) for name in (args.a, args.b)):
         check_device(args.device)
     own = args.dataset is not None and args.dataset not in DATASETS
-    whole = open_dataset(
-        args.dataset,
-        args.data_root,
-        annotations=args.annotations,
-        images=args.images,
+    options = RunOptions(
+        dataset=args.dataset,
+        data_root=args.data_root and Path(args.data_root),
+        annotations=args.annotations and Path(args.annotations),
+        images=args.images and Path(args.images),
         split=args.split or ("val" if own else None),
+        limit=args.limit,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
     )
-    dataset = whole if args.limit is None else whole.take(whole.image_ids[: args.limit])
-    wish = RunOptions(batch_size=args.batch_size, workers=args.workers, device=args.device)
+    whole, dataset = options.open()
     with following() as progress:
-        a, b = (side_of(Path(name), whole, dataset, wish, progress) for name in (args.a, args.b))
+        a, b = (side_of(Path(name), whole, dataset, options, progress) for name in (args.a, args.b))
     result = compare(
         dataset,
         a,

@@ -10,6 +10,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,24 +183,20 @@ def over_dataset(args: Namespace) -> bool:
 
 
 def run_dataset(args: Namespace) -> int:
-    """Run and print; exit code 1 when a published number is not reproduced."""
-    if args.detections:
-        return _stored(args)
-    results = []
-    for weights in _weights(args):
-        result = _one(args, weights)
-        if result is not None:
-            results.append(result)
+    """Run, or read what is stored, and print; exit code 1 when a published number is not reproduced."""
+    stored = bool(args.detections)
+    runs = [_one(args, weights) for weights in ([None] if stored else _weights(args))]
+    results = [run for run in runs if run is not None]
     if not results:
         return EXIT_OK
-    if len(results) > 1 and not args.json:
+    if args.json:
+        documents = [json.loads(result.to_json()) | ({} if stored else {"run": run}) for result, run in results]
+        print_json(documents[0] if len(documents) == 1 else documents)
+    elif len(results) > 1:
         from ssdconv.parity.report.terminal import overview
 
         console().print(overview([result for result, _ in results]))
-    elif args.json:
-        documents = [{**json.loads(result.to_json()), "run": run} for result, run in results]
-        print_json(documents[0] if len(documents) == 1 else documents)
-    return EXIT_OK if all(results_ for results_, _ in results) else EXIT_PARITY
+    return EXIT_OK if all(result for result, _ in results) else EXIT_PARITY
 
 
 def _weights(args: Namespace) -> list[Path]:
@@ -221,15 +218,17 @@ def _weights(args: Namespace) -> list[Path]:
     return [zoo.weights(name, zoo=zoo_path(args), offline=True) for name in names]
 
 
-def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
-    from ssdconv.parity.accuracy.run import RunOptions, verify_dataset
+def _one(args: Namespace, weights: Path | None) -> tuple[Any, dict[str, Any]] | None:
+    from ssdconv.parity.accuracy.evaluate import RunOptions, verify_dataset
     from ssdconv.parity.report.terminal import show_evaluation
 
-    wish = RunOptions(
+    options = RunOptions(
         dataset=args.dataset,
         data_root=_path(args.data_root),
         annotations=_path(args.annotations),
         images=_path(args.images),
+        detections=_path(args.detections),
+        network=args.network,
         convention=args.convention,
         evaluator=args.evaluator,
         batch_size=args.batch_size,
@@ -243,59 +242,23 @@ def _one(args: Namespace, weights: Path) -> tuple[Any, dict[str, Any]] | None:
         resamples=args.resamples,
     )
     with following() as progress:
-        outcome = verify_dataset(weights, wish, progress)
+        outcome = verify_dataset(weights, options, progress)
     if outcome is None:
         return None
     result, stats, problems = outcome
     if not args.json:
         show_evaluation(result)
-        rate = stats.images / stats.seconds if stats.seconds else 0.0
-        share = stats.waiting / stats.seconds if stats.seconds else 0.0
-        print(
-            f"ran {stats.images} images ({stats.resumed} from an earlier run): {rate:.1f} images/s, "
-            f"{share:.0%} of the time waiting for images; detections in {stats.stream}"
-        )
-        _problems(problems)
-    return result, {
-        "images": stats.images,
-        "resumed": stats.resumed,
-        "seconds": stats.seconds,
-        "waiting": stats.waiting,
-        "stream": str(stats.stream),
-    }
-
-
-def _stored(args: Namespace) -> int:
-    from ssdconv.parity.accuracy.evaluate import evaluate_detections
-    from ssdconv.parity.report.terminal import show_evaluation
-
-    result, problems = evaluate_detections(
-        args.dataset,
-        _path(args.data_root),
-        Path(args.detections),
-        annotations=_path(args.annotations),
-        images=_path(args.images),
-        limit=args.limit,
-        keep_going=args.keep_going,
-        report=_path(args.report),
-        network=args.network,
-        convention_name=args.convention,
-        evaluator=args.evaluator,
-        resamples=args.resamples,
-    )
-    if args.json:
-        print(result.to_json())
-    else:
-        show_evaluation(result)
-        _problems(problems)
-    return EXIT_OK if result else EXIT_PARITY
-
-
-def _problems(problems: Any) -> None:
-    if len(problems):
-        print(f"{len(problems)} problems were passed over:")
-        for error in problems.errors[:20]:
-            print(f"  {str(error).splitlines()[0]}")
+        if stats is not None:
+            rate, share = ((n / stats.seconds if stats.seconds else 0.0) for n in (stats.images, stats.waiting))
+            print(
+                f"ran {stats.images} images ({stats.resumed} from an earlier run): {rate:.1f} images/s, "
+                f"{share:.0%} of the time waiting for images; detections in {stats.stream}"
+            )
+        if len(problems):
+            print(f"{len(problems)} problems were passed over:")
+            for error in problems.errors[:20]:
+                print(f"  {str(error).splitlines()[0]}")
+    return result, {} if stats is None else asdict(stats) | {"stream": str(stats.stream)}
 
 
 def _path(text: str | None) -> Path | None:

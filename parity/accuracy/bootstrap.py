@@ -117,19 +117,21 @@ def interval(values: Floats, estimate: float, seed: int = 0) -> Interval | None:
     return Interval(float(low), float(high), LEVEL, len(values), seed)
 
 
-def bootstrap(
-    tables: Sequence[MatchTable], kind: Kind = "11point", resamples: int = 1000, seed: int = 0
-) -> tuple[Interval | None, tuple[Interval | None, ...]]:
-    """Interval of the mean over tables, and of each table.
+def resample(levels: Sequence[Sequence[MatchTable]], kind: Kind, resamples: int, seed: int) -> Floats:
+    """AP under every resample: (levels, 1 + resamples, classes), the first row on all images; NaN where nothing is to be found.
 
     Args:
-        tables: of ``VocScores.tables``, or the tables of one or all thresholds of ``match_coco``, joined.
+        levels: per IoU threshold (VOC has one), a table per class.
         kind: "11point" and "area" as in ``Convention.ap``; "coco" for 101 recalls.
+        seed: equal seeds draw equal images, so that two evaluations of one data set are resampled in pairs.
     """
-    if not tables:
+    if not levels or not levels[0]:
         raise UsageError("nothing to resample", got="no match table")
-    images = len(tables[0].positives)
-    whole = resampled(tables, kind, np.ones((1, images), np.int32))
-    values = resampled(tables, kind, draw(images, resamples, seed))
-    each = tuple(interval(column, float(own), seed) for column, own in zip(values.T, whole[0], strict=True))
-    return interval(means(values), float(means(whole)[0]), seed), each
+    images = len(levels[0][0].positives)
+    weights = np.concatenate([np.ones((1, images), np.int32), draw(images, resamples, seed)])
+    return np.stack([resampled(tables, kind, weights) for tables in levels])
+
+
+def spread(values: Floats, seed: int = 0) -> Interval | None:
+    """The interval of a number, given first on all images, then on each resample."""
+    return interval(values[1:], float(values[0]), seed)

@@ -6,7 +6,6 @@ Both are matched once; the interval of the difference comes from resampling the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ssdconv.data.coco import CocoDataset
 from ssdconv.data.records import Dataset
 from ssdconv.errors import UsageError
-from ssdconv.parity.accuracy.bootstrap import Interval, Kind, draw, interval, means, resampled
-from ssdconv.parity.accuracy.coco import COCO_RULES, evaluate_coco, match_coco, prepared
-from ssdconv.parity.accuracy.detections import Detections, Floats, Truth, gather
-from ssdconv.parity.accuracy.files import read_detections, read_stream
-from ssdconv.parity.accuracy.matching import MatchTable
-from ssdconv.parity.accuracy.run import RunOptions, run_detector, work_folder
-from ssdconv.parity.accuracy.voc import Convention, convention, evaluate_voc, written
+from ssdconv.parity.accuracy.bootstrap import Interval, means, resample, spread
+from ssdconv.parity.accuracy.detections import Detections, Floats, gather
+from ssdconv.parity.accuracy.evaluate import RunOptions, known_or_none, rule_of, score, stored_detections
+from ssdconv.parity.accuracy.voc import Convention
 from ssdconv.ssd_ref.files import CHECKPOINTS
 
 Outcome = Literal["B is better", "A is better", "no difference shown"]
@@ -132,68 +127,37 @@ def compare(
     if resamples < 0:
         raise UsageError("the number of resamples cannot be negative", got=resamples)
     truth = gather(dataset)
-    kind: Kind
-    if isinstance(dataset, CocoDataset):
-        if coco_rule not in COCO_RULES:
-            raise UsageError(f"unknown COCO rule {coco_rule!r}", expected=f"one of {', '.join(COCO_RULES)}")
-        kind, metric, protocol = "coco", "AP", f"COCO boxes, IoU .50 to .95, rule {coco_rule}"
-        scored = [_coco(dataset, truth, side, coco_rule) for side in (a, b)]
-    else:
-        chosen = convention_name or "devkit"
-        rule = convention(chosen) if isinstance(chosen, str) else chosen
-        kind, metric = rule.ap, "mAP"
+    rule = rule_of(dataset, convention_name, coco_rule)
+    if isinstance(rule, Convention):
         protocol = f"{'11-point' if rule.ap == '11point' else 'area'} AP, convention {rule.name}"
-        scored = [_voc(truth, side, rule) for side in (a, b)]
-    tables = [t for t, _, _ in scored]
-    each, means_of = [ap for _, ap, _ in scored], [mean for _, _, mean in scored]
-    weights = draw(len(truth.image_ids), resamples, seed) if resamples else None
-    drawn = [_values(t, kind, weights) for t in tables] if weights is not None else None
-    rows = []
-    for place, name in enumerate(truth.classes):
-        column = None if drawn is None else (drawn[0][:, place], drawn[1][:, place])
-        objects = tables[0][place][0].npos
-        rows.append(_compared(name, objects, each[0][place], each[1][place], column, seed))
-    ends = None if drawn is None else (means(drawn[0]), means(drawn[1]))
-    total = sum(row.objects for row in rows)
-    mean = _compared(metric, total, means_of[0], means_of[1], ends, seed)
-    images = len(truth.image_ids)
-    return Comparison(
-        a.name, b.name, dataset.name, images, of_images or images, protocol, resamples, seed, mean, tuple(rows)
+    else:
+        protocol = f"COCO boxes, IoU .50 to .95, rule {rule.name}"
+    scored, drawn = [], []
+    for side in (a, b):
+        found = side.detections.aligned(truth.image_ids, truth.classes)
+        scored.append(done := score(dataset, truth, found, rule, input_size=side.input_size))
+        if resamples:
+            drawn.append(resample(done.levels, done.kind, resamples, seed).mean(axis=0))
+    rows = tuple(
+        _compared(name, scored[0].levels[0][k].npos, scored[0].ap[k], scored[1].ap[k], [d[:, k] for d in drawn], seed)
+        for k, name in enumerate(truth.classes)
     )
+    main, images = scored[0].main, len(truth.image_ids)
+    ends = [done.numbers[main] for done in scored]
+    mean = _compared(main, sum(r.objects for r in rows), ends[0], ends[1], [means(d) for d in drawn], seed)
+    return Comparison(a.name, b.name, dataset.name, images, of_images or images, protocol, resamples, seed, mean, rows)
 
 
-_Scored = tuple[list[tuple[MatchTable, ...]], Sequence[float], float]
-"""Per class its match tables, one per IoU threshold; AP per class; their mean."""
-
-
-def _voc(truth: Truth, side: Side, rule: Convention) -> _Scored:
-    found = side.detections.aligned(truth.image_ids, truth.classes, None)
-    scores = evaluate_voc(truth, written(found, rule, truth.sizes, truth.origin), rule, side.input_size)
-    return [(table,) for table in scores.tables], scores.ap, scores.mean
-
-
-def _coco(dataset: CocoDataset, truth: Truth, side: Side, name: str) -> _Scored:
-    rule = COCO_RULES[name]
-    found = prepared(side.detections.aligned(truth.image_ids, truth.classes, None), rule)
-    scores = evaluate_coco(dataset.coco_form(), found, rule)
-    return list(zip(*match_coco(truth, found)[0], strict=True)), scores.ap, scores.numbers["AP"]
-
-
-def _values(tables: Sequence[tuple[MatchTable, ...]], kind: Kind, weights: np.ndarray[Any, Any]) -> Floats:
-    """(rows of weights, classes): AP, the mean over IoU thresholds where there are several."""
-    columns = [resampled(levels, kind, weights).mean(axis=1) for levels in tables]
-    return np.stack(columns, axis=1)
-
-
-def _compared(name: str, objects: int, a: float, b: float, drawn: tuple[Floats, Floats] | None, seed: int) -> Compared:
+def _compared(name: str, objects: int, a: float, b: float, drawn: Sequence[Floats], seed: int) -> Compared:
+    """``drawn``: of both sides, on all images and then on each resample; empty without resamples."""
     spreads: list[Interval | None] = [None, None, None]
     share = None
-    if drawn is not None:
+    if drawn:
         gap = drawn[1] - drawn[0]
-        spreads = [interval(values, own, seed) for values, own in ((drawn[0], a), (drawn[1], b), (gap, b - a))]
-        known = gap[~np.isnan(gap)]
+        spreads = [spread(values, seed) for values in (*drawn, gap)]
+        known = gap[1:][~np.isnan(gap[1:])]
         share = float(np.mean((known > 0) + 0.5 * (known == 0))) if len(known) else None
-    values = [None if math.isnan(v) else v for v in (a, b, b - a)]
+    values = [known_or_none(v) for v in (a, b, b - a)]
     return Compared(name, objects, values[0], values[1], spreads[0], spreads[1], values[2], spreads[2], share)
 
 
@@ -206,7 +170,7 @@ def side_of(
     path: Path,
     whole: Dataset,
     dataset: Dataset,
-    wish: RunOptions,
+    options: RunOptions,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Side:
     """A side from a checkpoint, which is run over ``dataset``, or from stored detections.
@@ -214,34 +178,19 @@ def side_of(
     Args:
         path: .pth or .safetensors of ssdconv; or a comp4 folder, COCO results, or our stream.
         whole, dataset: the set that stored detections are about, and the part of it that counts.
-        wish: how the network runs; its detections are kept and found again as those of ``verify --dataset``.
-        progress: told about images done.
+        options: how the network runs; its detections are kept and found again as those of ``verify --dataset``.
+        progress: told what runs, and about images done.
 
     Raises:
-        As ``run_detector`` and ``read_detections``.
+        As ``detect_dataset`` and ``read_detections``.
     """
     if not is_checkpoint(path):
-        found = read_detections(path, whole, None)
-        out = set(whole.image_ids) - set(dataset.image_ids)
-        keep = np.asarray([name not in out for name in found.image_ids], np.bool_)
-        return Side(str(path), found.select(keep[found.image]) if len(found) else found)
-    import torch
+        return Side(str(path), stored_detections(path, whole, dataset))
+    from ssdconv.parity.accuracy.run import detect_dataset
 
-    from ssdconv.ssd_ref.checkpoint import load
-
-    name = str(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    model = load(path, wish.device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    folder = work_folder(path, dataset, wish)
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{path.name} on {dataset.name}", done, total)
-
-    run_detector(
-        model, dataset, folder, batch_size=wish.images_per_pass, workers=wish.workers, progress=tell, place=(0, 1)
+    run = detect_dataset(
+        path / "model.safetensors" if path.is_dir() else path, dataset, options, None, progress, place=(0, 1)
     )
-    _, detections = read_stream(sorted(folder.glob("*.jsonl")))
-    return Side(name, detections, model.config.pixels.size)
+    assert run is not None
+    config, _, found = run
+    return Side(str(path), found, config.pixels.size)

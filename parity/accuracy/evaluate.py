@@ -1,20 +1,19 @@
 """Detections on a data set -> numbers, their uncertainty, and verdicts against the published tables.
 
-``evaluate`` works on what is in memory (a runner over images hands over its ``Detections``); ``evaluate_detections`` on
-what is on disk. Both need no network and no images.
-
-Both metrics brought to one form: numbers, intervals, AP per class and the match tables behind them.
+``score`` brings both metrics to one form; ``evaluate`` makes the whole result of detections in memory; ``verify_dataset`` is
+``ssdconv verify --dataset``: it runs a network (or reads stored detections), evaluates and writes the report. Stored
+detections need no network, no images and no torch.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ssdconv.data.catalog import open_dataset
 from ssdconv.data.coco import CocoDataset
 from ssdconv.data.records import Dataset, Problems
 from ssdconv.errors import UsageError
-from ssdconv.parity.accuracy.bootstrap import Interval, bootstrap, draw, interval, means, resampled
+from ssdconv.parity.accuracy.bootstrap import Interval, Kind, means, resample, spread
 from ssdconv.parity.accuracy.coco import COCO_RULES, CocoRule, evaluate_coco, match_coco, prepared
 from ssdconv.parity.accuracy.detections import Detections, Ints, Truth, gather
 from ssdconv.parity.accuracy.files import read_detections
@@ -31,91 +30,100 @@ from ssdconv.parity.accuracy.published import Measurement, judge_all, protocol, 
 from ssdconv.parity.accuracy.result import ClassScore, EvaluationResult, histogram, thinned, worst_images
 from ssdconv.parity.accuracy.voc import Convention, convention, evaluate_voc, written
 
-
-@dataclass(frozen=True)
-class Scored:
-    """What both metrics hand on; ``ap`` has NaN for classes without objects, ``tables`` are those at IoU .50 for
-    COCO.
-    """
-
-    numbers: dict[str, float | None]
-    intervals: dict[str, Interval]
-    per_class: tuple[Interval | None, ...]
-    ap: tuple[float, ...]
-    tables: tuple[MatchTable, ...]
-    order: Ints
-    evaluator: str
-    seconds: float
-
-
-def known_or_none(value: float) -> float | None:
-    """None for NaN."""
-    return None if math.isnan(value) else value
-
-
-def score_voc(
-    truth: Truth, detections: Detections, rule: Convention, size: tuple[int, int] | None, resamples: int, seed: int
-) -> Scored:
-    """VOC; arguments as for ``voc.evaluate_voc`` and ``bootstrap``; 0 resamples for no interval."""
-    start = time.perf_counter()
-    scores = evaluate_voc(truth, detections, rule, size)
-    seconds = time.perf_counter() - start
-    spread: Interval | None = None
-    per_class: tuple[Interval | None, ...] = (None,) * len(truth.classes)
-    if resamples:
-        spread, per_class = bootstrap(scores.tables, rule.ap, resamples, seed)
-    intervals = {} if spread is None else {"mAP": spread}
-    return Scored(
-        {"mAP": known_or_none(scores.mean)},
-        intervals,
-        per_class,
-        scores.ap,
-        scores.tables,
-        scores.order,
-        "ssdconv",
-        seconds,
-    )
-
-
-def score_coco(
-    dataset: CocoDataset,
-    truth: Truth,
-    detections: Detections,
-    rule: CocoRule,
-    evaluator: str,
-    resamples: int,
-    seed: int,
-) -> Scored:
-    """COCO; ``truth`` is ``dataset``'s, the detections have the rule behind them; intervals of AP, AP50 and AP75."""
-    start = time.perf_counter()
-    scores = evaluate_coco(dataset.coco_form(), detections, rule, evaluator)
-    seconds = time.perf_counter() - start
-    by_level, order = match_coco(truth, detections)
-    intervals: dict[str, Interval] = {}
-    per_class: tuple[Interval | None, ...] = (None,) * len(truth.classes)
-    if resamples:
-        weights = draw(len(truth.image_ids), resamples, seed)
-        cells = np.stack([resampled(tables, "coco", weights) for tables in by_level])  # levels, resamples, classes
-        for name, part in (("AP", cells), ("AP50", cells[:1]), ("AP75", cells[5:6])):
-            spread = interval(means(part.mean(axis=0)), scores.numbers[name], seed)
-            intervals |= {} if spread is None else {name: spread}
-        columns = cells.mean(axis=0).T
-        per_class = tuple(interval(column, ap, seed) for column, ap in zip(columns, scores.ap, strict=True))
-    numbers = {name: known_or_none(value) for name, value in scores.numbers.items()}
-    return Scored(numbers, intervals, per_class, scores.ap, by_level[0], order, scores.evaluator, seconds)
-
+if TYPE_CHECKING:
+    from ssdconv.parity.accuracy.run import RunStats
 
 SHOWN_FROM = 0.5
 """Score from which a detection counts as confident when the worst images are chosen; no number depends on it."""
 
 
-def _input_size(network: str | None) -> tuple[int, int] | None:
-    from ssdconv.ssd_ref.networks.registry import network as config_of
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Both metrics in one form.
 
-    try:
-        return None if network is None else config_of(network).pixels.size
-    except UsageError:
-        return None
+    Attributes:
+        detections: what was scored: aligned, with the rule's floor and roundings behind them.
+        kind: of AP, for ``bootstrap``.
+        main: "mAP" or "AP".
+        numbers: that one, or COCO's twelve; NaN where nothing is to be found.
+        ap: per class, NaN for classes without objects.
+        levels: per IoU threshold (VOC has one, COCO's first is .50), the match table of each class.
+        order: rows of ``detections`` in the order of the first level's joined tables.
+        evaluator: who computed.
+        seconds: that it took.
+    """
+
+    detections: Detections
+    kind: Kind
+    main: str
+    numbers: Mapping[str, float]
+    ap: tuple[float, ...]
+    levels: Sequence[tuple[MatchTable, ...]]
+    order: Ints
+    evaluator: str
+    seconds: float
+
+
+def rule_of(
+    dataset: Dataset,
+    convention_name: str | Convention | None = None,
+    coco_rule: str | CocoRule | None = None,
+    metric: Literal["voc", "coco"] | None = None,
+) -> Convention | CocoRule:
+    """By what a data set is scored: COCO's metric for sets in COCO's form, else VOC's; "devkit" and "coco" by default.
+
+    Raises:
+        UsageError: unknown convention or rule; COCO's metric on a VOC set.
+    """
+    is_coco = isinstance(dataset, CocoDataset)
+    if metric == "voc" or (metric is None and not is_coco):
+        chosen = convention_name or "devkit"
+        return convention(chosen) if isinstance(chosen, str) else chosen
+    if not is_coco:
+        raise UsageError("COCO's metric needs a data set in COCO's form", where=dataset.name)
+    wanted = coco_rule or "coco"
+    if isinstance(wanted, str) and wanted not in COCO_RULES:
+        raise UsageError(f"unknown COCO rule {wanted!r}", expected=f"one of {', '.join(COCO_RULES)}")
+    return COCO_RULES[wanted] if isinstance(wanted, str) else wanted
+
+
+def score(
+    dataset: Dataset,
+    truth: Truth,
+    detections: Detections,
+    rule: Convention | CocoRule,
+    *,
+    evaluator: str = "hotcoco",
+    input_size: tuple[int, int] | None = None,
+) -> Scored:
+    """Score detections.
+
+    Args:
+        dataset: that ``truth`` was gathered from.
+        detections: aligned with ``truth``.
+        rule: of ``rule_of``.
+        evaluator: "hotcoco" or "pycocotools", for COCO.
+        input_size: (height, width) of the network's input, for conventions in resized pixels.
+    """
+    if isinstance(rule, Convention):
+        found = written(detections, rule, truth.sizes, truth.origin)
+        start = time.perf_counter()
+        voc = evaluate_voc(truth, found, rule, input_size)
+        seconds = time.perf_counter() - start
+        numbers = {"mAP": voc.mean}
+        return Scored(found, rule.ap, "mAP", numbers, voc.ap, [voc.tables], voc.order, "ssdconv", seconds)
+    assert isinstance(dataset, CocoDataset)
+    found = prepared(detections, rule)
+    start = time.perf_counter()
+    coco = evaluate_coco(dataset.coco_form(), found, rule, evaluator)
+    seconds = time.perf_counter() - start
+    levels, order = match_coco(truth, found)
+    return Scored(found, "coco", "AP", coco.numbers, coco.ap, levels, order, coco.evaluator, seconds)
+
+
+def known_or_none(value: float) -> float | None:
+    """None for NaN."""
+    return None if math.isnan(value) else value
 
 
 def evaluate(
@@ -147,7 +155,7 @@ def evaluate(
         coco_rule: preset ("coco", "gluoncv") or own; default: "gluoncv" where the network's published row has a floor.
         evaluator: "hotcoco" or "pycocotools".
         input_size: (height, width) of the network's input, for conventions in resized pixels; default: the network's.
-        train_data: of the weights at hand, see ``verdict.judge_all``.
+        train_data: of the weights at hand, see ``published.judge_all``.
         resamples: bootstrap resamples, 0 for none; default 1000 (voc), 200 (coco).
         worst: how many worst images to list.
         source: where the detections came from, for the report.
@@ -159,55 +167,61 @@ def evaluate(
         input size. DetectionsError and its subclasses: detections that do not fit the data set.
     """
     truth = gather(dataset)
-    found = detections.aligned(truth.image_ids, truth.classes, problems)
-    kind = metric or ("coco" if isinstance(dataset, CocoDataset) else "voc")
     published, floor = protocol(network, dataset.name)
-    rule_voc: Convention | None = None
-    rule_coco: CocoRule | None = None
-    if kind == "voc":
-        chosen = convention_name or published or "devkit"
-        rule_voc = convention(chosen) if isinstance(chosen, str) else chosen
-        if rule_voc.coordinates == "resized":
-            input_size = input_size or _input_size(network)
-        resamples = 1000 if resamples is None else resamples
-        found = written(found, rule_voc, truth.sizes, truth.origin)
-        done = score_voc(truth, found, rule_voc, input_size, resamples, seed)
-    else:
-        if not isinstance(dataset, CocoDataset):
-            raise UsageError("COCO's metric needs a data set in COCO's form", where=dataset.name)
-        wanted = coco_rule or ("gluoncv" if floor else "coco")
-        if isinstance(wanted, str) and wanted not in COCO_RULES:
-            raise UsageError(f"unknown COCO rule {wanted!r}", expected=f"one of {', '.join(COCO_RULES)}")
-        rule_coco = COCO_RULES[wanted] if isinstance(wanted, str) else wanted
-        found = prepared(found, rule_coco)
-        resamples = 200 if resamples is None else resamples
-        done = score_coco(dataset, truth, found, rule_coco, evaluator, resamples, seed)
-    frame = truth.origin + (rule_voc.gt_shift if rule_voc and truth.origin == 1 else 0.0)
+    rule = rule_of(dataset, convention_name or published, coco_rule or ("gluoncv" if floor else None), metric)
+    voc = rule if isinstance(rule, Convention) else None
+    if voc is not None and voc.coordinates == "resized":
+        input_size = input_size or _input_size(network)
+    found = detections.aligned(truth.image_ids, truth.classes, problems)
+    done = score(dataset, truth, found, rule, evaluator=evaluator, input_size=input_size)
+    if resamples is None:
+        resamples = 200 if voc is None else 1000
+    intervals, per_class = _intervals(done, resamples, seed)
     total = len(dataset) if of_images is None else of_images
+    tables = done.levels[0]
     classes = tuple(
-        ClassScore(name, known_or_none(ap), spread, t.npos, len(t.scores), t.true_positives)
-        for name, ap, spread, t in zip(truth.classes, done.ap, done.per_class, done.tables, strict=True)
+        ClassScore(name, known_or_none(ap), interval, t.npos, len(t.scores), t.true_positives)
+        for name, ap, interval, t in zip(truth.classes, done.ap, per_class, tables, strict=True)
     )
-    measured = _measurements(dataset, len(truth.image_ids), total, done, classes, rule_voc, rule_coco)
+    numbers = {name: known_or_none(value) for name, value in done.numbers.items()}
+    claims = chain(
+        ((name, value, intervals.get(name)) for name, value in numbers.items()),
+        ((f"AP:{c.name}", c.ap, c.interval) for c in classes if voc is not None),
+    )
+    measured = tuple(
+        Measurement(
+            dataset=dataset.name,
+            images=len(truth.image_ids),
+            of_images=total,
+            metric=name,
+            value=value,
+            interval=interval,
+            ap=None if voc is None else voc.ap,
+            convention=None if voc is None else voc.name,
+            score_floor=0.0 if isinstance(rule, Convention) else rule.score_floor,
+        )
+        for name, value, interval in claims
+    )
+    frame = truth.origin + (voc.gt_shift if voc is not None and truth.origin == 1 else 0.0)
     return EvaluationResult(
         dataset=dataset.name,
         network=network,
         images=len(truth.image_ids),
         of_images=total,
         objects=len(truth),
-        detections=len(found),
+        detections=len(done.detections),
         source=source,
-        metric=kind,
-        numbers=done.numbers,
-        intervals=done.intervals,
-        convention=rule_voc,
-        rule=rule_coco,
+        metric="coco" if voc is None else "voc",
+        numbers=numbers,
+        intervals=intervals,
+        convention=voc,
+        rule=None if isinstance(rule, Convention) else rule,
         input_size=input_size,
         evaluator=done.evaluator,
         classes=classes,
-        curves=tuple(thinned(c.name, t) for c, t in zip(classes, done.tables, strict=True)),
-        histogram=histogram(done.tables),
-        worst=worst_images(dataset, truth, found, done.tables, done.order, worst, SHOWN_FROM, frame),
+        curves=tuple(thinned(c.name, t) for c, t in zip(classes, tables, strict=True)),
+        histogram=histogram(tables),
+        worst=worst_images(dataset, truth, done.detections, tables, done.order, worst, SHOWN_FROM, frame),
         shown_from=SHOWN_FROM,
         verdicts=() if network is None else judge_all(rows(network), measured, train_data),
         problems={} if problems is None else problems.counts,
@@ -215,87 +229,151 @@ def evaluate(
     )
 
 
-def _measurements(
-    dataset: Dataset,
-    images: int,
-    of_images: int,
-    done: Scored,
-    classes: Sequence[ClassScore],
-    rule_voc: Convention | None,
-    rule_coco: CocoRule | None,
-) -> tuple[Measurement, ...]:
-    """Every number as a claim with its protocol."""
-    per_class = ((f"AP:{c.name}", c.ap, c.interval) for c in classes if rule_voc is not None)
-    whole = ((name, value, done.intervals.get(name)) for name, value in done.numbers.items())
-    return tuple(
-        Measurement(
-            dataset=dataset.name,
-            images=images,
-            of_images=of_images,
-            metric=name,
-            value=value,
-            interval=spread,
-            ap=rule_voc.ap if rule_voc else None,
-            convention=rule_voc.name if rule_voc else None,
-            score_floor=rule_coco.score_floor if rule_coco else 0.0,
-        )
-        for name, value, spread in chain(whole, per_class)
-    )
+def _input_size(network: str | None) -> tuple[int, int] | None:
+    from ssdconv.ssd_ref.networks.registry import network as config_of
+
+    try:
+        return None if network is None else config_of(network).pixels.size
+    except UsageError:
+        return None
 
 
-def evaluate_detections(
-    dataset: str | None,
-    data_root: str | Path | None,
-    detections: str | Path,
-    *,
-    annotations: str | Path | None = None,
-    images: str | Path | None = None,
-    limit: int | None = None,
-    keep_going: bool = False,
-    report: str | Path | None = None,
-    **options: object,
-) -> tuple[EvaluationResult, Problems]:
-    """Score detections that are on disk.
+def _intervals(done: Scored, resamples: int, seed: int) -> tuple[dict[str, Interval], Sequence[Interval | None]]:
+    """Of "mAP", or of "AP", "AP50" and "AP75"; and of each class."""
+    if not resamples:
+        return {}, (None,) * len(done.ap)
+    cells = resample(done.levels, done.kind, resamples, seed)
+    parts = {done.main: cells} | ({"AP50": cells[:1], "AP75": cells[5:6]} if done.main == "AP" else {})
+    wholes = {name: spread(means(part.mean(axis=0)), seed) for name, part in parts.items()}
+    each = tuple(spread(column, seed) for column in cells.mean(axis=0).T)
+    return {name: interval for name, interval in wholes.items() if interval is not None}, each
 
-    Args:
-        dataset: a name of ``DATASETS``; with ``annotations`` only a label.
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to score and how; the fields are the options of ``ssdconv verify --dataset``.
+
+    Attributes:
+        dataset: a name of ``catalog.DATASETS``; only a label with ``annotations``.
         data_root: where the data set is.
-        detections: see ``detections_io.read_detections``.
         annotations, images: any COCO-form set instead.
-        limit: only the first so many images (then nothing is comparable with a published number).
-        keep_going: count and list problems instead of stopping at the first.
-        report: folder to write ``evaluation.json``, ``evaluation.md`` and ``evaluation.html`` into.
-        options: of ``evaluate``.
+        split: part of a set of one's own.
+        detections: stored ones instead of a run, see ``files.read_detections``.
+        network: whose they are, "source/name".
+        convention: preset of VOC conventions; None for the one that the network's published row was made with.
+        coco_rule: preset of COCO rules, likewise.
+        evaluator: "hotcoco" or "pycocotools".
+        batch_size, workers, device: how the network runs; without a batch size 8 on CUDA and 1 on the CPU, where larger
+            batches ran slower (bench/detect_dataset.py).
+        limit: only the first so many images; the result is then not comparable with anything published.
+        work: folder for the detection streams; None for one in the cache, keyed by weights, data set and version.
+        resume: continue what stands there.
+        keep_going: count and list bad images and annotations instead of stopping at the first.
+        report: folder for ``evaluation.html``, ``.md`` and ``.json``.
+        resamples: bootstrap resamples; None for the metric's default.
+    """
+
+    dataset: str | None = None
+    data_root: Path | None = None
+    annotations: Path | None = None
+    images: Path | None = None
+    split: str | None = None
+    detections: Path | None = None
+    network: str | None = None
+    convention: str | None = None
+    coco_rule: str | None = None
+    evaluator: str = "hotcoco"
+    batch_size: int | None = None
+    workers: int = 1
+    device: str = "cpu"
+    limit: int | None = None
+    work: Path | None = None
+    resume: bool = True
+    keep_going: bool = False
+    report: Path | None = None
+    resamples: int | None = None
+
+    @property
+    def images_per_pass(self) -> int:
+        """The batch size that is used."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 8 if self.device.startswith("cuda") else 1
+
+    def open(self, keep_going: Problems | None = None) -> tuple[Dataset, Dataset]:
+        """The whole data set, and the part of it that counts.
+
+        Raises:
+            UsageError: the limit is not positive. MissingError, FormatError: as ``open_dataset``.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("the limit must be at least 1", got=self.limit)
+        whole = open_dataset(
+            self.dataset,
+            self.data_root,
+            annotations=self.annotations,
+            images=self.images,
+            split=self.split,
+            keep_going=keep_going,
+        )
+        return whole, whole if self.limit is None else whole.take(whole.image_ids[: self.limit])
+
+
+def stored_detections(path: Path, whole: Dataset, part: Dataset, keep_going: Problems | None = None) -> Detections:
+    """Detections on disk about ``whole``, without those of its images that are not in ``part``; strangers stay, to be
+    reported when they are aligned.
+    """
+    found = read_detections(path, whole, keep_going)
+    out = set(whole.image_ids) - set(part.image_ids)
+    keep = np.asarray([name not in out for name in found.image_ids], np.bool_)
+    return found.select(keep[found.image]) if out and len(found) else found
+
+
+def verify_dataset(
+    weights: Path | None, options: RunOptions, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[EvaluationResult, RunStats | None, Problems] | None:
+    """Detect with ``weights`` over a data set, or read ``options.detections``, and evaluate.
 
     Returns:
-        The result and the collected problems (empty without ``keep_going``).
+        Result, statistics of the run (None for stored detections), and collected problems (empty without ``keep_going``);
+        None in all processes of a ``torchrun`` but the first.
+
+    Raises:
+        MissingError, FormatError: weights, data set, or an image of it.
+        UsageError: classes, device or options that do not fit.
     """
     problems = Problems()
-    collector = problems if keep_going else None
-    whole = open_dataset(dataset, data_root, annotations=annotations, images=images, keep_going=collector)
-    found = read_detections(detections, whole, collector)
-    chosen = whole
-    if limit is not None:
-        if limit < 1:
-            raise UsageError("the limit must be at least 1", got=limit)
-        chosen = whole.take(whole.image_ids[:limit])
-        found = _only(found, whole, chosen)
-    settings: Mapping[str, object] = {
-        "source": str(detections),
-        "of_images": len(whole),
-        "problems": collector,
-        **options,
-    }
-    result = evaluate(chosen, found, **settings)  # type: ignore[arg-type]
-    if report is not None:
+    collector = problems if options.keep_going else None
+    whole, part = options.open(collector)
+    network, stats, input_size, source = options.network, None, None, str(options.detections)
+    if weights is None:
+        if options.detections is None:
+            raise UsageError("neither weights nor detections were given")
+        found = stored_detections(options.detections, whole, part, collector)
+    else:
+        from ssdconv.parity.accuracy.run import detect_dataset
+
+        run = detect_dataset(weights, part, options, collector, progress)
+        if run is None:
+            return None
+        config, stats, found = run
+        network, input_size = f"{config.source}/{config.name}", config.pixels.size
+        source = f"{weights} through {network}"
+    result = evaluate(
+        part,
+        found,
+        network=network,
+        convention_name=options.convention,
+        coco_rule=options.coco_rule,
+        evaluator=options.evaluator,
+        input_size=input_size,
+        resamples=options.resamples,
+        source=source,
+        of_images=len(whole),
+        problems=collector,
+    )
+    if options.report is not None:
         from ssdconv.parity.report.accuracy import write_report
 
-        write_report(result, Path(report))
-    return result, problems
-
-
-def _only(detections: Detections, whole: Dataset, chosen: Dataset) -> Detections:
-    """Leave out what belongs to images of the whole set that were not chosen; strangers stay and are reported later."""
-    out = set(whole.image_ids) - set(chosen.image_ids)
-    keep = np.asarray([name not in out for name in detections.image_ids], np.bool_)
-    return detections.select(keep[detections.image]) if len(detections) else detections
+        write_report(result, options.report)
+    return result, stats, problems

@@ -4,11 +4,7 @@ Images are cut into batches once, by their place in the data set, and every batc
 several processes under ``torchrun``, puts exactly the same tensors through the network as one uninterrupted process, so
 that the results are bit-identical. Each process appends to a stream of its own (``detections.<rank>.jsonl``).
 
-From a network's conf channels to a data set's classes, by name.
-
-``verify --dataset``: run a converted network over a data set, score it, and judge it against the published tables.
-
-Scoring a network while it is trained: detections over a held-out set, then the metric of the data set's kind.
+``detect_dataset`` is the one runner behind ``verify --dataset`` and ``compare``; ``Evaluation`` scores a network in training.
 """
 
 from __future__ import annotations
@@ -21,19 +17,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ssdconv import __version__
-from ssdconv.data.catalog import open_dataset
 from ssdconv.data.images import record_image
 from ssdconv.data.records import Dataset, Problems, report
 from ssdconv.errors import MissingError, SsdconvError, UsageError
-from ssdconv.parity.accuracy.evaluate import evaluate
+from ssdconv.parity.accuracy.detections import Detections as DataSetDetections
+from ssdconv.parity.accuracy.evaluate import RunOptions, evaluate
 from ssdconv.parity.accuracy.files import DetectionsWriter, read_done, read_stream
-from ssdconv.parity.accuracy.result import EvaluationResult
+from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 from ssdconv.ssd_ref.files import home
 from ssdconv.ssd_ref.model import SSD
@@ -159,12 +156,11 @@ def process_place() -> tuple[int, int]:
 
 def wait_for_all() -> None:
     """Let every process of a ``torchrun`` finish its share."""
-    if process_place()[1] > 1:
-        import torch.distributed as dist
+    import torch.distributed as dist
 
-        if not dist.is_initialized():
-            dist.init_process_group("gloo")
-        dist.barrier()
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    dist.barrier()
 
 
 def run_detector(
@@ -256,81 +252,32 @@ def _write(writer: DetectionsWriter, image_id: str, found: Detections, to_label:
     writer.write(image_id, labels[known].numpy(), found.scores[known].numpy(), found.boxes[known].numpy())
 
 
-Progress = Callable[[str, int, int], None]
+def detect_dataset(
+    weights: Path,
+    dataset: Dataset,
+    options: RunOptions,
+    keep_going: Problems | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    place: tuple[int, int] | None = None,
+) -> tuple[SSDConfig, RunStats, DataSetDetections] | None:
+    """Run the network of a checkpoint over a data set, or take up where an equal run ended.
 
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What to run over and how; the fields are the options of ``ssdconv verify --dataset``.
-
-    Attributes:
-        dataset: a name of ``catalog.DATASETS``; only a label with ``annotations``.
-        data_root: where the data set is.
-        annotations, images: any COCO-form set instead.
-        convention: preset of VOC conventions; None for the one that the network's published row was made with.
-        coco_rule: preset of COCO rules, likewise.
-        evaluator: "hotcoco" or "pycocotools".
-        batch_size, workers, device: how the network runs; without a batch size 8 on CUDA and 1 on the CPU, where larger
-            batches ran slower (bench/detect_dataset.py).
-        limit: only the first so many images; the result is then not comparable with anything published.
-        work: folder for the detection streams; None for one in the cache, keyed by weights, data set and version.
-        resume: continue what stands there.
-        keep_going: count and list bad images and annotations instead of stopping at the first.
-        report: folder for ``evaluation.html``, ``.md`` and ``.json``.
-        resamples: bootstrap resamples; None for the metric's default.
-    """
-
-    dataset: str | None = None
-    data_root: Path | None = None
-    annotations: Path | None = None
-    images: Path | None = None
-    convention: str | None = None
-    coco_rule: str | None = None
-    evaluator: str = "hotcoco"
-    batch_size: int | None = None
-    workers: int = 1
-    device: str = "cpu"
-    limit: int | None = None
-    work: Path | None = None
-    resume: bool = True
-    keep_going: bool = False
-    report: Path | None = None
-    resamples: int | None = None
-
-    @property
-    def images_per_pass(self) -> int:
-        """The batch size that is used."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return 8 if self.device.startswith("cuda") else 1
-
-
-def verify_dataset(
-    weights: Path, wish: RunOptions, progress: Progress | None = None
-) -> tuple[EvaluationResult, RunStats, Problems] | None:
-    """Detect with ``weights`` over a data set and evaluate.
+    Args:
+        weights: .pth or .safetensors of ssdconv.
+        dataset: images with their ids.
+        options: batch size, workers, device, folder for the streams.
+        keep_going: collector.
+        progress: told what runs, images done, and in all.
+        place: as in ``run_detector``.
 
     Returns:
-        Result, statistics of the run, and collected problems; None in all processes of a ``torchrun`` but the first.
+        The network, what the run did, and the detections of all processes; None in all processes of a ``torchrun`` but the first.
 
     Raises:
-        MissingError, FormatError: weights, data set, or an image of it.
-        UsageError: classes, device or options that do not fit.
+        MissingError, FormatError: weights, device, or an image. UsageError: classes that do not fit.
     """
-    import torch
-
-    from ssdconv.ssd_ref.checkpoint import load
-
-    problems = Problems()
-    collector = problems if wish.keep_going else None
-    whole = open_dataset(
-        wish.dataset, wish.data_root, annotations=wish.annotations, images=wish.images, keep_going=collector
-    )
-    if wish.limit is not None and wish.limit < 1:
-        raise UsageError("the limit must be at least 1", got=wish.limit)
-    dataset: Dataset = whole if wish.limit is None else whole.take(whole.image_ids[: wish.limit])
-    rank, processes = process_place()
-    device = wish.device
+    rank, processes = place = process_place() if place is None else place
+    device = options.device
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise MissingError("torch finds no CUDA device", hint="leave --device away to run on the CPU")
@@ -338,51 +285,31 @@ def verify_dataset(
             device = f"cuda:{rank % torch.cuda.device_count()}"
     model = load(weights, device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    folder = wish.work or work_folder(weights, dataset, wish)
-    name = f"{model.config.source}/{model.config.name}"
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{model.config.name} on {dataset.name}", done, total)
-
+    folder = options.work or _work_folder(weights, dataset, options)
     stats = run_detector(
         model,
         dataset,
         folder,
-        batch_size=wish.images_per_pass,
-        workers=wish.workers,
-        resume=wish.resume,
-        keep_going=collector,
-        progress=tell,
+        batch_size=options.images_per_pass,
+        workers=options.workers,
+        resume=options.resume,
+        keep_going=keep_going,
+        progress=progress and partial(progress, f"{model.config.name} on {dataset.name}"),
+        place=place,
     )
-    wait_for_all()
+    if processes > 1:
+        wait_for_all()
     if rank != 0:
         return None
-    _, detections = read_stream(sorted(folder.glob("*.jsonl")), collector)
-    result = evaluate(
-        dataset,
-        detections,
-        network=name,
-        convention_name=wish.convention,
-        coco_rule=wish.coco_rule,
-        evaluator=wish.evaluator,
-        input_size=model.config.pixels.size,
-        resamples=wish.resamples,
-        source=f"{weights} through {name}",
-        of_images=len(whole),
-        problems=collector,
-    )
-    if wish.report is not None:
-        from ssdconv.parity.report.accuracy import write_report
-
-        write_report(result, wish.report)
-    return result, stats, problems
+    return model.config, stats, read_stream(sorted(folder.glob("*.jsonl")), keep_going)[1]
 
 
-def work_folder(weights: Path, dataset: Dataset, wish: RunOptions) -> Path:
+def _work_folder(weights: Path, dataset: Dataset, options: RunOptions) -> Path:
     """Where the detection streams of this run lie; equal for runs whose detections would be equal."""
     digest = hashlib.sha256(weights.read_bytes())
-    digest.update(repr((__version__, dataset.name, dataset.image_ids, wish.images_per_pass, wish.device)).encode())
+    digest.update(
+        repr((__version__, dataset.name, dataset.image_ids, options.images_per_pass, options.device)).encode()
+    )
     return home() / "detections" / digest.hexdigest()[:24]
 
 

@@ -179,7 +179,7 @@ def frames(
         if input_size is None:
             raise UsageError(
                 f"the convention {rule.name!r} compares boxes in pixels of the network's input",
-                hint="give the network, or the input size (--input-size 300)",
+                hint="give the network (--network), whose input size is known",
             )
         scale = np.tile(np.asarray([input_size[1], input_size[0]], np.float64) / truth.sizes, 2)
         boxes = boxes * scale[truth.image]

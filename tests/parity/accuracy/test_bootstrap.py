@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssdconv.errors import UsageError
-from ssdconv.parity.accuracy.bootstrap import bootstrap, draw, interval, means, resampled
+from ssdconv.parity.accuracy.bootstrap import draw, interval, means, resample, resampled, spread
 from ssdconv.parity.accuracy.detections import Detections, Truth
 from ssdconv.parity.accuracy.matching import MatchTable
 from ssdconv.parity.accuracy.voc import PRESETS, Convention, evaluate_voc
@@ -44,9 +44,9 @@ def test_weight_one_is_the_number_itself(scene: tuple[Truth, Detections], kind: 
 
 
 def test_chunks_do_not_matter(scene: tuple[Truth, Detections], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = bootstrap(tables(scene), resamples=50)
+    whole = resample([tables(scene)], "11point", 50, 0)
     monkeypatch.setattr("ssdconv.parity.accuracy.bootstrap._CELLS", 100)
-    assert bootstrap(tables(scene), resamples=50) == whole
+    assert np.array_equal(resample([tables(scene)], "11point", 50, 0), whole)
 
 
 def test_draws() -> None:
@@ -87,11 +87,10 @@ def test_coverage(bench: Bench) -> None:
     for part in range(60):
         times = np.zeros(6000, np.int64)
         times[part * 100 : part * 100 + 100] = 1
-        spread, _ = bootstrap(
-            evaluate_voc(*pick(truth, found, times), PRESETS["devkit"]).tables, resamples=200, seed=part
-        )
-        assert spread is not None
-        inside += spread.low <= population <= spread.high
+        part_tables = evaluate_voc(*pick(truth, found, times), PRESETS["devkit"]).tables
+        around = spread(means(resample([part_tables], "11point", 200, part)[0]), part)
+        assert around is not None and around.resamples == 200
+        inside += around.low <= population <= around.high
     assert 51 <= inside <= 60
 
 
@@ -102,4 +101,4 @@ def test_classes_without_objects_are_left_out_of_the_mean() -> None:
 
 def test_nothing_to_resample() -> None:
     with pytest.raises(UsageError, match="no match table"):
-        bootstrap(())
+        resample([()], "11point", 10, 0)

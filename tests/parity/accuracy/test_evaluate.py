@@ -7,24 +7,36 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ssdconv.data.coco import open_coco
+from ssdconv.data.records import Problems
+from ssdconv.data.voc import open_voc
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.parity.accuracy.detections import IncompleteDetectionsError, UnknownImageError
-from ssdconv.parity.accuracy.evaluate import evaluate, evaluate_detections
-from ssdconv.parity.accuracy.files import DetectionsWriter
+from ssdconv.parity.accuracy.evaluate import RunOptions, evaluate, verify_dataset
+from ssdconv.parity.accuracy.files import DetectionsWriter, read_detections
 from ssdconv.parity.accuracy.result import EvaluationResult
 from ssdconv.parity.accuracy.voc import PRESETS
 
 CHAINER = "chainer/ssd300_voc"
 
 
+def stored(
+    dataset: str | None, root: Path | None, detections: Path, **options: Any
+) -> tuple[EvaluationResult, Problems]:
+    """What ``verify --detections`` finds."""
+    outcome = verify_dataset(None, RunOptions(dataset, root, detections=detections, **options))
+    assert outcome is not None and outcome[1] is None
+    return outcome[0], outcome[2]
+
+
 @pytest.mark.shared
 def test_voc07_from_files(voc07_root: Path, ssd300_files: Path, tmp_path: Path) -> None:
-    result, problems = evaluate_detections(
+    result, problems = stored(
         "voc07", voc07_root, ssd300_files, network="pytorch/ssd_pytorch_ssd300_voc", report=tmp_path, resamples=200
     )
     assert result.convention == PRESETS["ssd.pytorch"], "the network's published convention"
@@ -41,7 +53,7 @@ def test_voc07_from_files(voc07_root: Path, ssd300_files: Path, tmp_path: Path) 
 
 @pytest.mark.shared
 def test_a_published_number_within_the_interval_is_reproduced(voc07_root: Path, yolov2_files: Path) -> None:
-    result, _ = evaluate_detections("voc07", voc07_root, yolov2_files, network=CHAINER, resamples=100)
+    result, _ = stored("voc07", voc07_root, yolov2_files, network=CHAINER, resamples=100)
     verdict = next(v for v in result.verdicts if v.counts)
     near = replace(verdict.row, value=72.4)
     from ssdconv.parity.accuracy.published import Measurement, judge
@@ -55,11 +67,11 @@ def test_a_published_number_within_the_interval_is_reproduced(voc07_root: Path, 
 
 @pytest.mark.shared
 def test_limit(voc07_root: Path, yolov2_files: Path) -> None:
-    result, _ = evaluate_detections("voc07", voc07_root, yolov2_files, network=CHAINER, limit=50, resamples=20)
+    result, _ = stored("voc07", voc07_root, yolov2_files, network=CHAINER, limit=50, resamples=20)
     assert (result.images, result.of_images) == (50, 4952)
     assert result.outcome == "not comparable" and bool(result)
     with pytest.raises(UsageError, match="limit"):
-        evaluate_detections("voc07", voc07_root, yolov2_files, limit=0)
+        stored("voc07", voc07_root, yolov2_files, limit=0)
 
 
 @pytest.mark.shared
@@ -69,8 +81,8 @@ def test_keep_going_counts(voc07_root: Path, yolov2_files: Path, tmp_path: Path)
     with open(tmp_path / "comp4_det_test_dog.txt", "a") as file:
         file.write("009999 0.5 1 2 3 4\n000001 0.5 1 2 3\n")
     with pytest.raises(FormatError):
-        evaluate_detections("voc07", voc07_root, tmp_path)
-    result, problems = evaluate_detections("voc07", voc07_root, tmp_path, keep_going=True, resamples=0)
+        stored("voc07", voc07_root, tmp_path)
+    result, problems = stored("voc07", voc07_root, tmp_path, keep_going=True, resamples=0)
     assert result.problems == {"ColumnCountError": 1, "UnknownImageError": 1} == problems.counts
     assert result.numbers["mAP"] == 0.7213806028350517
 
@@ -79,10 +91,9 @@ def test_keep_going_counts(voc07_root: Path, yolov2_files: Path, tmp_path: Path)
 def test_coco(shared: Path) -> None:
     folder = shared / "data" / "coco_fakebbox100"
     network = "gluon/ssd_512_resnet50_v1_coco"
-    result, _ = evaluate_detections(
-        None, None, folder / "instances_val2014_fakebbox100_results.json", annotations=folder / "instances_val2014_100.json",
-        network=network, resamples=50, train_data="COCO train2017",
-    )  # fmt: skip
+    dataset = open_coco(annotations=folder / "instances_val2014_100.json")
+    found = read_detections(folder / "instances_val2014_fakebbox100_results.json", dataset)
+    result = evaluate(dataset, found, network=network, resamples=50, train_data="COCO train2017")
     assert result.metric == "coco" and result.rule is not None and result.rule.name == "coco"
     assert result.numbers["AP"] == pytest.approx(0.5046, abs=1e-4) and set(result.intervals) == {"AP", "AP50", "AP75"}
     assert {v.why for v in result.verdicts if v.counts} == {
@@ -98,7 +109,7 @@ def test_gluoncv_rule_comes_from_the_published_protocol(tmp_path: Path, bench: C
     with DetectionsWriter(tmp_path / "d.jsonl", dataset="x", network="y", classes=dataset.classes) as out:
         for name in dataset.image_ids:
             out.write(name, [0, 0], [0.04, 0.5], [[0, 0, 9, 9], [5, 5, 50, 60]])
-    result, _ = evaluate_detections(
+    result, _ = stored(
         "coco-val2017", None, tmp_path / "d.jsonl", annotations=tmp_path / "a.json", resamples=20,
         network="gluon/ssd_512_resnet50_v1_coco",
     )  # fmt: skip
@@ -138,7 +149,7 @@ def stream(root: Path, images: tuple[str, ...] = ("000001", "000002")) -> Path:
 
 
 def test_small_by_hand(voc_like: Path) -> None:
-    result, _ = evaluate_detections("voc07", voc_like, stream(voc_like), network=CHAINER, resamples=10)
+    result, _ = stored("voc07", voc_like, stream(voc_like), network=CHAINER, resamples=10)
     ap = {c.name: c.ap for c in result.classes if c.ap is not None}
     assert ap == {"cat": pytest.approx(1.0), "dog": 0.0} and result.numbers["mAP"] == pytest.approx(0.5)
     first, second = result.worst
@@ -153,7 +164,7 @@ def test_small_by_hand(voc_like: Path) -> None:
 
 def test_boxes_are_drawn_in_the_pictures_own_pixels(voc_like: Path) -> None:
     """The kit counts from 1, on both sides; what is drawn counts from 0."""
-    result, _ = evaluate_detections("voc07", voc_like, stream(voc_like), convention_name="devkit", resamples=0)
+    result, _ = stored("voc07", voc_like, stream(voc_like), convention="devkit", resamples=0)
     shown = {(b.status, b.label): b.box for b in result.worst[0].boxes}
     assert shown["object", 7] == (10.0, 10.0, 29.0, 29.0) and shown["true", 7] == (9.0, 9.0, 28.0, 28.0)
 
@@ -161,8 +172,8 @@ def test_boxes_are_drawn_in_the_pictures_own_pixels(voc_like: Path) -> None:
 def test_interrupted_run_is_no_result(voc_like: Path) -> None:
     path = stream(voc_like, ("000001",))
     with pytest.raises(IncompleteDetectionsError):
-        evaluate_detections("voc07", voc_like, path)
-    result, _ = evaluate_detections("voc07", voc_like, path, limit=1, resamples=0)
+        stored("voc07", voc_like, path)
+    result, _ = stored("voc07", voc_like, path, limit=1, resamples=0)
     assert result.images == 1
 
 
@@ -171,26 +182,28 @@ def test_stranger_images(voc_like: Path) -> None:
         for name in ("000001", "000002", "000003"):
             out.write(name, [0], [0.5], [[1, 1, 2, 2]])
     with pytest.raises(UnknownImageError, match="000003"):
-        evaluate_detections("voc07", voc_like, voc_like / "x.jsonl")
+        stored("voc07", voc_like, voc_like / "x.jsonl")
 
 
 def test_usage_errors(voc_like: Path) -> None:
     path = stream(voc_like)
+    dataset = open_voc(voc_like)
+    found = read_detections(path, dataset)
     for options, message in (
         ({"convention_name": "devkid"}, "did you mean devkit"),
         ({"convention_name": "gluoncv"}, "input size"),
         ({"metric": "coco"}, "COCO's form"),
     ):
         with pytest.raises(UsageError, match=message):
-            evaluate_detections("voc07", voc_like, path, **options)
-    result, _ = evaluate_detections(
-        "voc07", voc_like, path, convention_name="gluoncv", input_size=(300, 300), resamples=0
-    )
+            evaluate(dataset, found, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="neither weights nor detections"):
+        verify_dataset(None, RunOptions("voc07", voc_like))
+    result = evaluate(dataset, found, convention_name="gluoncv", input_size=(300, 300), resamples=0)
     assert result.input_size == (300, 300) and result.intervals == {}
 
 
 def test_no_rows_no_verdict(voc_like: Path) -> None:
-    result, _ = evaluate_detections("voc07", voc_like, stream(voc_like), resamples=0)
+    result, _ = stored("voc07", voc_like, stream(voc_like), resamples=0)
     assert result and result.outcome == "not published" and result.verdicts == ()
     assert result.convention == PRESETS["devkit"]
 
@@ -206,8 +219,6 @@ def test_voc_metric_on_a_coco_form_set(tmp_path: Path) -> None:
     dataset = open_coco(annotations=tmp_path / "a.json")
     with DetectionsWriter(tmp_path / "d.jsonl", dataset="x", network="y", classes=("a",)) as out:
         out.write("1", [0], [0.9], [[10, 10, 30, 30]])
-    from ssdconv.parity.accuracy.files import read_detections
-
     found = read_detections(tmp_path / "d.jsonl", dataset)
     for name in ("devkit", "chainercv", "ssd.pytorch", "caffe"):
         result = evaluate(dataset, found, metric="voc", convention_name=name, resamples=0)
