@@ -45,7 +45,7 @@ from ssdconv.data.records import (
     WrongRootError,
     report,
 )
-from ssdconv.data.voc import Entry, VocDataset, object_names
+from ssdconv.data.voc import Entry, VocDataset, check_ids, listed_ids, object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.gate import load_yaml, read_text
 
@@ -192,19 +192,10 @@ def open_voc_part(
         AnnotationError: damaged files, an id listed twice or leading out of the folder.
     """
     xml_folder = _xml_folder(folder, annotations)
-    if listing is None:
-        ids = sorted(p.stem for p in xml_folder.glob("*.xml"))
-    else:
-        ids = [line.split()[0] for line in read_text(listing, "list", "list of images").splitlines() if line.strip()]
+    ids = sorted(p.stem for p in xml_folder.glob("*.xml")) if listing is None else listed_ids(listing)
     if not ids:
         raise EmptySetError("the data set has no image", where=str(listing or xml_folder))
-    seen: set[str] = set()
-    for image_id in ids:
-        if image_id in seen:
-            raise AnnotationError("an image is listed twice", where=str(listing), got=image_id)
-        if "/" in image_id or "\\" in image_id or image_id in {".", ".."}:
-            raise AnnotationError("an image id leads out of the folder", where=str(listing), got=image_id)
-        seen.add(image_id)
+    check_ids(ids, str(listing))
     picture_folder = folder / images if images else folder / "JPEGImages"
     pictures = _pictures(picture_folder if picture_folder.is_dir() else folder)
     entries = tuple(Entry(i, xml_folder / f"{i}.xml", pictures.get(i, picture_folder / f"{i}.jpg")) for i in ids)

@@ -5,9 +5,10 @@ Images are read as everywhere (``ssd_ref.image_file``): an EXIF orientation is a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from ssdconv.data.records import (
 from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.image_file import ImageHead, image_head, read_image
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, images done, images in all)."""
 
@@ -50,6 +52,17 @@ def record_head(record: Record) -> ImageHead:
     if (head.width, head.height) != (record.width, record.height):
         raise _other_size(record, path, head)
     return head
+
+
+def looked_at(
+    records: Sequence[Record], look: Callable[[Record], T], workers: int, doing: str, progress: Progress | None
+) -> Iterator[tuple[Record, T]]:
+    """Every record with what ``look`` finds, in order; ``workers`` threads look ahead."""
+    with ThreadPoolExecutor(max(workers, 1), "look") as pool:
+        for done, found in enumerate(zip(records, pool.map(look, records), strict=True), 1):
+            yield found
+            if progress is not None:
+                progress(doing, done, len(records))
 
 
 def check_images(
@@ -85,15 +98,11 @@ def check_images(
             return error
         return None
 
-    records = list(dataset)
-    with ThreadPoolExecutor(max(workers, 1), "look") as pool:
-        for done, (record, error) in enumerate(zip(records, pool.map(look, records), strict=True), 1):
-            if error is None:
-                fine.append(record.image_id)
-            else:
-                faults.add(error)
-            if progress is not None:
-                progress(f"looking at the images of {dataset.name}", done, len(records))
+    for record, error in looked_at(list(dataset), look, workers, f"looking at the images of {dataset.name}", progress):
+        if error is None:
+            fine.append(record.image_id)
+        else:
+            faults.add(error)
     faults.hand_over(keep_going)
     return fine
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from ssdconv.data.images import Progress, record_head, record_image
+from ssdconv.data.images import Progress, looked_at, record_head, record_image
 from ssdconv.data.records import Dataset, NoObjectsError, Problems, Record
 from ssdconv.errors import SsdconvError
 from ssdconv.ssd_ref.image_file import read_image
@@ -141,14 +140,8 @@ def survey(
             if not n
         ]
     found += _shared(members)
-    looks = []
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for done, look in enumerate(pool.map(_look, records.values()), 1):
-            looks.append(look)
-            if progress is not None:
-                progress("decoding images", done, len(records))
-    for look in looks:
-        found += look.findings
+    looks = [look for _, look in looked_at(list(records.values()), _look, workers, "decoding images", progress)]
+    found += [finding for look in looks for finding in look.findings]
     found += _same_content(looks, members)
     found = list(dict.fromkeys(found))  # an image in two parts is told once
     return Survey(counts, tuple(sorted(found, key=lambda f: (not f.grave, f.kind, f.where))), len(records))

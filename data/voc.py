@@ -266,6 +266,22 @@ def _year_folder(root: Path, year: str) -> Path:
     )
 
 
+def listed_ids(listing: Path) -> list[str]:
+    """The ids of a list of images: the first word of every line."""
+    return [line.split()[0] for line in read_text(listing, "list", "list of images").splitlines() if line.strip()]
+
+
+def check_ids(ids: Sequence[str], where: str) -> None:
+    """Raise ``AnnotationError`` where an id comes twice or leads out of the folder."""
+    seen: set[str] = set()
+    for image_id in ids:
+        if image_id in seen:
+            raise AnnotationError("an image is listed twice", where=where, got=image_id)
+        if "/" in image_id or "\\" in image_id or image_id in {".", ".."}:
+            raise AnnotationError("an image id leads out of the folder", where=where, got=image_id)
+        seen.add(image_id)
+
+
 def open_voc(
     root: str | Path,
     sets: Sequence[tuple[str, str]] = (("2007", "test"),),
@@ -299,16 +315,10 @@ def open_voc(
             raise MissingError(
                 "no such image set", where=str(listing), expected=f"one of {', '.join(have) or 'none here'}", got=split
             )
-        ids = [line.split()[0] for line in read_text(listing, "list", "list of images").splitlines() if line.strip()]
+        ids = listed_ids(listing)
         if not ids:
             raise AnnotationError("the image set is empty", where=str(listing))
         entries += [Entry(i, folder / "Annotations" / f"{i}.xml", folder / "JPEGImages" / f"{i}.jpg") for i in ids]
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.image_id in seen:
-            raise AnnotationError("an image is listed twice", where=str(root), got=entry.image_id)
-        if "/" in entry.image_id or "\\" in entry.image_id or entry.image_id in {".", ".."}:
-            raise AnnotationError("an image id leads out of the folder", where=str(root), got=entry.image_id)
-        seen.add(entry.image_id)
+    check_ids([entry.image_id for entry in entries], str(root))
     label = name or "+".join(f"VOC{year}-{split}" for year, split in sets)
     return VocDataset(label, tuple(classes), tuple(entries), origin=origin, problems=keep_going)
