@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.converters.tensors import Array
 from ssdconv.ssd_ref.config import Preprocess
 
+Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 
 

@@ -1,1 +1,1 @@
-
+"""What was proven and measured, for people: HTML, Markdown, terminal, and as JSON."""
