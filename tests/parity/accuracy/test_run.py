@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from ssdconv.cli import main
 from ssdconv.data.catalog import open_dataset
 from ssdconv.data.records import MissingImageError, Problems, UnreadableImageError
-from ssdconv.errors import UsageError
+from ssdconv.errors import EXIT_OK, EXIT_USAGE, UsageError
 from ssdconv.parity.accuracy.files import read_stream
 from ssdconv.parity.accuracy.run import class_map, run_detector
 from ssdconv.ssd_ref import checkpoint
@@ -168,3 +171,32 @@ def test_torch_threads_are_left_alone(model: SSD, devkit: Path, tmp_path: Path) 
     dataset = open_dataset("voc07", devkit)
     run_detector(model, dataset.take(dataset.image_ids[:1]), tmp_path, workers=1)
     assert torch.get_num_threads() == before
+
+
+def test_verify_runs_a_network_and_then_scores_what_it_stored(
+    weights: Path, devkit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [
+        "--dataset",
+        "voc07",
+        "--data-root",
+        str(devkit),
+        "--resamples",
+        "10",
+        "--limit",
+        "3",
+        "--convention",
+        "devkit",
+    ]
+    work, report = str(tmp_path / "work"), str(tmp_path / "report")
+    assert main(["verify", str(weights), *data, "--work", work, "--report", report, "--json"]) == EXIT_OK
+    ran = json.loads(capsys.readouterr().out)
+    assert (ran["images"], ran["of_images"]) == (3, 11)
+    assert ran.pop("run") == {"images": 3, "resumed": 0, "stream": work} | dict.fromkeys(("seconds", "waiting"), ANY)
+    assert {p.name for p in Path(report).iterdir()} == {f"evaluation.{end}" for end in ("html", "json", "md")}
+    assert main(["verify", *data, "--detections", work, "--json"]) == EXIT_OK
+    again = json.loads(capsys.readouterr().out)
+    assert {k for k in ran if ran[k] != again[k]} <= {"network", "source", "seconds", "input_size", "verdicts"}
+    assert main(["verify", str(weights), *data, "--work", work]) == EXIT_OK
+    assert "ran 0 images (3 from an earlier run)" in capsys.readouterr().out
+    assert main(["verify", str(weights), *data, "--work", work, "--fresh"]) == EXIT_USAGE
