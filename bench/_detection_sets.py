@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth
 
 
 def synthetic(
@@ -17,7 +17,7 @@ def synthetic(
     crowds: float = 0.0,
     difficult: float = 0.0,
     ties: bool = True,
-) -> tuple[Truth, Detections]:
+) -> tuple[Truth, DetectionSet]:
     """Objects scattered over images, and detections that are mostly jittered objects; ``ties``: scores have four digits."""
     rng = np.random.default_rng(seed)
 
@@ -42,4 +42,4 @@ def synthetic(
     where = np.where(stray, rng.integers(0, images, detections), image[near])
     scores = rng.random(detections)
     scores = np.round(scores, 4) if ties else scores
-    return truth, Detections(kinds, names, where, label[near], scores, found, written=True)
+    return truth, DetectionSet(kinds, names, where, label[near], scores, found, written=True)

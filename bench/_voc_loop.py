@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth
 from ssdconv.parity.accuracy.voc import Convention
 
 
@@ -37,7 +37,7 @@ def _ap(hits: list[int], misses: list[int], npos: int, kind: str) -> float:
 
 
 def evaluate_loop(
-    truth: Truth, detections: Detections, rule: Convention, shortcut: bool = False
+    truth: Truth, detections: DetectionSet, rule: Convention, shortcut: bool = False
 ) -> tuple[list[float], list[int]]:
     """(AP, true positives) per class; detections aligned and as a file holds them.
 

@@ -14,11 +14,11 @@ import numpy as np
 from _detection_sets import synthetic
 
 from ssdconv.parity.accuracy.bootstrap import draw, means, resample, resampled, spread
-from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth
 from ssdconv.parity.accuracy.voc import PRESETS, evaluate_voc
 
 
-def drawn(truth: Truth, found: Detections, times: np.ndarray) -> tuple[Truth, Detections]:
+def drawn(truth: Truth, found: DetectionSet, times: np.ndarray) -> tuple[Truth, DetectionSet]:
     """The data set in which image i stands ``times[i]`` times, each copy an image of its own."""
     copies = np.repeat(np.arange(len(times)), times)
 
@@ -37,7 +37,7 @@ def drawn(truth: Truth, found: Detections, times: np.ndarray) -> tuple[Truth, De
         truth.classes, names, truth.origin, truth.sizes[copies], g_image, truth.labels[g], truth.boxes[g],
         truth.difficult[g], truth.crowd[g], truth.area[g],
     )  # fmt: skip
-    return objects, Detections(
+    return objects, DetectionSet(
         found.classes, names, d_image, found.labels[d], found.scores[d], found.boxes[d], written=True
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from _detection_sets import synthetic
 
 from ssdconv.parity.accuracy import coco
-from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth
 
 
 def _form(truth: Truth) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _core(evaluator: str, form: dict[str, Any], rows: np.ndarray) -> float:
         return time.perf_counter() - start
 
 
-def _whole(evaluator: str, form: dict[str, Any], found: Detections) -> tuple[float, dict[str, float]]:
+def _whole(evaluator: str, form: dict[str, Any], found: DetectionSet) -> tuple[float, dict[str, float]]:
     start = time.perf_counter()
     scores = coco.evaluate_coco(form, found, evaluator=evaluator)
     return time.perf_counter() - start, dict(scores.numbers)
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=500_000)
     options = parser.parse_args()
     truth, found = synthetic(options.images, 80, round(7.2886 * options.images), options.detections, crowds=0.012)
-    found = Detections(
+    found = DetectionSet(
         found.classes, found.image_ids, found.image, found.labels, found.scores, found.boxes,
         xywh=np.hstack([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]]), written=True,
     )  # fmt: skip

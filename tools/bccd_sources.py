@@ -33,7 +33,7 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source
 from ssdconv.data.custom import open_custom
 from ssdconv.data.records import Dataset
-from ssdconv.parity.accuracy.detections import Detections
+from ssdconv.parity.accuracy.detections import DetectionSet
 from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.run import Evaluation
 from ssdconv.parity.oracles.process import ask
@@ -95,7 +95,7 @@ def scored(held: Dataset, rows: np.ndarray) -> dict[str, float | None]:
     """mAP and AP per class of rows (image, class, score, xyxy as fractions)."""
     sizes = np.asarray([(r.width, r.height) * 2 for r in held], np.float64)
     image = rows[:, 0].astype(np.int64)
-    found = Detections(
+    found = DetectionSet(
         tuple(held.classes),
         tuple(held.image_ids),
         image,

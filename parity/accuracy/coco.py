@@ -32,7 +32,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.accuracy.detections import Detections, Floats, Ints, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Floats, Ints, Truth
 from ssdconv.parity.accuracy.matching import FALSE, IGNORED, TRUE, MatchTable, Pairs, pair_up
 
 Evaluator = Literal["hotcoco", "pycocotools"]
@@ -91,7 +91,7 @@ class CocoScores:
     evaluator: str
 
 
-def prepared(detections: Detections, rule: CocoRule) -> Detections:
+def prepared(detections: DetectionSet, rule: CocoRule) -> DetectionSet:
     """Apply a rule's floor, limit and box convention; rows keep their order, and doing it twice changes nothing."""
     if rule.plus_one and detections.xywh is None:
         corner = detections.boxes[:, :2]
@@ -106,7 +106,7 @@ def prepared(detections: Detections, rule: CocoRule) -> Detections:
     return detections
 
 
-def results_array(detections: Detections, image_ids: Sequence[int], category_ids: Sequence[int]) -> Floats:
+def results_array(detections: DetectionSet, image_ids: Sequence[int], category_ids: Sequence[int]) -> Floats:
     """COCO's results form: (n, 7) float64: image id, x, y, width, height, score, category id."""
     xywh = detections.xywh
     if xywh is None:
@@ -137,7 +137,7 @@ def _dictionaries(rows: Floats) -> list[dict[str, Any]]:
 
 
 def evaluate_coco(
-    form: Mapping[str, Any], detections: Detections, rule: CocoRule | None = None, evaluator: str = "hotcoco"
+    form: Mapping[str, Any], detections: DetectionSet, rule: CocoRule | None = None, evaluator: str = "hotcoco"
 ) -> CocoScores:
     """COCO's numbers.
 
@@ -219,7 +219,7 @@ def _steps(pairs: Pairs, rank: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]
     return [(order[a:b], ranks[a:b]) for a, b in pairwise(edges.tolist())]
 
 
-def match_coco(truth: Truth, detections: Detections) -> tuple[list[tuple[MatchTable, ...]], Ints]:
+def match_coco(truth: Truth, detections: DetectionSet) -> tuple[list[tuple[MatchTable, ...]], Ints]:
     """Per IoU threshold, one table per category; and the rows of the detections in the order of the joined tables.
 
     Args:

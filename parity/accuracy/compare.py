@@ -16,7 +16,7 @@ import numpy as np
 from ssdconv.data.records import Dataset
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.bootstrap import Interval, means, resample, spread
-from ssdconv.parity.accuracy.detections import Detections, Floats, gather
+from ssdconv.parity.accuracy.detections import DetectionSet, Floats, gather
 from ssdconv.parity.accuracy.evaluate import RunOptions, known_or_none, rule_of, score, stored_detections
 from ssdconv.parity.accuracy.voc import Convention
 from ssdconv.ssd_ref.files import CHECKPOINTS
@@ -35,7 +35,7 @@ class Side:
     """
 
     name: str
-    detections: Detections
+    detections: DetectionSet
     input_size: tuple[int, int] | None = None
 
 

@@ -64,7 +64,7 @@ class IncompleteDetectionsError(DetectionsError):
 
 
 @dataclass(frozen=True, eq=False)
-class Detections:
+class DetectionSet:
     """A set of detections.
 
     Attributes:
@@ -92,7 +92,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def select(self, keep: Bools | Ints) -> Detections:
+    def select(self, keep: Bools | Ints) -> DetectionSet:
         """The rows that ``keep`` (mask or indices) picks."""
         return replace(
             self,
@@ -105,7 +105,7 @@ class Detections:
 
     def aligned(
         self, image_ids: Sequence[str], classes: Sequence[str], keep_going: Problems | None = None
-    ) -> Detections:
+    ) -> DetectionSet:
         """The same rows with ``image`` and ``labels`` counted in a data set's order.
 
         Raises:
@@ -157,10 +157,10 @@ def make_detections(
     *,
     written: bool = False,
     covers: bool = True,
-) -> Detections:
+) -> DetectionSet:
     """Detections from rows (image index, label, score, x1, y1, x2, y2)."""
     table = np.asarray(rows, np.float64).reshape(-1, 7)
-    found = Detections(
+    found = DetectionSet(
         tuple(classes),
         tuple(image_ids),
         table[:, 0].astype(np.int64),
@@ -178,7 +178,7 @@ def make_detections(
     return found
 
 
-def _twice(detections: Detections) -> Bools:
+def _twice(detections: DetectionSet) -> Bools:
     """True for rows that repeat an earlier one."""
     columns = np.column_stack([detections.image, detections.labels, detections.scores, detections.boxes])
     repeated = np.zeros(len(columns), np.bool_)
@@ -195,13 +195,13 @@ def _twice(detections: Detections) -> Bools:
 
 
 def check_detections(
-    detections: Detections,
+    detections: DetectionSet,
     where: Callable[[int], str],
     keep_going: Problems | None = None,
     *,
     zero_boxes: bool = False,
     repeats: bool = False,
-) -> Detections:
+) -> DetectionSet:
     """Check every row; what comes back has only good ones.
 
     Args:

@@ -23,10 +23,10 @@ from ssdconv.data.records import Dataset, Problems
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.bootstrap import Interval, Kind, means, resample, spread
 from ssdconv.parity.accuracy.coco import COCO_RULES, CocoRule, evaluate_coco, match_coco, prepared
-from ssdconv.parity.accuracy.detections import Detections, Ints, Truth, gather
+from ssdconv.parity.accuracy.detections import DetectionSet, Ints, Truth, gather
 from ssdconv.parity.accuracy.files import read_detections
 from ssdconv.parity.accuracy.matching import MatchTable
-from ssdconv.parity.accuracy.published import Measurement, judge_all, protocol, rows
+from ssdconv.parity.accuracy.published import MeasuredNumber, judge_all, protocol, rows
 from ssdconv.parity.accuracy.result import ClassScore, EvaluationResult, histogram, thinned, worst_images
 from ssdconv.parity.accuracy.voc import Convention, convention, evaluate_voc, written
 
@@ -53,7 +53,7 @@ class Scored:
         seconds: that it took.
     """
 
-    detections: Detections
+    detections: DetectionSet
     kind: Kind
     main: str
     numbers: Mapping[str, float]
@@ -90,7 +90,7 @@ def rule_of(
 def score(
     dataset: Dataset,
     truth: Truth,
-    detections: Detections,
+    detections: DetectionSet,
     rule: Convention | CocoRule,
     *,
     evaluator: str = "hotcoco",
@@ -128,7 +128,7 @@ def known_or_none(value: float) -> float | None:
 
 def evaluate(
     dataset: Dataset,
-    detections: Detections,
+    detections: DetectionSet,
     *,
     network: str | None = None,
     convention_name: str | Convention | None = None,
@@ -189,7 +189,7 @@ def evaluate(
         ((f"AP:{c.name}", c.ap, c.interval) for c in classes if voc is not None),
     )
     measured = tuple(
-        Measurement(
+        MeasuredNumber(
             dataset=dataset.name,
             images=len(truth.image_ids),
             of_images=total,
@@ -319,7 +319,7 @@ class RunOptions:
         return whole, whole if self.limit is None else whole.take(whole.image_ids[: self.limit])
 
 
-def stored_detections(path: Path, whole: Dataset, part: Dataset, keep_going: Problems | None = None) -> Detections:
+def stored_detections(path: Path, whole: Dataset, part: Dataset, keep_going: Problems | None = None) -> DetectionSet:
     """Detections on disk about ``whole``, without those of its images that are not in ``part``; strangers stay, to be
     reported when they are aligned.
     """

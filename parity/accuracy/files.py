@@ -30,7 +30,7 @@ from ssdconv.data.records import Dataset, Problems, report
 from ssdconv.errors import FormatError, MissingError, OutputError, UsageError
 from ssdconv.parity.accuracy.detections import (
     ColumnCountError,
-    Detections,
+    DetectionSet,
     DuplicateDetectionError,
     EmptyClassFileError,
     UnknownCategoryError,
@@ -48,7 +48,7 @@ class _Result(msgspec.Struct):
 
 def read_coco_results(
     file: str | Path, classes: Sequence[str], category_ids: Sequence[int], keep_going: Problems | None = None
-) -> Detections:
+) -> DetectionSet:
     """Read a results file; rows stay in file order, and ``xywh`` holds the file's own numbers.
 
     Raises:
@@ -83,7 +83,7 @@ def read_coco_results(
     table: dict[int, int] = {}
     image = np.asarray([table.setdefault(r.image_id, len(table)) for r in results], np.int64)
     xywh = np.asarray([r.bbox for r in results], np.float64).reshape(-1, 4)
-    found = Detections(
+    found = DetectionSet(
         classes=tuple(classes),
         image_ids=tuple(str(i) for i in table),
         image=image[rows],
@@ -96,7 +96,7 @@ def read_coco_results(
     return check_detections(found, lambda row: f"{path}: result {rows[row] + 1}", keep_going)
 
 
-def write_coco_results(file: str | Path, detections: Detections, category_ids: Sequence[int]) -> None:
+def write_coco_results(file: str | Path, detections: DetectionSet, category_ids: Sequence[int]) -> None:
     """Write a results file with every digit; image ids must be numbers.
 
     Raises:
@@ -178,7 +178,7 @@ def _columns(path: Path, keep_going: Problems | None) -> tuple[list[str], np.nda
     return [fields[0] for fields in rows], values, numbers
 
 
-def read_voc_detections(folder: str | Path, classes: Sequence[str], keep_going: Problems | None = None) -> Detections:
+def read_voc_detections(folder: str | Path, classes: Sequence[str], keep_going: Problems | None = None) -> DetectionSet:
     """Read a folder of per-class files; rows stay in file order, class after class.
 
     Raises:
@@ -209,7 +209,7 @@ def read_voc_detections(folder: str | Path, classes: Sequence[str], keep_going: 
     table: dict[str, int] = {}
     image = np.asarray([table.setdefault(name, len(table)) for name in ids], np.int64)
     columns = np.concatenate(values)
-    found = Detections(
+    found = DetectionSet(
         tuple(classes),
         tuple(table),
         image,
@@ -226,7 +226,7 @@ def read_voc_detections(folder: str | Path, classes: Sequence[str], keep_going: 
     return check_detections(found, where, keep_going, zero_boxes=True)
 
 
-def write_voc_detections(folder: str | Path, detections: Detections, prefix: str = "comp4_det_test_") -> list[Path]:
+def write_voc_detections(folder: str | Path, detections: DetectionSet, prefix: str = "comp4_det_test_") -> list[Path]:
     """Write per-class files with every digit of the numbers; returns the files."""
     base = Path(folder)
     base.mkdir(parents=True, exist_ok=True)
@@ -387,7 +387,7 @@ def read_done(folder: str | Path) -> set[str]:
     return {line.image_id for path in streams for _, line in _decode(path)[1]}
 
 
-def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None) -> tuple[Header, Detections]:
+def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None) -> tuple[Header, DetectionSet]:
     """Read one stream, or the streams of several processes of one run, as one set.
 
     Raises:
@@ -424,14 +424,14 @@ def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None)
         raise UsageError("no detection file was given")
     table = np.asarray(rows, np.float64).reshape(-1, 7)
     index = table[:, :2].astype(np.int64)
-    found = Detections(
+    found = DetectionSet(
         header.classes, tuple(seen), index[:, 0], index[:, 1], table[:, 2].copy(), table[:, 3:].copy(),
         written=header.written, covers=True,
     )  # fmt: skip
     return header, check_detections(found, lambda row: places[row], keep_going, zero_boxes=True, repeats=True)
 
 
-def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems | None = None) -> Detections:
+def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems | None = None) -> DetectionSet:
     """Read detections in any known form.
 
     Args:

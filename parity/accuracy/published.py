@@ -173,7 +173,7 @@ DATASET_TITLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class MeasuredNumber:
     """A measured number with its protocol.
 
     Attributes:
@@ -229,7 +229,7 @@ def _title(dataset: str) -> str:
     return DATASET_TITLES.get(dataset, dataset)
 
 
-def _obstacle(row: PublishedRow, m: Measurement) -> str | None:
+def _obstacle(row: PublishedRow, m: MeasuredNumber) -> str | None:
     """Why the two numbers cannot be compared, None if they can."""
     if row.dataset != m.dataset:
         return f"published on {_title(row.dataset)}, measured on {_title(m.dataset)}"
@@ -248,7 +248,7 @@ def _obstacle(row: PublishedRow, m: Measurement) -> str | None:
     return None
 
 
-def judge(row: PublishedRow, measurement: Measurement, *, counts: bool = True) -> Verdict:
+def judge(row: PublishedRow, measurement: MeasuredNumber, *, counts: bool = True) -> Verdict:
     """Compare one measured with one published number."""
     low, high = row.bounds
     value, gap = measurement.value, None
@@ -268,7 +268,7 @@ def judge(row: PublishedRow, measurement: Measurement, *, counts: bool = True) -
 
 
 def judge_all(
-    rows: tuple[PublishedRow, ...], measurements: tuple[Measurement, ...], train_data: str | None = None
+    rows: tuple[PublishedRow, ...], measurements: tuple[MeasuredNumber, ...], train_data: str | None = None
 ) -> tuple[Verdict, ...]:
     """Compare every published row of a network with the measurement of its metric.
 

@@ -18,7 +18,7 @@ from ssdconv.data.records import Dataset
 from ssdconv.errors import FormatError
 from ssdconv.parity.accuracy.bootstrap import Interval
 from ssdconv.parity.accuracy.coco import CocoRule
-from ssdconv.parity.accuracy.detections import Detections, Ints, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Ints, Truth
 from ssdconv.parity.accuracy.matching import FALSE, IGNORED, TRUE, MatchTable, curve
 from ssdconv.parity.accuracy.published import Outcome, Verdict
 from ssdconv.parity.accuracy.voc import Convention
@@ -221,7 +221,7 @@ def _box(values: np.ndarray, shift: float) -> Box:
 def worst_images(
     dataset: Dataset,
     truth: Truth,
-    detections: Detections,
+    detections: DetectionSet,
     tables: Sequence[MatchTable],
     order: Ints,
     count: int,

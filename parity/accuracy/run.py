@@ -27,7 +27,7 @@ from ssdconv import __version__
 from ssdconv.data.images import record_image
 from ssdconv.data.records import Dataset, Problems, report
 from ssdconv.errors import MissingError, SsdconvError, UsageError
-from ssdconv.parity.accuracy.detections import Detections as DataSetDetections
+from ssdconv.parity.accuracy.detections import DetectionSet
 from ssdconv.parity.accuracy.evaluate import RunOptions, evaluate
 from ssdconv.parity.accuracy.files import DetectionsWriter, read_done, read_stream
 from ssdconv.ssd_ref.checkpoint import load
@@ -259,7 +259,7 @@ def detect_dataset(
     keep_going: Problems | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     place: tuple[int, int] | None = None,
-) -> tuple[SSDConfig, RunStats, DataSetDetections] | None:
+) -> tuple[SSDConfig, RunStats, DetectionSet] | None:
     """Run the network of a checkpoint over a data set, or take up where an equal run ended.
 
     Args:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdconv.errors import UsageError
-from ssdconv.parity.accuracy.detections import Detections, Floats, Ints, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Floats, Ints, Truth
 from ssdconv.parity.accuracy.matching import (
     FALSE,
     IGNORED,
@@ -137,7 +137,7 @@ def _rounded(values: Floats, decimals: int) -> Floats:
     return np.asarray([float(f"{v:.{decimals}f}") for v in values.ravel().tolist()], np.float64).reshape(values.shape)
 
 
-def written(detections: Detections, rule: Convention, sizes: Floats, origin: int = 1) -> Detections:
+def written(detections: DetectionSet, rule: Convention, sizes: Floats, origin: int = 1) -> DetectionSet:
     """Detections as the convention's writer would put them into a file; rows and order stay.
 
     Args:
@@ -162,8 +162,8 @@ def written(detections: Detections, rule: Convention, sizes: Floats, origin: int
 
 
 def frames(
-    rule: Convention, truth: Truth, detections: Detections, input_size: tuple[int, int] | None
-) -> tuple[NDArray[np.float64], Detections]:
+    rule: Convention, truth: Truth, detections: DetectionSet, input_size: tuple[int, int] | None
+) -> tuple[NDArray[np.float64], DetectionSet]:
     """Object boxes (n, 4) and detections in the frame in which the convention compares them.
 
     Args:
@@ -206,7 +206,7 @@ class VocScores:
     order: Ints
 
 
-def _by_class_and_score(detections: Detections, classes: int, ties: str) -> tuple[Ints, list[int]]:
+def _by_class_and_score(detections: DetectionSet, classes: int, ties: str) -> tuple[Ints, list[int]]:
     """Row numbers by class, then descending score, then as ``ties`` says; and where each class begins."""
     small = detections.labels.astype(np.int16)  # 16 bits: numpy then sorts by radix
     rows = np.argsort(small, kind="stable")
@@ -218,7 +218,7 @@ def _by_class_and_score(detections: Detections, classes: int, ties: str) -> tupl
 
 
 def match(
-    truth: Truth, detections: Detections, rule: Convention, input_size: tuple[int, int] | None = None
+    truth: Truth, detections: DetectionSet, rule: Convention, input_size: tuple[int, int] | None = None
 ) -> tuple[tuple[MatchTable, ...], Ints]:
     """Match detections with objects.
 
@@ -268,7 +268,7 @@ def match(
 
 
 def evaluate_voc(
-    truth: Truth, detections: Detections, rule: Convention, input_size: tuple[int, int] | None = None
+    truth: Truth, detections: DetectionSet, rule: Convention, input_size: tuple[int, int] | None = None
 ) -> VocScores:
     """AP per class and their mean; arguments as for ``match``."""
     tables, order = match(truth, detections, rule, input_size)

@@ -11,7 +11,7 @@ import pytest
 
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.bootstrap import draw, interval, means, resample, resampled, spread
-from ssdconv.parity.accuracy.detections import Detections, Truth
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth
 from ssdconv.parity.accuracy.matching import MatchTable
 from ssdconv.parity.accuracy.voc import PRESETS, Convention, evaluate_voc
 
@@ -19,17 +19,17 @@ Bench = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def scene(bench: Bench) -> tuple[Truth, Detections]:
-    result: tuple[Truth, Detections] = bench("_detection_sets").synthetic(60, 4, 200, 1500, difficult=0.2, ties=False)
+def scene(bench: Bench) -> tuple[Truth, DetectionSet]:
+    result: tuple[Truth, DetectionSet] = bench("_detection_sets").synthetic(60, 4, 200, 1500, difficult=0.2, ties=False)
     return result
 
 
-def tables(scene: tuple[Truth, Detections], ap: str = "11point") -> tuple[MatchTable, ...]:
+def tables(scene: tuple[Truth, DetectionSet], ap: str = "11point") -> tuple[MatchTable, ...]:
     return evaluate_voc(*scene, Convention(ap=ap)).tables  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["11point", "area"])
-def test_a_weight_is_a_number_of_copies(bench: Bench, scene: tuple[Truth, Detections], kind: str) -> None:
+def test_a_weight_is_a_number_of_copies(bench: Bench, scene: tuple[Truth, DetectionSet], kind: str) -> None:
     weights = draw(60, 8, 3)
     quick = resampled(tables(scene), kind, weights)  # type: ignore[arg-type]
     for row, times in zip(quick, weights, strict=True):
@@ -38,12 +38,12 @@ def test_a_weight_is_a_number_of_copies(bench: Bench, scene: tuple[Truth, Detect
 
 
 @pytest.mark.parametrize("kind", ["11point", "area"])
-def test_weight_one_is_the_number_itself(scene: tuple[Truth, Detections], kind: str) -> None:
+def test_weight_one_is_the_number_itself(scene: tuple[Truth, DetectionSet], kind: str) -> None:
     once = resampled(tables(scene), kind, np.ones((1, 60), np.int32))[0]  # type: ignore[arg-type]
     assert np.allclose(once, evaluate_voc(*scene, Convention(ap=kind)).ap, atol=1e-12)  # type: ignore[arg-type]
 
 
-def test_chunks_do_not_matter(scene: tuple[Truth, Detections], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_matter(scene: tuple[Truth, DetectionSet], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = resample([tables(scene)], "11point", 50, 0)
     monkeypatch.setattr("ssdconv.parity.accuracy.bootstrap._CELLS", 100)
     assert np.array_equal(resample([tables(scene)], "11point", 50, 0), whole)

@@ -15,7 +15,7 @@ from ssdconv.data.coco import open_coco
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.accuracy import coco
 from ssdconv.parity.accuracy.coco import COCO_RULES, EVALUATORS, NUMBERS, CocoRule, evaluate_coco, prepared
-from ssdconv.parity.accuracy.detections import Detections, make_detections
+from ssdconv.parity.accuracy.detections import DetectionSet, make_detections
 from ssdconv.parity.accuracy.files import read_coco_results
 
 FAKE = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
@@ -36,13 +36,13 @@ def test_known_twelve_numbers(shared: Path, evaluator: str) -> None:
     assert scores.evaluator.startswith(evaluator)
 
 
-def columns(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], Detections]:
+def columns(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], DetectionSet]:
     """A random set of the benchmark as ours: the form without ``ignore`` (we do not read it), and columns."""
     form = {**truth, "annotations": [{k: v for k, v in a.items() if k != "ignore"} for a in truth["annotations"]]}
     images = {i["id"]: n for n, i in enumerate(form["images"])}
     labels = {c["id"]: n for n, c in enumerate(form["categories"])}
     xywh = np.asarray([r["bbox"] for r in results], np.float64).reshape(-1, 4)
-    return form, Detections(
+    return form, DetectionSet(
         tuple(c["name"] for c in form["categories"]), tuple(map(str, images)),
         np.asarray([images[r["image_id"]] for r in results], np.int64),
         np.asarray([labels[r["category_id"]] for r in results], np.int64),

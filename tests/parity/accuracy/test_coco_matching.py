@@ -14,11 +14,11 @@ import pytest
 from ssdconv.data.coco import open_coco
 from ssdconv.parity.accuracy.bootstrap import resampled
 from ssdconv.parity.accuracy.coco import evaluate_coco, match_coco
-from ssdconv.parity.accuracy.detections import Detections, Truth, gather, make_detections
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth, gather, make_detections
 from ssdconv.parity.accuracy.matching import FALSE, IGNORED, TRUE
 
 
-def reference(form: dict[str, Any], found: Detections) -> np.ndarray:
+def reference(form: dict[str, Any], found: DetectionSet) -> np.ndarray:
     """(10 thresholds, categories) AP, NaN without objects."""
     precision = evaluate_coco(form, found, evaluator="pycocotools").precision[:, :, :, 0, -1]
     return np.where((precision > -1).any(axis=1), precision.mean(axis=1), np.nan)
@@ -35,7 +35,7 @@ def test_equal_to_pycocotools(bench: Callable[[str], ModuleType], tmp_path: Path
         dataset = open_coco(annotations=tmp_path / "a.json")
         xywh = np.asarray([r["bbox"] for r in results], np.float64)
         images = {int(name): i for i, name in enumerate(dataset.image_ids)}
-        found = Detections(
+        found = DetectionSet(
             dataset.classes, dataset.image_ids, np.asarray([images[r["image_id"]] for r in results]),
             np.asarray([dataset.category_ids.index(r["category_id"]) for r in results]),
             np.asarray([r["score"] for r in results]), np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),

@@ -14,13 +14,13 @@ from ssdconv.data.voc import open_voc
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.bootstrap import draw, interval, means, resampled
 from ssdconv.parity.accuracy.compare import Side, compare, is_checkpoint
-from ssdconv.parity.accuracy.detections import Detections, gather
+from ssdconv.parity.accuracy.detections import DetectionSet, gather
 from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.files import read_detections
 from ssdconv.parity.accuracy.voc import convention, evaluate_voc
 from ssdconv.parity.report.accuracy import comparison_headline, comparison_markdown, comparison_rows
 
-Real = tuple[Dataset, Detections, Detections]
+Real = tuple[Dataset, DetectionSet, DetectionSet]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssdconv.errors import UsageError
-from ssdconv.parity.accuracy.detections import Detections, Truth, make_detections
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth, make_detections
 from ssdconv.parity.accuracy.voc import PRESETS, Convention, convention, frames, written
 
 
@@ -20,7 +20,7 @@ def truth(origin: int = 1) -> Truth:
     )  # fmt: skip
 
 
-def raw() -> Detections:
+def raw() -> DetectionSet:
     return make_detections(("a",), ("i",), [(0, 0, 0.12345, -3.04, 7.25, 104.96, 49.949)])
 
 

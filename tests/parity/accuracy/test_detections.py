@@ -8,8 +8,8 @@ import pytest
 from ssdconv.data.records import Problems
 from ssdconv.errors import UsageError
 from ssdconv.parity.accuracy.detections import (
-    Detections,
     DetectionsError,
+    DetectionSet,
     DuplicateDetectionError,
     IncompleteDetectionsError,
     InvertedBoxError,
@@ -24,11 +24,11 @@ from ssdconv.parity.accuracy.detections import (
 GOOD = (0, 1, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
-def of(*rows: tuple[float, ...], covers: bool = False) -> Detections:
+def of(*rows: tuple[float, ...], covers: bool = False) -> DetectionSet:
     return make_detections(("a", "b"), ("x", "y"), np.asarray(rows, np.float64), covers=covers)
 
 
-def checked(found: Detections, problems: Problems | None = None, **options: bool) -> Detections:
+def checked(found: DetectionSet, problems: Problems | None = None, **options: bool) -> DetectionSet:
     return check_detections(found, lambda row: f"file: line {row + 1}", problems, **options)
 
 

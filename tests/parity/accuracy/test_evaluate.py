@@ -56,9 +56,9 @@ def test_a_published_number_within_the_interval_is_reproduced(voc07_root: Path, 
     result, _ = stored("voc07", voc07_root, yolov2_files, network=CHAINER, resamples=100)
     verdict = next(v for v in result.verdicts if v.counts)
     near = replace(verdict.row, value=72.4)
-    from ssdconv.parity.accuracy.published import Measurement, judge
+    from ssdconv.parity.accuracy.published import MeasuredNumber, judge
 
-    here = Measurement(
+    here = MeasuredNumber(
         dataset="voc07", images=1, of_images=1, metric="mAP", value=result.numbers["mAP"],
         interval=result.intervals["mAP"], ap="11point", convention="chainercv",
     )  # fmt: skip

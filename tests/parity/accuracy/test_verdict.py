@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ssdconv.parity.accuracy.bootstrap import Interval
-from ssdconv.parity.accuracy.published import Measurement, PublishedRow, judge, judge_all, rows
+from ssdconv.parity.accuracy.published import MeasuredNumber, PublishedRow, judge, judge_all, rows
 
 ROW = rows(network="chainer/ssd300_voc", role="primary")[0]  # 77.8, chainercv, 11 points
-HERE = Measurement(
+HERE = MeasuredNumber(
     dataset="voc07", images=4952, of_images=4952, metric="mAP", value=0.775, interval=Interval(0.77, 0.779, resamples=9),
     ap="11point", convention="chainercv",
 )  # fmt: skip
@@ -59,7 +59,7 @@ def test_not_comparable(change: dict[str, object], why: str) -> None:
 
 def test_score_floor() -> None:
     row = rows(network="gluon/ssd_512_resnet50_v1_coco", metric="AP", role="primary")[0]
-    here = Measurement(
+    here = MeasuredNumber(
         dataset="coco-val2017", images=1, of_images=1, metric="AP", value=0.306, interval=Interval(0.3, 0.31)
     )
     assert "without detections under 0.05" in judge(row, here).why
@@ -68,7 +68,7 @@ def test_score_floor() -> None:
 
 def test_test_dev_is_not_val2017() -> None:
     row = rows(network="caffe/ssd300_coco", metric="AP", role="primary")[0]
-    here = Measurement(
+    here = MeasuredNumber(
         dataset="coco-val2017", images=1, of_images=1, metric="AP", value=0.251, interval=Interval(0.2, 0.3)
     )
     assert judge(row, here).why == "published on COCO test-dev2015, measured on COCO val2017"

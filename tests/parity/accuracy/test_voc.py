@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ssdconv.data.voc import VOC_CLASSES, open_voc
-from ssdconv.parity.accuracy.detections import Detections, Truth, gather
+from ssdconv.parity.accuracy.detections import DetectionSet, Truth, gather
 from ssdconv.parity.accuracy.files import read_voc_detections
 from ssdconv.parity.accuracy.voc import PRESETS, Convention, VocScores, evaluate_voc
 
@@ -29,8 +29,8 @@ def truth_of(boxes: list[list[float]], images: list[int], difficult: list[bool] 
     )  # fmt: skip
 
 
-def found(rows: list[tuple[int, float, list[float]]], count: int = 2, label: int = 0) -> Detections:
-    return Detections(
+def found(rows: list[tuple[int, float, list[float]]], count: int = 2, label: int = 0) -> DetectionSet:
+    return DetectionSet(
         ("a", "b"), tuple(f"i{k}" for k in range(count)), np.asarray([r[0] for r in rows], np.int64),
         np.full(len(rows), label, np.int64), np.asarray([r[1] for r in rows], np.float64),
         np.asarray([r[2] for r in rows], np.float64).reshape(-1, 4), written=True,
@@ -78,7 +78,7 @@ def _evaluated(root: Path, files: Path, rule: Convention) -> VocScores:
     return evaluate_voc(truth, read_voc_detections(files, VOC_CLASSES).aligned(truth.image_ids, VOC_CLASSES), rule)
 
 
-def random_case(rng: np.random.Generator) -> tuple[Truth, Detections, Convention]:
+def random_case(rng: np.random.Generator) -> tuple[Truth, DetectionSet, Convention]:
     images, classes = int(rng.integers(1, 5)), int(rng.integers(1, 4))
     grid = float(rng.choice([1.0, 5.0]))
 
@@ -104,7 +104,7 @@ def random_case(rng: np.random.Generator) -> tuple[Truth, Detections, Convention
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2])
         label = np.where(copy, truth.labels[pick], label)
     levels = int(rng.choice([2, 10, 10**6]))
-    detections = Detections(
+    detections = DetectionSet(
         kinds, names, rng.integers(0, images, m), label, rng.integers(1, levels + 1, m) / levels, near, written=True
     )
     rule = Convention(

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ssdconv.errors import OutputError
 from ssdconv.parity.accuracy.bootstrap import Interval
-from ssdconv.parity.accuracy.published import Measurement, judge_all, rows
+from ssdconv.parity.accuracy.published import MeasuredNumber, judge_all, rows
 from ssdconv.parity.accuracy.result import ClassScore, Curve, EvaluationResult, Histogram, Shown, WorstImage
 from ssdconv.parity.accuracy.voc import PRESETS
 from ssdconv.parity.report.accuracy import html_page, markdown, write_report
@@ -36,8 +36,8 @@ def result(tmp_path: Path) -> EvaluationResult:
     )
     common = {"dataset": "voc07", "images": 4952, "of_images": 4952, "ap": "11point", "convention": "devkit"}
     measured = (
-        Measurement(metric="mAP", value=0.765, interval=Interval(0.76, 0.77), **common),  # type: ignore[arg-type]
-        Measurement(metric="AP:car", value=0.8, interval=Interval(0.78, 0.84), **common),  # type: ignore[arg-type]
+        MeasuredNumber(metric="mAP", value=0.765, interval=Interval(0.76, 0.77), **common),  # type: ignore[arg-type]
+        MeasuredNumber(metric="AP:car", value=0.8, interval=Interval(0.78, 0.84), **common),  # type: ignore[arg-type]
     )
     boxes = (
         Shown(0, (10, 5, 50, 40), "object"),
