@@ -331,7 +331,7 @@ def params_of(name: str, args: Namespace) -> Path:
         FormatError: the cached file is damaged.
         MissingError: neither place has it; the message names both.
     """
-    from ssdconv.converters.gluon.cache import cached_params, folder
+    from ssdconv.converters.gluon.params import cached_params, folder
     from ssdconv.ssd_ref.networks.registry import network
 
     network(name, "gluon")
@@ -365,7 +365,7 @@ def _from_zoo(name: str, args: Namespace, cache: Path) -> Path:
 
 
 def _cached_backbone(name: str) -> Path:
-    from ssdconv.converters.gluon.cache import cached_params, folder
+    from ssdconv.converters.gluon.params import cached_params, folder
 
     path = cached_params(name)
     if path is None:

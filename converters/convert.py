@@ -1,7 +1,7 @@
 """Source file in, self-describing PyTorch checkpoint out, with a report; and back.
 
 The report has one row per tensor, with the proof of what was written. The checkpoint keeps what the conversion was asked for, so that its
-proof plans the network anew from the file in the same way: ``provenance["request"]`` holds the plain wishes, ``provenance["prototxt"]`` the
+proof plans the network anew from the file in the same way: ``provenance["request"]`` holds the plain options, ``provenance["prototxt"]`` the
 definition itself: name, SHA-256, and its text, packed where that is shorter. No path is kept: the same network gives the same bytes,
 wherever its files lie. ``reverse`` is the exact inverse of ``convert``.
 """
@@ -162,12 +162,12 @@ def remember(request: Request, config: SSDConfig) -> dict[str, Any]:
     """Entries of a checkpoint's provenance for what the user asked for.
 
     Args:
-        request: the wishes.
+        request: what the user asked for.
         config: what came of them: a channel order that was found by ``like``, another file, is kept as the order itself.
     """
     options = {k: v for k, v in request.options.items() if k not in ("like", "backbone")}
     order = request.channel_order or (config.pixels.order if "like" in request.options else None)
-    wishes = {
+    given = {
         "network": request.network,
         "num_classes": request.num_classes,
         "channel_order": order,
@@ -175,7 +175,7 @@ def remember(request: Request, config: SSDConfig) -> dict[str, Any]:
         "classes": list(request.classes),
         "spec": request.spec.to_plain() if request.spec is not None else None,
     }
-    kept: dict[str, Any] = {"request": {k: v for k, v in wishes.items() if v}}
+    kept: dict[str, Any] = {"request": {k: v for k, v in given.items() if v}}
     if request.prototxt is not None:
         kept["prototxt"] = _packed(request.prototxt)
     return kept
@@ -217,7 +217,7 @@ def definition(provenance: Mapping[str, Any], where: str = "") -> bytes | None:
     return data
 
 
-def wishes(provenance: Mapping[str, Any], prototxt: Path | None = None) -> Request | None:
+def request_of(provenance: Mapping[str, Any], prototxt: Path | None = None) -> Request | None:
     """The request that a checkpoint was converted by; None for one of a version that did not keep it.
 
     Args:
@@ -348,7 +348,7 @@ def convert(
         prototxt: Caffe net definition; default: the layer list inside the file.
         channel_order: "RGB" or "BGR", where the file cannot tell.
         format: "pth", "safetensors" or "both"; default: by the suffix of ``dst``, else "pth".
-        options: further wishes of one source.
+        options: further options of one source.
         settings: what the file does not say, by key (``heads.padding``: ``valid``); ``inspect`` lists the keys.
         classes: names of the object classes: "voc", "coco", a file with a name per line, or the names.
         spec: what the file does not say about the network: a YAML or JSON file (docs/spec.md).
@@ -475,7 +475,7 @@ def reverse(src: str | Path, dst: str | Path, source: str, request: Request | No
         src: checkpoint written by ssdconv.
         dst: file to write.
         source: "caffe", ….
-        request: further wishes of the source.
+        request: further options of the source.
 
     Raises:
         MappingError: that source cannot express the network.

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from msgspec import UNSET
 
 from ssdconv.converters.same_network import raw_pixels
-from ssdconv.converters.spec import Spec, SpecDetection, SpecPixels, prior_maps
+from ssdconv.converters.spec import Spec, SpecPixels, prior_maps
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.classes import BACKGROUND, COCO, VOC
@@ -38,14 +38,14 @@ from ssdconv.ssd_ref.gate import read_text
 
 @dataclass(frozen=True)
 class Request:
-    """The user's wishes for one conversion.
+    """The user's options for one conversion.
 
     Attributes:
         network: name of the network that the file holds; None to recognise it.
         num_classes: conf channels per prior, where the file cannot tell.
         prototxt: Caffe deploy or train definition; wins over the layer list inside the weight file.
         channel_order: "RGB" or "BGR", where the file cannot tell.
-        options: further wishes of a single source, by name.
+        options: further options of a single source, by name.
         settings: what the file does not say and the user does, by key (``--set heads.padding=valid``). A source takes the
             keys that it knows; ``Plan.check_settings`` refuses the others.
         classes: names of the object classes, with or without the background; empty where the user gives none.
@@ -121,7 +121,7 @@ def completed(plan: Plan, request: Request, title: str) -> Plan:
 
     Args:
         plan: as the source made it. A claim of its own about the classes keeps the names that it gave.
-        request: the user's wishes.
+        request: the user's options.
         title: what people call the source.
 
     Raises:
@@ -202,7 +202,6 @@ def class_names(text: str) -> tuple[str, ...]:
     return names
 
 
-RULE_FIELDS = tuple(name for name in SpecDetection.__struct_fields__ if name != "boxes")
 TELLING = ("score_threshold", "top_k", "nms_threshold", "keep_top_k")
 """Fields of a rule that say which boxes a user sees: those that stay assumed are named."""
 NORMAL = ("mean", "std", "unit", "scale")

@@ -26,7 +26,7 @@ class Source:
         suffixes: usual file endings, the one to write first.
         sniff: whether the first 512 bytes and the path look like a file of this source.
         example: an example command for ``--help``.
-        options: further wishes (``plan.Request``) that this source understands, offered as ``--options`` of its verb.
+        options: further options (``plan.Request``) that this source understands, offered as ``--options`` of its verb.
         reverse_options: the same for its reverse verb.
         by_name: its verb also takes a network's name alone and looks the file up.
     """

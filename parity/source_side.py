@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from ssdconv.converters.convert import Opened, open_source, wishes
+from ssdconv.converters.convert import Opened, open_source, request_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import SOURCES
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
@@ -37,7 +37,7 @@ def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Open
     For a checkpoint of a version that did not keep that: as the checkpoint's named network, where the file tells none.
     """
     config = checkpoint.config
-    asked = wishes(checkpoint.provenance, prototxt)
+    asked = request_of(checkpoint.provenance, prototxt)
     try:
         opened = open_source(source, config.source, asked or Request(prototxt=prototxt))
     except (FormatError, UsageError) as error:

@@ -12,9 +12,8 @@ from typing import Any
 
 from ssdconv import __version__
 from ssdconv.converters.convert import FileReport, describe, output_paths
-from ssdconv.converters.gluon.mapping import ParamName, bare, resolve
+from ssdconv.converters.gluon.mapping import ParamName, backbone_parts, bare, resolve
 from ssdconv.converters.gluon.params import read_params
-from ssdconv.converters.gluon.parts import backbone_parts
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, sha256_file
 from ssdconv.ssd_ref.config import Backbone
 from ssdconv.ssd_ref.containers import TensorSource

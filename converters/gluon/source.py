@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssdconv.converters import aizoo
-from ssdconv.converters.gluon.mapping import anchor_names, anchors, in_dialect, mapping, rows_of
+from ssdconv.converters.gluon.mapping import anchor_names, anchors, in_dialect, mapping, parts_of, rows_of
 from ssdconv.converters.gluon.params import read_params, write_params
-from ssdconv.converters.gluon.parts import parts_of
 from ssdconv.converters.gluon.recognise import (
     class_count,
     nearest,

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ssdconv.converters.keras.reader import KerasFile
+from ssdconv.converters.keras.files import KerasFile
 from ssdconv.converters.plan import Request
 from ssdconv.converters.same_network import vgg_layers
 from ssdconv.converters.tensors import Op, TensorTable, Transpose, permute_anchors

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from ssdconv.converters.assumed import Project, Reading, flipped, settle
+from ssdconv.converters.keras.files import (
+    KerasFile,
+    is_training,
+    read_keras,
+    write_numbered,
+    write_weights,
+    write_whole,
+)
 from ssdconv.converters.keras.layers import Weight
 from ssdconv.converters.keras.model_config import parse
-from ssdconv.converters.keras.reader import KerasFile, is_training, read_keras
 from ssdconv.converters.keras.rows import NORM, KerasRow, Kind, in_model_order, layers_in_order, probes_of, rows_of
 from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
-from ssdconv.converters.keras.writer import write_numbered, write_weights, write_whole
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, inverse

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssdconv.converters.convert import Opened, open_source, recalled, wishes
+from ssdconv.converters.convert import Opened, open_source, recalled, request_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import located
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
@@ -102,7 +102,7 @@ def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[WeightFile, We
     )
     memory = held.provenance if held is not None else {}
     with recalled(memory, prototxt, Path(a)) as (definition, _):
-        asked = wishes(memory, definition)  # a source file beside a checkpoint is planned as the checkpoint was
+        asked = request_of(memory, definition)  # a source file beside a checkpoint is planned as the checkpoint was
         right = load(b, None, definition, asked)
         left = load(a, right.net.config, definition, asked)
         if not set(left.net.tensors) & set(

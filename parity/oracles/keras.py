@@ -17,8 +17,8 @@ import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.keras.anchors import pairs
+from ssdconv.converters.keras.files import KerasFile
 from ssdconv.converters.keras.model_config import parse
-from ssdconv.converters.keras.reader import KerasFile
 from ssdconv.converters.keras.rows import probes_of, rows_of
 from ssdconv.converters.keras.source import describes_itself, named_mapping
 from ssdconv.converters.keras.whole import RULES, anchors_of

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.chainer.npz import read_npz, write_npz
-from ssdconv.converters.keras.reader import read_keras
-from ssdconv.converters.keras.writer import write_numbered, write_weights
+from ssdconv.converters.keras.files import read_keras, write_numbered, write_weights
 from ssdconv.converters.pytorch.reader import read_pth
 from ssdconv.converters.pytorch.source import write_state_dict
 from ssdconv.converters.tensorflow.bundle import write_bundle

@@ -12,8 +12,8 @@ import torch
 
 from ssdconv import cli
 from ssdconv.converters.gluon.backbone import convert_backbone
+from ssdconv.converters.gluon.mapping import backbone_parts
 from ssdconv.converters.gluon.params import write_params
-from ssdconv.converters.gluon.parts import backbone_parts
 from ssdconv.converters.inspect import inspect
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.checkpoint import backbone_shapes, load, load_backbone, read_backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssdconv.converters.gluon.cache import cached_params, folder
+from ssdconv.converters.gluon.params import cached_params, folder
 from ssdconv.errors import FormatError, UsageError
 
 NAME = "ssd_512_mobilenet1.0_voc"

@@ -17,7 +17,7 @@ import pytest
 CHILD = """
 import random, resource, sys, time
 from pathlib import Path
-from ssdconv.converters.keras.reader import read_keras
+from ssdconv.converters.keras.files import read_keras
 from ssdconv.errors import SsdconvError
 path, count, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 held = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")][0] * 1024

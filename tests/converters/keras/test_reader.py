@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.convert import convert
-from ssdconv.converters.keras.reader import read_keras, snake_case
+from ssdconv.converters.keras.files import read_keras, snake_case
 from ssdconv.converters.registry import recognise
 from ssdconv.errors import FormatError, MappingError, MissingError, UnsafeFileError
 from ssdconv.ssd_ref import checkpoint

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert, reverse
-from ssdconv.converters.keras.reader import KerasFile
+from ssdconv.converters.keras.files import KerasFile
 from ssdconv.converters.keras.rows import in_model_order, layers_in_order, rows_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.tensors import LazyTensor, TensorTable

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert, open_source, reverse
+from ssdconv.converters.keras.files import KerasFile
 from ssdconv.converters.keras.model_config import parse
-from ssdconv.converters.keras.reader import KerasFile
 from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError

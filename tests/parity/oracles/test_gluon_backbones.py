@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from ssdconv.converters.gluon.backbone import convert_backbone
-from ssdconv.converters.gluon.mapping import without_counters
-from ssdconv.converters.gluon.parts import backbone_parts
+from ssdconv.converters.gluon.mapping import backbone_parts, without_counters
 from ssdconv.parity.oracles.gluon import ask_jobs
 from ssdconv.ssd_ref.backbones import build_backbone
 from ssdconv.ssd_ref.checkpoint import BackboneFile, read_backbone

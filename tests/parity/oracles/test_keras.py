@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ssdconv.converters.convert import convert, reverse
-from ssdconv.converters.keras.reader import KerasFile, read_keras
+from ssdconv.converters.keras.files import KerasFile, read_keras
 from ssdconv.parity.oracles.keras import KerasOracle, ask_jobs
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.networks.keras import NETWORKS
