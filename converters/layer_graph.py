@@ -13,8 +13,8 @@ from typing import Any
 
 from ssdconv.converters.tensors import MappedTensor, Op, shape_after
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.names import blob_names, module_name
 from ssdconv.ssd_ref.config import LayerSpec
+from ssdconv.ssd_ref.graph.operation import blob_names, module_name
 
 Shape = tuple[int, ...]
 MAX_VALUES = 2**31 - 1

@@ -182,7 +182,7 @@ class Staged:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer of a layer graph, in Caffe's terms; what Caffe has no word for, in Keras' (``keras_layers``).
+    """One layer of a layer graph, in Caffe's terms; what Caffe has no word for, in Keras' (``ssd_ref.graph``).
 
     Attributes:
         name: unique layer name.

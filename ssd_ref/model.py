@@ -43,7 +43,7 @@ class SSD(nn.Module):
         if config.staged is not None:
             self._build_stages(config.staged)
         else:
-            from ssdconv.ssd_ref.backbones.graph import LayerGraph
+            from ssdconv.ssd_ref.graph.network import LayerGraph
 
             assert config.graph is not None
             self.graph = LayerGraph(config.graph)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer, RMSprop
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.caffe_layers.registry import LAYERS, CaffeLayer
+from ssdconv.ssd_ref.graph.network import GraphLayer
 from ssdconv.ssd_ref.layers import ChannelAffine, L2Norm
 from ssdconv.train.recipe import ParamRule, Recipe, Role
 
@@ -42,8 +42,8 @@ def role_of(module: nn.Module, parameter: str) -> Role:
         roles = _AFFINE
     elif isinstance(module, L2Norm):
         roles = _SCALE
-    elif isinstance(module, CaffeLayer):
-        roles = next((r for kind, r in _CAFFE.items() if isinstance(module, LAYERS[kind])), _KERNEL)
+    elif isinstance(module, GraphLayer):
+        roles = _CAFFE.get(module.operation.spec.type, _KERNEL)
     else:
         roles = _KERNEL
     return roles[parameter == "bias"]

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.backbones.sequential import InputScale
-from ssdconv.ssd_ref.caffe_layers.names import CONVOLUTIONS, module_name
-from ssdconv.ssd_ref.caffe_layers.normalization import Normalize
-from ssdconv.ssd_ref.caffe_layers.registry import LAYERS, CaffeLayer
 from ssdconv.ssd_ref.classes import BACKGROUND
 from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, SSDConfig
+from ssdconv.ssd_ref.graph.convolution import CONVOLUTIONS
+from ssdconv.ssd_ref.graph.network import GraphLayer
+from ssdconv.ssd_ref.graph.normalization import Normalize
+from ssdconv.ssd_ref.graph.operation import module_name
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.train.optimizer import named_roles
@@ -283,14 +284,15 @@ def training_mode(model: nn.Module, recipe: Recipe) -> nn.Module:
     """
     model.train()
     for module in model.modules():
-        if isinstance(module, L2Norm | Normalize):
-            module.outside = recipe.norm.scales == "outside"
+        part = module.operation if isinstance(module, GraphLayer) else module
+        if isinstance(part, L2Norm | Normalize):
+            part.outside = recipe.norm.scales == "outside"
         if isinstance(module, BatchNorm | Standardize):
             module.momentum = recipe.norm.share
             if isinstance(module, BatchNorm):
                 module.biased = recipe.norm.variance == "biased"
             if recipe.norm.frozen:
                 module.eval()
-        elif isinstance(module, CaffeLayer) and isinstance(module, (LAYERS["BatchNorm"], LAYERS["BatchNormalization"])):
+        elif isinstance(module, GraphLayer) and module.operation.statistics:
             module.eval()
     return model

@@ -22,15 +22,15 @@ from ssdconv.converters.caffe.heads import INPUT, Found, Selected, Value, Wiring
 from ssdconv.converters.caffe.net import CaffeNet, Shape, layer_of
 from ssdconv.converters.caffe.rule import channels_told, pixels, prior_map
 from ssdconv.converters.caffe.rule import input_size as find_input_size
-from ssdconv.converters.caffe.shapes import NetShapes, infer, require_supported, supported
 from ssdconv.converters.caffe.writer import deploy_net
 from ssdconv.errors import FormatError, SsdconvError, UsageError
-from ssdconv.ssd_ref.caffe_layers.names import DEPTHWISE
-from ssdconv.ssd_ref.caffe_layers.params import Params
-from ssdconv.ssd_ref.caffe_layers.views import joined_axis
 from ssdconv.ssd_ref.classes import names_for
 from ssdconv.ssd_ref.config import Graph, LayerSpec, Preprocess, PriorMap, SSDConfig
 from ssdconv.ssd_ref.evidence import INPUT_GIVEN, PRIORS_UNTOLD, Notice
+from ssdconv.ssd_ref.graph.combine import joined_axis
+from ssdconv.ssd_ref.graph.convolution import DEPTHWISE
+from ssdconv.ssd_ref.graph.operation import NetShapes, infer, require_supported, supported
+from ssdconv.ssd_ref.graph.params import Params
 from ssdconv.ssd_ref.networks.caffe import NETWORKS
 
 PRIOR_SIDE = frozenset({"PriorBox", "Concat", "Reshape", "Flatten", "Split"})

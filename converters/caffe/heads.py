@@ -27,10 +27,9 @@ from ssdconv.converters.caffe.rule import (
     told_by_loss,
 )
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.memory import Memory
-from ssdconv.ssd_ref.caffe_layers.names import blob_names
 from ssdconv.ssd_ref.config import LayerSpec, Postprocess
 from ssdconv.ssd_ref.evidence import RULE_ASSUMED, Notice
+from ssdconv.ssd_ref.graph.operation import Memory, blob_names
 
 INPUT = -1
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from ssdconv.converters.caffe.net import CaffeLayer, Shape, short_float
 from ssdconv.errors import FormatError, MappingError
-from ssdconv.ssd_ref.caffe_layers.params import INT_MAX, Params
 from ssdconv.ssd_ref.cells import caffe_cells
 from ssdconv.ssd_ref.config import LayerSpec, Postprocess, Preprocess, PriorMap
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PIXELS_RESIZE, RULE_ASSUMED, Notice
+from ssdconv.ssd_ref.graph.params import INT_MAX, Params
 
 
 def prior_box(priors: PriorMap) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ssdconv.converters.protobuf_wire import LEN, Field, encode_varint
+from ssdconv.ssd_ref.graph.operation import Message, operations
 
 ENUMS: dict[str, str] = {
     "AnnotationType": "BBOX=0",
@@ -58,27 +59,16 @@ ENUMS: dict[str, str] = {
 MESSAGES: dict[str, str] = {
     "Accuracy": "top_k:u32=1 axis:i32=2 ignore_label:i32=3",
     "AnnotatedData": "batch_sampler:BatchSampler*=1 label_map_file:s=2 anno_type:AnnotationType=3",
-    "ArgMax": "out_max_val:b=1 top_k:u32=2 axis:i32=3",
     "BN": "slope_filler:Filler=1 bias_filler:Filler=2 momentum:f=3 eps:f=4 frozen:b=5",
-    "BatchNorm": "use_global_stats:b=1 moving_average_fraction:f=2 eps:f=3",
     "BatchSampler": """
         use_original_image:b=1 sampler:Sampler=2 sample_constraint:SampleConstraint=3 max_sample:u32=4 max_trials:u32=5
     """,
-    "Bias": "axis:i32=1 num_axes:i32=2 filler:Filler=3",
     "Blob": """
         num:i32=1 channels:i32=2 height:i32=3 width:i32=4 data:f+=5 diff:f+=6 shape:BlobShape=7 double_data:d+=8
         double_diff:d+=9
     """,
     "BlobShape": "dim:i64+=1",
-    "Clip": "min:f=1 max:f=2",
-    "Concat": "concat_dim:u32=1 axis:i32=2",
     "ContrastiveLoss": "margin:f=1 legacy_version:b=2",
-    "Convolution": """
-        num_output:u32=1 bias_term:b=2 pad:u32*=3 kernel_size:u32*=4 group:u32=5 stride:u32*=6 weight_filler:Filler=7
-        bias_filler:Filler=8 pad_h:u32=9 pad_w:u32=10 kernel_h:u32=11 kernel_w:u32=12 stride_h:u32=13 stride_w:u32=14
-        engine:Engine=15 axis:i32=16 force_nd_im2col:b=17 dilation:u32*=18
-    """,
-    "Crop": "axis:i32=1 offset:u32*=2",
     "Data": """
         source:s=1 scale:f=2 mean_file:s=3 batch_size:u32=4 crop_size:u32=5 mirror:b=6 rand_skip:u32=7 backend:DB=8
         force_encoded_color:b=9 prefetch:u32=10
@@ -96,16 +86,11 @@ MESSAGES: dict[str, str] = {
         brightness_prob:f=1 brightness_delta:f=2 contrast_prob:f=3 contrast_lower:f=4 contrast_upper:f=5 hue_prob:f=6
         hue_delta:f=7 saturation_prob:f=8 saturation_lower:f=9 saturation_upper:f=10 random_order_prob:f=11
     """,
-    "Dropout": "dropout_ratio:f=1",
     "DummyData": "data_filler:Filler*=1 num:u32*=2 channels:u32*=3 height:u32*=4 width:u32*=5 shape:BlobShape*=6",
-    "ELU": "alpha:f=1",
-    "Eltwise": "operation:EltwiseOp=1 coeff:f*=2 stable_prod_grad:b=3",
     "Embed": "num_output:u32=1 input_dim:u32=2 bias_term:b=3 weight_filler:Filler=4 bias_filler:Filler=5",
     "EmitConstraint": "emit_type:EmitType=1 emit_overlap:f=2",
-    "Exp": "base:f=1 scale:f=2 shift:f=3",
     "Expansion": "prob:f=1 max_expand_ratio:f=2",
     "Filler": "type:s=1 value:f=2 min:f=3 max:f=4 mean:f=5 std:f=6 sparse:i32=7 variance_norm:VarianceNorm=8",
-    "Flatten": "axis:i32=1 end_axis:i32=2",
     "HDF5Data": "source:s=1 batch_size:u32=2 shuffle:b=3",
     "HDF5Output": "file_name:s=1",
     "HingeLoss": "norm:HingeNorm=1",
@@ -114,36 +99,21 @@ MESSAGES: dict[str, str] = {
         new_height:u32=9 new_width:u32=10 is_color:b=11 root_folder:s=12
     """,
     "InfogainLoss": "source:s=1",
-    "InnerProduct": """
-        num_output:u32=1 bias_term:b=2 weight_filler:Filler=3 bias_filler:Filler=4 axis:i32=5 transpose:b=6
-    """,
     "Input": "shape:BlobShape*=1",
-    "Interp": "height:i32=1 width:i32=2 zoom_factor:i32=3 shrink_factor:i32=4 pad_beg:i32=5 pad_end:i32=6",
-    "LRN": "local_size:u32=1 alpha:f=2 beta:f=3 norm_region:NormRegion=4 k:f=5 engine:Engine=6",
     "Layer": """
-        name:s=1 type:s=2 bottom:s*=3 top:s*=4 loss_weight:f*=5 param:ParamSpec*=6 blobs:Blob*=7 include:NetStateRule*=8
-        exclude:NetStateRule*=9 phase:Phase=10 propagate_down:b*=11 transform_param:Transformation=100
-        loss_param:Loss=101 accuracy_param:Accuracy=102 argmax_param:ArgMax=103 concat_param:Concat=104
-        contrastive_loss_param:ContrastiveLoss=105 convolution_param:Convolution=106 data_param:Data=107
-        dropout_param:Dropout=108 dummy_data_param:DummyData=109 eltwise_param:Eltwise=110 exp_param:Exp=111
+        name:s=1 type:s=2 bottom:s*=3 top:s*=4 loss_weight:f*=5 param:ParamSpec*=6 blobs:Blob*=7
+        include:NetStateRule*=8 exclude:NetStateRule*=9 phase:Phase=10 propagate_down:b*=11
+        transform_param:Transformation=100 loss_param:Loss=101 accuracy_param:Accuracy=102
+        contrastive_loss_param:ContrastiveLoss=105 data_param:Data=107 dummy_data_param:DummyData=109
         hdf5_data_param:HDF5Data=112 hdf5_output_param:HDF5Output=113 hinge_loss_param:HingeLoss=114
-        image_data_param:ImageData=115 infogain_loss_param:InfogainLoss=116 inner_product_param:InnerProduct=117
-        lrn_param:LRN=118 memory_data_param:MemoryData=119 mvn_param:MVN=120 pooling_param:Pooling=121
-        power_param:Power=122 relu_param:ReLU=123 sigmoid_param:Sigmoid=124 softmax_param:Softmax=125
-        slice_param:Slice=126 tanh_param:TanH=127 threshold_param:Threshold=128 window_data_param:WindowData=129
-        python_param:Python=130 prelu_param:PReLU=131 spp_param:SPP=132 reshape_param:Reshape=133 log_param:Log=134
-        flatten_param:Flatten=135 reduction_param:Reduction=136 embed_param:Embed=137 tile_param:Tile=138
-        batch_norm_param:BatchNorm=139 elu_param:ELU=140 bias_param:Bias=141 scale_param:Scale=142
-        input_param:Input=143 crop_param:Crop=144 parameter_param:Parameter=145 recurrent_param:Recurrent=146
-        swish_param:Swish=147 clip_param:Clip=148 upsample_param:Upsample=149 annotated_data_param:AnnotatedData=200
-        multibox_loss_param:MultiBoxLoss=201 permute_param:Permute=202 prior_box_param:PriorBox=203
+        image_data_param:ImageData=115 infogain_loss_param:InfogainLoss=116 memory_data_param:MemoryData=119
+        window_data_param:WindowData=129 python_param:Python=130 spp_param:SPP=132 embed_param:Embed=137
+        input_param:Input=143 parameter_param:Parameter=145 recurrent_param:Recurrent=146
+        annotated_data_param:AnnotatedData=200 multibox_loss_param:MultiBoxLoss=201 prior_box_param:PriorBox=203
         detection_output_param:DetectionOutput=204 detection_evaluate_param:DetectionEvaluate=205
-        norm_param:Normalize=206 video_data_param:VideoData=207 bn_param:BN=1137 interp_param:Interp=2143
-        relu6_param:ReLU6=100000
+        video_data_param:VideoData=207 bn_param:BN=1137
     """,
-    "Log": "base:f=1 scale:f=2 shift:f=3",
     "Loss": "ignore_label:i32=1 normalize:b=2 normalization:NormalizationMode=3",
-    "MVN": "normalize_variance:b=1 across_channels:b=2 eps:f=3",
     "MemoryData": "batch_size:u32=1 channels:u32=2 height:u32=3 width:u32=4",
     "MultiBoxLoss": """
         loc_loss_type:LocLossType=1 conf_loss_type:ConfLossType=2 loc_weight:f=3 num_classes:u32=4 share_location:b=5
@@ -163,27 +133,14 @@ MESSAGES: dict[str, str] = {
         saltpepper_param:SaltPepper=10 clahe:b=11 convert_to_hsv:b=12 convert_to_lab:b=13
     """,
     "NonMaximumSuppression": "nms_threshold:f=1 top_k:i32=2 eta:f=3",
-    "Normalize": "across_spatial:b=1 scale_filler:Filler=2 channel_shared:b=3 eps:f=4",
-    "PReLU": "filler:Filler=1 channel_shared:b=2",
     "ParamSpec": "name:s=1 share_mode:DimCheckMode=2 lr_mult:f=3 decay_mult:f=4",
     "Parameter": "shape:BlobShape=1",
-    "Permute": "order:u32*=1",
-    "Pooling": """
-        pool:PoolMethod=1 kernel_size:u32=2 stride:u32=3 pad:u32=4 kernel_h:u32=5 kernel_w:u32=6 stride_h:u32=7
-        stride_w:u32=8 pad_h:u32=9 pad_w:u32=10 engine:Engine=11 global_pooling:b=12 round_mode:RoundMode=13
-        ceil_mode:b=1013
-    """,
-    "Power": "power:f=1 scale:f=2 shift:f=3",
     "PriorBox": """
         min_size:f*=1 max_size:f*=2 aspect_ratio:f*=3 flip:b=4 clip:b=5 variance:f*=6 img_size:u32=7 img_h:u32=8
         img_w:u32=9 step:f=10 step_h:f=11 step_w:f=12 offset:f=13
     """,
     "Python": "module:s=1 layer:s=2 param_str:s=3 share_in_parallel:b=4",
-    "ReLU6": "negative_slope:f=1",
-    "ReLU": "negative_slope:f=1 engine:Engine=2",
     "Recurrent": "num_output:u32=1 weight_filler:Filler=2 bias_filler:Filler=3 debug_info:b=4 expose_hidden:b=5",
-    "Reduction": "operation:ReductionOp=1 axis:i32=2 coeff:f=3",
-    "Reshape": "shape:BlobShape=1 axis:i32=2 num_axes:i32=3",
     "Resize": """
         prob:f=1 resize_mode:ResizeMode=2 height:u32=3 width:u32=4 pad_mode:PadMode=5 pad_value:f*=6
         interp_mode:InterpMode*=7 height_scale:u32=8 width_scale:u32=9
@@ -199,21 +156,10 @@ MESSAGES: dict[str, str] = {
         output_directory:s=1 output_name_prefix:s=2 output_format:s=3 label_map_file:s=4 name_size_file:s=5
         num_test_image:u32=6 resize_param:Resize=7
     """,
-    "Scale": "axis:i32=1 num_axes:i32=2 filler:Filler=3 bias_term:b=4 bias_filler:Filler=5",
-    "Sigmoid": "engine:Engine=1",
-    "Slice": "slice_dim:u32=1 slice_point:u32*=2 axis:i32=3",
-    "Softmax": "engine:Engine=1 axis:i32=2",
-    "Swish": "beta:f=1",
-    "TanH": "engine:Engine=1",
-    "Threshold": "threshold:f=1",
-    "Tile": "axis:i32=1 tiles:i32=2",
     "Transformation": """
         scale:f=1 mirror:b=2 crop_size:u32=3 mean_file:s=4 mean_value:f*=5 force_color:b=6 force_gray:b=7
         resize_param:Resize=8 noise_param:Noise=9 emit_constraint:EmitConstraint=10 crop_h:u32=11 crop_w:u32=12
         distort_param:Distortion=13 expand_param:Expansion=14
-    """,
-    "Upsample": """
-        scale:i32=1 scale_h:i32=2 scale_w:i32=3 pad_out_h:b=4 pad_out_w:b=5 upsample_h:u32=6 upsample_w:u32=7
     """,
     "V1Layer": """
         layer:V0Layer=1 bottom:s*=2 top:s*=3 name:s=4 type:V1Type=5 blobs:Blob*=6 blobs_lr:f*=7 weight_decay:f*=8
@@ -235,6 +181,7 @@ MESSAGES: dict[str, str] = {
         bg_threshold:f=8 fg_fraction:f=9 context_pad:u32=10 crop_mode:s=11 cache_images:b=12 root_folder:s=13
     """,
 }
+"""Messages that are no operation's; those of operations stand with them (``ssd_ref.graph``)."""
 
 
 # V1 enum name: (number, name of the same layer type in V2)
@@ -298,15 +245,31 @@ def messages() -> dict[str, Any]:
         for value in values.split():
             label, number = value.split("=")
             enum.value.add(name=label, number=int(number))
-    for name, fields in MESSAGES.items():
+    tables = _tables()
+    for name, fields in tables.items():
         message = file.message_type.add(name=name)
         for text in fields.split():
             _add_field(message, text, enums)
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in MESSAGES
-    }
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in tables}
+
+
+def _operations() -> dict[str, Message]:
+    """Name of a message in the tables -> an operation's message: that of the first type that has it (Convolution)."""
+    found: dict[str, Message] = {}
+    for kind in operations().values():
+        if kind.message and kind.message not in found.values():
+            found[kind.types[0]] = kind.message
+    return found
+
+
+def _tables() -> dict[str, str]:
+    """``MESSAGES`` with those of the operations, and their fields among a layer's."""
+    own = _operations()
+    fields = " ".join(f"{message.name}:{name}={message.number}" for name, message in own.items())
+    tables = {**MESSAGES, **{name: message.fields for name, message in own.items()}}
+    return {**tables, "Layer": f"{MESSAGES['Layer']} {fields}"}
 
 
 def _add_field(message: Any, text: str, enums: dict[str, str]) -> None:
@@ -328,14 +291,8 @@ def _add_field(message: Any, text: str, enums: dict[str, str]) -> None:
 ALIASES: dict[str, tuple[str, int, frozenset[int]]] = {
     "AnnotatedData": ("annotated_data_param", 200, frozenset({141, 142, 143, 144})),
     "MultiBoxLoss": ("multibox_loss_param", 201, frozenset({141, 143, 144, 145})),
-    "Permute": ("permute_param", 202, frozenset({144, 145, 146})),
     "PriorBox": ("prior_box_param", 203, frozenset({140, 142, 146, 147})),
     "DetectionOutput": ("detection_output_param", 204, frozenset({147, 148})),
-    "Normalize": ("norm_param", 206, frozenset({149, 150})),
-    "Clip": ("clip_param", 148, frozenset({100027})),
-    "Interp": ("interp_param", 2143, frozenset({143})),
-    "Upsample": ("upsample_param", 149, frozenset({150, 160})),
-    "ReLU6": ("relu6_param", 100000, frozenset({2060})),
 }
 
 
@@ -349,9 +306,13 @@ def renumbered(kind: str, fields: Sequence[Field]) -> tuple[Field, bytes, str] |
     Returns:
         The field, the tag bytes to put in place of its own, and a remark; None where nothing needs renumbering.
     """
-    if kind not in ALIASES:
+    known = operations().get(kind)
+    if known and known.message:
+        name, home, elsewhere = known.message.name, known.message.number, known.message.elsewhere
+    elif kind in ALIASES:
+        name, home, elsewhere = ALIASES[kind]
+    else:
         return None
-    name, home, elsewhere = ALIASES[kind]
     if any(f.number == home for f in fields):
         return None
     strays = [f for f in fields if f.number in elsewhere and f.wire == LEN]

@@ -22,15 +22,12 @@ from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet, short_float
 from ssdconv.converters.caffe.prototxt import read_prototxt, write_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.rule import CODES
-from ssdconv.converters.caffe.shapes import supported
 from ssdconv.converters.caffe.sniff import HDF5_MAGIC, state_of_training
 from ssdconv.converters.caffe.writer import deploy_net, emit, probe_map, write_caffemodel
 from ssdconv.converters.opened import open_regular
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import FormatError, MappingError, UsageError
-from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
-from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import (
     PIXELS_ASSUMED,
@@ -43,6 +40,8 @@ from ssdconv.ssd_ref.evidence import (
     Notice,
     code_of,
 )
+from ssdconv.ssd_ref.graph.operation import learned_blobs, supported
+from ssdconv.ssd_ref.graph.params import Params
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
 from ssdconv.ssd_ref.networks.caffe import NETWORKS
 from ssdconv.ssd_ref.networks.registry import network

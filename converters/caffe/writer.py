@@ -24,9 +24,9 @@ from ssdconv.converters.caffe.rule import detection_output, prior_box
 from ssdconv.converters.protobuf_wire import LEN, VARINT, encode_varint
 from ssdconv.errors import MappingError, OutputError
 from ssdconv.ssd_ref.backbones.plain import UNITS, PoolSpec, ScaleSpec
-from ssdconv.ssd_ref.caffe_layers.names import module_name
 from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, Postprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.graph.operation import module_name
 
 MAX_MESSAGE = 2**31 - 1  # what protobuf can read
 _LAYER, _BLOBS = 100, 7

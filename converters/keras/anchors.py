@@ -15,9 +15,9 @@ from typing import Any
 
 from ssdconv.converters.keras.model_config import LayerCall
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import PriorMap
 from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.graph.params import Params
 
 COORDS = ("centroids", "corners", "minmax")
 PROJECT_STEPS = {

@@ -13,10 +13,10 @@ from typing import Any
 
 from ssdconv.converters.keras.model_config import LayerCall
 from ssdconv.converters.tensors import Op, ToShape, Transpose
-from ssdconv.ssd_ref.caffe_layers.names import blob_names, module_name
-from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.keras_layers.windows import edges, pair, window
+from ssdconv.ssd_ref.graph.operation import blob_names, module_name
+from ssdconv.ssd_ref.graph.params import Params
+from ssdconv.ssd_ref.graph.windows import edges, pair, window
 
 Shape = tuple[int, ...]
 MAX_VALUES = 2**31 - 1

@@ -14,10 +14,10 @@ from ssdconv.converters.keras import anchors as boxes
 from ssdconv.converters.keras.layers import NOTHING, Made, build
 from ssdconv.converters.keras.model_config import KerasModel, LambdaStep, LayerCall, steps_of, wrote
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.caffe_layers.names import module_name
-from ssdconv.ssd_ref.caffe_layers.params import Params
 from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, Preprocess, Resize, SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.graph.operation import module_name
+from ssdconv.ssd_ref.graph.params import Params
 
 ANCHORS, DECODERS = "AnchorBoxes", ("DecodeDetections", "DecodeDetectionsFast")
 PASSING = ("Reshape", "Concatenate", "Flatten", *NOTHING)

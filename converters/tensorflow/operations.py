@@ -19,8 +19,8 @@ from ssdconv.converters.tensorflow.evaluate import Evaluator, Graph, name_of, ou
 from ssdconv.converters.tensorflow.graphdef import Node
 from ssdconv.converters.tensors import Array, LazyTensor, Op, ToShape, Transpose
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.params import Params
-from ssdconv.ssd_ref.keras_layers.windows import window
+from ssdconv.ssd_ref.graph.params import Params
+from ssdconv.ssd_ref.graph.windows import window
 
 TO_BLOB = {0: 0, 1: 2, 2: 3, 3: 1}
 """Axis of (N, H, W, C) -> axis of (N, C, H, W)."""

@@ -20,10 +20,10 @@ from ssdconv.converters.tensorflow.graphdef import Node
 from ssdconv.converters.tensorflow.operations import Network, build
 from ssdconv.converters.tensors import Array, LazyTensor, MappedTensor
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.caffe_layers.names import module_name
 from ssdconv.ssd_ref.config import Graph as Layers
 from ssdconv.ssd_ref.config import LayerSpec, Postprocess, Preprocess, PriorMap, Resize, SSDConfig
 from ssdconv.ssd_ref.evidence import PRIORS_UNTOLD, RULE_ASSUMED, Claim, Notice
+from ssdconv.ssd_ref.graph.operation import module_name
 
 SUPPRESSION = (
     "NonMaxSuppressionV3",

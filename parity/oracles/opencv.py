@@ -186,7 +186,7 @@ class _Writer:
 def _sizes(net: CaffeNet, data: str, pixels: Shape) -> tuple[dict[str, int], int]:
     """Axes of each layer's first bottom, and how many boxes DetectionOutput chooses from; as far as they can be told."""
     from ssdconv.converters.caffe.net import spec_of
-    from ssdconv.converters.caffe.shapes import infer
+    from ssdconv.ssd_ref.graph.operation import infer
 
     blobs: dict[str, Shape] = {**net.inputs, data: pixels}
     ranks: dict[str, int] = {}

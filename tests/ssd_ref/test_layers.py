@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.registry import build
 from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, LayerSpec, NormSpec
+from ssdconv.ssd_ref.graph.network import GraphLayer
 from ssdconv.ssd_ref.layers import BatchNorm, ConvUnit, L2Norm, Standardize, Tapped, batch_norm, plus, same_padding
 
 
@@ -134,7 +134,7 @@ def test_the_sum_has_the_same_bits(eps: float, dtype: torch.dtype) -> None:
 def test_a_dead_pixel_stays_finite_in_onnx(kind: str) -> None:
     runtime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     params = {"across_spatial": False} if kind == "Normalize" else {}
-    layer = build(LayerSpec("n", kind, ("x",), ("y",), params, blobs=((),) if kind == "Normalize" else ())).eval()
+    layer = GraphLayer(LayerSpec("n", kind, ("x",), ("y",), params, blobs=((),) if kind == "Normalize" else ())).eval()
     x = torch.zeros(2, 3, 4, 4)
     program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False, opset_version=18)
     session = runtime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -16,10 +16,9 @@ from torch import nn
 
 import ssdconv
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.caffe_layers import all_layers  # noqa: F401
-from ssdconv.ssd_ref.caffe_layers.normalization import Normalize
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.config import Graph, L2NormSpec, LayerSpec, SSDConfig
+from ssdconv.ssd_ref.graph.network import GraphLayer
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm, Standardize
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.chainer import chainer
@@ -264,7 +263,7 @@ def test_l2_normalisation_of_a_dead_column_has_a_gradient(form: str) -> None:
 def test_caffes_gradient_of_the_l2_norm(graph: bool) -> None:
     """``scale * (g - x <x, g> / n^2) / n``: the scales are not in the product, as Caffe's Normalize layer has it."""
     spec = LayerSpec("norm", "Normalize", ("x",), ("y",), {"across_spatial": False}, ((3,),))
-    layer = (Normalize(spec) if graph else L2Norm(3, L2NormSpec())).double()
+    layer = (GraphLayer(spec) if graph else L2Norm(3, L2NormSpec())).double()
     scale = torch.tensor([2.0, 5.0, 11.0], dtype=torch.float64)
     layer.weight = nn.Parameter(scale)
     model = training_mode(nn.Sequential(layer), recipe_of("caffe"))

@@ -19,8 +19,8 @@ from ssdconv.converters.caffe.prototxt import parse_prototxt, read_prototxt, wri
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.backbones.graph import LayerGraph
 from ssdconv.ssd_ref.config import Graph, Postprocess, Preprocess, SSDConfig
+from ssdconv.ssd_ref.graph.network import LayerGraph
 from ssdconv.ssd_ref.networks.caffe import NETWORKS
 
 LIB = "weights/libfacedetection_v1/yufacedetectnet-open-v1"

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from ssdconv.converters.caffe.net import CaffeNet, layer_of
 from ssdconv.converters.caffe.prototxt import write_prototxt
-from ssdconv.converters.caffe.shapes import infer
 from ssdconv.converters.caffe.writer import write_caffemodel
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.names import blob_names
-from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, build
 from ssdconv.ssd_ref.config import LayerSpec
+from ssdconv.ssd_ref.graph.network import GraphLayer
+from ssdconv.ssd_ref.graph.operation import blob_names, infer
 
 small = st.integers(1, 4)
 
@@ -70,17 +69,17 @@ def moved(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return kind, params
 
 
-def made(kind: str, params: dict[str, Any], shape: tuple[int, ...]) -> tuple[LayerSpec, CaffeLayer, tuple[int, ...]]:
+def made(kind: str, params: dict[str, Any], shape: tuple[int, ...]) -> tuple[LayerSpec, GraphLayer, tuple[int, ...]]:
     found = infer([LayerSpec("l", kind, ("data",), ("y",), params)], {"data": shape})
     torch.manual_seed(0)
-    layer = build(found.layers[0])
+    layer = GraphLayer(found.layers[0])
     with torch.no_grad():
         for name, value in (*layer.named_parameters(), *layer.named_buffers()):
             value.copy_(torch.rand(value.shape) + 0.5 if name == "variance" else torch.randn(value.shape))
     return found.layers[0], layer, found.blobs["y"]
 
 
-def tried(kind: str, params: dict[str, Any], shape: tuple[int, ...]) -> tuple[LayerSpec, CaffeLayer, tuple[int, ...]]:
+def tried(kind: str, params: dict[str, Any], shape: tuple[int, ...]) -> tuple[LayerSpec, GraphLayer, tuple[int, ...]]:
     try:
         return made(kind, params, shape)
     except FormatError:

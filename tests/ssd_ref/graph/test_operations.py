@@ -9,17 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdconv.converters.caffe.shapes import infer
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.names import blob_names
-from ssdconv.ssd_ref.caffe_layers.registry import CaffeLayer, build
 from ssdconv.ssd_ref.config import LayerSpec
+from ssdconv.ssd_ref.graph.network import GraphLayer
+from ssdconv.ssd_ref.graph.operation import blob_names, infer
 
 
-def made(kind: str, params: dict[str, Any], *shapes: tuple[int, ...], tops: int = 1) -> CaffeLayer:
+def made(kind: str, params: dict[str, Any], *shapes: tuple[int, ...], tops: int = 1) -> GraphLayer:
     bottoms = tuple(f"x{i}" for i in range(len(shapes)))
     spec = LayerSpec("l", kind, bottoms, tuple(f"y{i}" for i in range(tops)), params)
-    return build(infer([spec], dict(zip(bottoms, shapes, strict=True))).layers[0])
+    return GraphLayer(infer([spec], dict(zip(bottoms, shapes, strict=True))).layers[0])
 
 
 def run(kind: str, params: dict[str, Any], *inputs: Tensor, tops: int = 1) -> Any:
@@ -332,7 +331,7 @@ def test_batch_items_gradients_and_channels_last(kind: str, params: dict[str, An
         assert all(p.grad is not None for p in layer.parameters())
 
 
-def blob_names_of(layer: CaffeLayer) -> list[str]:
+def blob_names_of(layer: GraphLayer) -> list[str]:
     return [name for name, _ in layer.named_parameters()]
 
 

@@ -11,9 +11,8 @@ import torch
 
 from ssdconv.converters.caffe.net import spec_of
 from ssdconv.converters.caffe.prototxt import parse_prototxt
-from ssdconv.converters.caffe.shapes import infer
-from ssdconv.ssd_ref.caffe_layers.names import blob_names
-from ssdconv.ssd_ref.caffe_layers.registry import build
+from ssdconv.ssd_ref.graph.network import GraphLayer
+from ssdconv.ssd_ref.graph.operation import blob_names, infer
 
 NAMES = (
     "conv conv_dilated conv_group conv_rect conv_4x4 deconv pool_MAX_ceil pool_MAX_pad pool_MAX_3s1p1 pool_MAX_clip "
@@ -51,7 +50,7 @@ def test_layer_equals_the_original_caffe(tag: str, golden: dict[str, np.ndarray]
     assert spec.blobs == tuple(w.shape for w in ws)
     assert found.blobs["y"] == expected.shape
 
-    layer = build(spec)
+    layer = GraphLayer(spec)
     for name, value in zip(blob_names(spec), ws, strict=True):
         getattr(layer, name).data.copy_(torch.from_numpy(value))
     inputs = [torch.from_numpy(x) for x in xs]

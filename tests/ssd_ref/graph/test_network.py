@@ -17,9 +17,9 @@ from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.caffe.prototxt import parse_prototxt, read_prototxt
 from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.backbones.graph import LayerGraph
-from ssdconv.ssd_ref.caffe_layers.names import learned_blobs
 from ssdconv.ssd_ref.config import Graph, LayerSpec
+from ssdconv.ssd_ref.graph.network import LayerGraph
+from ssdconv.ssd_ref.graph.operation import learned_blobs
 
 
 def spec(

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ssdconv.ssd_ref.caffe_layers.names import blob_names, layer_name, learned_blobs, module_name
 from ssdconv.ssd_ref.config import LayerSpec
+from ssdconv.ssd_ref.graph.operation import blob_names, layer_name, learned_blobs, module_name
 
 
 @given(st.text())

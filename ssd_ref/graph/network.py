@@ -1,8 +1,8 @@
-"""A network that runs any Caffe layer graph, from prepared pixels to raw loc and conf.
+"""A network that runs any layer graph, from prepared pixels to raw loc and conf.
 
-Every Caffe layer is one child module under its own name (``names.module_name``), so that a forward hook sees the
+Every layer is one child module under its own name (``operation.module_name``), so that a forward hook sees the
 value right after that layer, before any in-place layer of the original overwrites it. Nothing is written in place; where
-the original does, blobs that share the overwritten memory get the new values (``caffe_layers.memory``).
+the original does, blobs that share the overwritten memory get the new values (``operation.Memory``).
 """
 
 from __future__ import annotations
@@ -13,18 +13,51 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.caffe_layers.memory import Memory
-from ssdconv.ssd_ref.caffe_layers.names import learned_blobs, module_name
-from ssdconv.ssd_ref.caffe_layers.registry import LAYERS, CaffeLayer, build
 from ssdconv.ssd_ref.config import Graph, LayerSpec
+from ssdconv.ssd_ref.graph.operation import Memory, learned_blobs, module_name, operation_of, operations
 
 Values = tuple[Tensor, ...]
+
+
+class GraphLayer(nn.Module):
+    """One layer of a graph: its operation, and its learned tensors under the names that the operation gives them.
+
+    Raises:
+        FormatError: unknown type, parameters out of range, or another number of learned tensors.
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+        self.operation = operation_of(spec)
+        self.names = self.operation.learned(spec)
+        if len(self.names) != len(spec.blobs):
+            what = "the layer has another number of learned tensors"
+            raise self.operation.p.fail(what, expected=self.names, got=spec.blobs)
+        for name, shape in zip(self.names, spec.blobs, strict=True):
+            value = self.operation.initial(name, tuple(shape))
+            if name in self.operation.statistics:
+                self.register_buffer(name, value)
+            else:
+                self.register_parameter(name, nn.Parameter(value))
+
+    def train(self, mode: bool = True) -> GraphLayer:
+        """Training or not, told to the operation too."""
+        self.operation.training = mode
+        return super().train(mode)
+
+    def forward(self, *bottoms: Tensor) -> Any:
+        """The bottoms' values -> one tensor, or a tuple for several tops."""
+        return self.operation.run(*bottoms, **{name: getattr(self, name) for name in self.names})
+
+    def extra_repr(self) -> str:
+        """The layer's type, for ``print(model)``."""
+        return self.operation.spec.type
 
 
 class LayerGraph(nn.Module):
     """(N, C, H, W) -> loc (N, P, 4 * graph.loc_classes), conf (N, P, C).
 
-    Parameters are named ``<layer>.<blob name>`` (``names.learned_blobs``). A parameter that layers share is stored once,
+    Parameters are named ``<layer>.<blob name>`` (``operation.learned_blobs``). A parameter that layers share is stored once,
     under the first of them.
 
     Args:
@@ -43,7 +76,7 @@ class LayerGraph(nn.Module):
             if key in self._modules:
                 raise FormatError("two layers have this name", where=f"layer {spec.name!r}")
             # Not add_module: a layer may well be called "type" or "half", like attributes of nn.Module.
-            self._modules[key] = build(spec)
+            self._modules[key] = GraphLayer(spec)
         self._last_use = _last_uses(graph.input, graph.layers, (graph.loc, graph.conf))
         for blob in learned_blobs(graph.layers):
             if blob.same_as:
@@ -53,10 +86,10 @@ class LayerGraph(nn.Module):
         self._register_load_state_dict_pre_hook(self._fill_shared)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(lambda module, _: module._tie())  # type: ignore[no-untyped-call]
 
-    def layer(self, name: str) -> CaffeLayer:
-        """The module of a Caffe layer."""
+    def layer(self, name: str) -> GraphLayer:
+        """The module of a layer."""
         module = self._modules[module_name(name)]
-        assert isinstance(module, CaffeLayer)
+        assert isinstance(module, GraphLayer)
         return module
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +110,7 @@ class LayerGraph(nn.Module):
         keep = written.intersection(name for spec in tail for name in spec.bottoms)
         yield from self._run(values, self.graph.layers, _last_uses(self.graph.input, self.graph.layers, keep), memory)
         for spec in tail:
-            module = build(spec).to(pixels.device, pixels.dtype)
+            module = GraphLayer(spec).to(pixels.device, pixels.dtype)
             yield spec, _step(module, spec, values, memory)
 
     def _run(
@@ -145,10 +178,10 @@ def _last_uses(start: str, layers: Iterable[LayerSpec], keep: Iterable[str]) -> 
 
 def _computed(tail: Iterable[LayerSpec], start: str, layers: Iterable[LayerSpec]) -> list[LayerSpec]:
     """Layers of the tail that compute on the graph's values alone."""
-    known = {start}.union(*(spec.tops for spec in layers))
+    known, known_types = {start}.union(*(spec.tops for spec in layers)), operations()
     steps = []
     for spec in tail:
-        if spec.type in LAYERS and known.issuperset(spec.bottoms):
+        if spec.type in known_types and known.issuperset(spec.bottoms):
             steps.append(spec)
             known.update(spec.tops)
         else:
