@@ -23,7 +23,7 @@ import torch
 
 from ssdconv.converters.convert import convert
 from ssdconv.converters.gluon.params import read_params
-from ssdconv.parity.oracles.gluon import GluonOracle, ask_jobs
+from ssdconv.parity.oracles.gluon import WORKER, GluonOracle
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.networks.gluon import gluon
 from ssdconv.ssd_ref.postprocess import detect
@@ -80,8 +80,8 @@ def conversion(params: Path, folder: Path, repeat: int) -> dict[str, object]:
     for _ in range(repeat):
         for name, road in roads.items():
             seconds[name] = min(seconds[name], best(road))
-    answer = ask_jobs([{"do": "bench_load", "path": str(params), "repeat": repeat}])
-    seconds["mxnet_load"] = min(answer.data["jobs"][0]["seconds"])
+    answer = WORKER.ask([{"do": "bench_load", "path": str(params), "repeat": repeat}])
+    seconds["mxnet_load"] = min(answer.jobs[0]["seconds"])
     run = subprocess.run(
         [sys.executable, "-c", MEMORY, str(params), str(folder / "memory.safetensors")],
         capture_output=True,
@@ -131,7 +131,7 @@ def throughput(params: Path, folder: Path, network: str, repeat: int, batch: int
                     seconds.setdefault(name, []).append(took)
         for backend in ("NONE", "MKLDNN"):
             os.environ["MXNET_SUBGRAPH_BACKEND"] = backend
-            answer = ask_jobs([job], {"0/input": array}).data["jobs"][0]
+            answer = WORKER.ask([job], {"0/input": array}).jobs[0]
             assert answer["threads"] == str(torch.get_num_threads()) and answer["backend"] == backend
             seconds.setdefault(f"gluoncv, subgraph backend {backend}", []).extend(answer["seconds"])
     rates = {name: batch / float(np.median(values)) for name, values in seconds.items()}
@@ -155,8 +155,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = {"do": "build", "network": args.network, "seed": 1, "size": 300, "folder": name, "stem": "net"}
-        built = ask_jobs([{**job, "dialects": ["structural"]}])
-        params = Path(built.data["jobs"][0]["paths"]["structural"])
+        built = WORKER.ask([{**job, "dialects": ["structural"]}])
+        params = Path(built.jobs[0]["paths"]["structural"])
         result = {
             "bench": "gluon_convert",
             "network": args.network,

@@ -23,7 +23,7 @@ import torch
 
 from ssdconv.converters.convert import open_source
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.gluon import GluonOracle, ask_jobs, oracle_run
+from ssdconv.parity.oracles.gluon import WORKER, GluonOracle
 from ssdconv.ssd_ref.config import NormSpec, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import detect
@@ -93,18 +93,18 @@ def main() -> None:
         params = args.params
         if params is None:
             job = {"do": "build", "network": args.network, "seed": 3, "size": 300, "folder": folder, "stem": "net"}
-            answer = ask_jobs([{**job, "dialects": ["structural"]}])
-            params = Path(answer.data["jobs"][0]["paths"]["structural"])
+            answer = WORKER.ask([{**job, "dialects": ["structural"]}])
+            params = Path(answer.jobs[0]["paths"]["structural"])
         opened = open_source(params, "gluon")
         config = opened.plan.config
         with opened.table as table:
             pairs = opened.plan.mapping.forward(table)
             state: dict[str, Any] = {entry.target: torch.from_numpy(array.copy()) for entry, array in pairs}
         pixels = prepare(photos, config.pixels)
-        oracle = GluonOracle(params, config, nodes=["ssd0_softmax0"], timeout=1800)
+        oracle = GluonOracle(params, config, nodes=["ssd0_softmax0"])
         jobs = [oracle.job() for _ in photos]
-        answer = ask_jobs(jobs, {f"{k}/input": pixels[k : k + 1].numpy() for k in range(len(photos))}, timeout=1800)
-        truth = [oracle_run(answer, k, config).detections[0] for k in range(len(photos))]  # type: ignore[index]
+        answer = WORKER.ask(jobs, {f"{k}/input": pixels[k : k + 1].numpy() for k in range(len(photos))}, timeout=1800)
+        truth = [oracle.read(answer.arrays.under(f"{k}/"), 1).detections[0] for k in range(len(photos))]  # type: ignore[index]
     result: dict[str, Any] = {
         "bench": "gluon_misreadings",
         "network": config.name,

@@ -34,7 +34,7 @@ from ssdconv.converters.pytorch.source import entries
 from ssdconv.converters.tensorflow import source as tf_source
 from ssdconv.converters.tensorflow.bundle import shard_path
 from ssdconv.errors import MissingError
-from ssdconv.parity.oracles.tensorflow import ask_jobs
+from ssdconv.parity.oracles.tensorflow import WORKER
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
@@ -127,10 +127,10 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, Road]]] = {
 def tensorflow_itself(path: Path, repeat: int) -> float | str:
     """Milliseconds of TensorFlow's own reader, best of several in one process."""
     try:
-        answer = ask_jobs([{"do": "read", "path": str(path)}] * repeat)
+        answer = WORKER.ask([{"do": "read", "path": str(path)}] * repeat)
     except MissingError as error:
         return f"not measured: {error.what}"
-    return round(1e3 * min(job["seconds"] for job in answer.data["jobs"]), 2)
+    return round(1e3 * min(job["seconds"] for job in answer.jobs), 2)
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def _add_original(args: Namespace) -> int:
     from ssdconv.parity.oracles.originals import add, original
 
     found, wanted = add(args.name, Path(args.checkout).expanduser()), original(args.name)
-    needs = state(wanted.environment)
+    needs = state(wanted.worker.environment)
     if args.json:
         print_json(_original_json(args.name))
         return EXIT_OK
@@ -136,7 +136,7 @@ def _original_json(name: str) -> dict[str, Any]:
         "name": name,
         "project": project.project,
         "tried_with": project.commit,
-        "environment": project.environment,
+        "environment": project.worker.environment,
         "added": found is not None,
         "checkout": found.path if found else None,
         "commit": (found.commit or None) if found else None,

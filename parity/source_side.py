@@ -7,20 +7,20 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 from ssdconv.converters.convert import Opened, open_source, request_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import SOURCES
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
+from ssdconv.parity.oracles.base import Column
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
 
 PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
 
 
-def column_of(source: str) -> ModuleType:
-    """The module that sets up a source's oracles: ``prepare``, ``adopt``, ``tells_pixels`` and ``why_not`` as in Caffe's.
+def column_of(source: str) -> Column:
+    """What sets up a source's oracles.
 
     Raises:
         MissingError: there is none for this source.
@@ -28,7 +28,8 @@ def column_of(source: str) -> ModuleType:
     name = f"ssdconv.parity.oracles.{source}"
     if source not in SOURCES or find_spec(name) is None:
         raise MissingError(f"no oracle for {source} networks", expected=f"one of {', '.join(SOURCES)}")
-    return import_module(name)
+    column: Column = import_module(name).COLUMN
+    return column
 
 
 def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:
@@ -69,7 +70,7 @@ def adopted(opened: Opened, config: SSDConfig, names: Collection[str]) -> Opened
     if {e.target for e in opened.plan.mapping} == set(names):
         return opened
     try:
-        found: Opened = column_of(opened.source.name).adopt(opened, config)
+        found = column_of(opened.source.name).adopt(opened, config)
     except BaseException:
         opened.table.close()
         raise

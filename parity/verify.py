@@ -97,12 +97,11 @@ def verify(
     model, unfit = _built(checkpoint, str(weights))
     if symbol is not None and config.source != "gluon":
         raise UsageError("only MXNet's .params files have a symbol", where=str(symbol), got=config.source)
-    extra = {} if symbol is None else {"symbol": symbol}
     with (
         recalled(checkpoint.provenance, prototxt, source, str(weights)) as (definition, recollections),
         (opened := open_as(source, definition, checkpoint)).table,
     ):
-        prepared = column_of(config.source).prepare(opened, definition, *([oracle] if oracle else []), **extra)
+        prepared = column_of(config.source).prepare(opened, definition, oracle or "", symbol=symbol)
         require(prepared.oracle)
         tensors = compare_tensors(opened, checkpoint)
         mine, theirs, notes = _inputs(opened, config, images, seed, recollections)
@@ -155,7 +154,7 @@ def _inputs(
     told = column.tells_pixels(opened)
     theirs = mine
     if told:
-        fed = column.fed(opened) if hasattr(column, "fed") else opened.plan.config.pixels
+        fed = column.fed(opened)
         theirs, _ = make_inputs(fed, images, seed)
     else:
         notes = (*notes, PIXELS_UNTOLD)
@@ -290,7 +289,7 @@ def differing_fields(config: SSDConfig, opened: Opened) -> dict[Link, list[str]]
             continue
         text = f"the checkpoint says {difference.mine}, the file gives {difference.theirs}"
         found.setdefault(difference.link, []).append(f"{difference.field}: {text}")
-    if not alike and hasattr(column_of(config.source), "contradicted"):
+    if not alike:
         found.setdefault("architecture", []).extend(column_of(config.source).contradicted(config, theirs))
     return {link: texts for link, texts in found.items() if texts}
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssdconv.parity.oracles.process import ask
+from ssdconv.parity.oracles.tensorflow import WORKER
 from ssdconv.parity.steps.compare import StepReport, oracle_trace, step_parity
 from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace, made_batch, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
@@ -147,7 +147,7 @@ def updates(name: str) -> float:
     rates = np.array([lr if k < DROP else lr * factor for k in range(UPDATE_STEPS)])
     job: dict[str, Any] = {"do": "update", "rule": rule, "form": form, "decay": decay, "momentum": 0.9}
     given = {"0/w": start, "0/gradients": gradients, "0/rates": rates}
-    theirs = ask("tensorflow", "tf_updates", {"jobs": [job]}, given).arrays["0/weights"]
+    theirs = WORKER.ask([job], given).arrays["0/weights"]
     with torch.no_grad():
         param.copy_(torch.from_numpy(start).view_as(param))
     optimizer = make_optimizer(model, recipe, lr)

@@ -1,64 +1,34 @@
 """Oracles of AIZOO's face-mask detector: MXNet with its published .params, TensorFlow with its frozen graph as it is.
 
-Both run in the interpreters of their sources' other networks. Boxes come from ``workers/aizoo_boxes.py``, NumPy written from the
-facts of the project's scripts.
+Both run in the interpreters of their sources' other networks. Boxes come from ``workers/aizoo.py``, NumPy written from the facts of the
+project's scripts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ssdconv.converters.convert import Opened
-from ssdconv.converters.tensors import Array
-from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.base import (
-    Availability,
-    OracleRun,
-    Outputs,
-    Prepared,
-    Worker,
-    layers_under,
-    plan_probes,
-    runs,
-)
+from ssdconv.parity.oracles.base import OracleRun, Outputs, Prepared, plan_probes, runs
+from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker, detections_in
 
 INPUT = "data"
 
 
-class AizooOracle:
-    """The network in one of its frameworks.
+@dataclass(frozen=True)
+class AizooOracle(OracleWorker):
+    """The network in one of its frameworks, which does ``asked``."""
 
-    Args:
-        worker: the framework.
-        job: what the worker is asked to do.
-        timeout: seconds for one run.
-    """
+    worker: Worker
+    asked: dict[str, Any]
 
-    def __init__(self, worker: Worker, job: dict[str, Any], *, timeout: float = 600.0) -> None:
-        self.worker = worker
-        self.job = job
-        self.timeout = timeout
+    def job(self) -> dict[str, Any]:
+        return self.asked
 
-    @property
-    def name(self) -> str:
-        return self.worker.title
-
-    def available(self) -> Availability:
-        return self.worker.available()
-
-    def run(self, pixels: Array) -> OracleRun:
-        """Run the network.
-
-        Raises:
-            MissingError: the framework is not installed, or failed.
-        """
-        answer = self.worker.activations(self.job, pixels, timeout=self.timeout)
-        found = [answer.arrays[f"0/{image}/detections"].astype(np.float32) for image in range(len(pixels))]
-        rows = tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found)
-        return OracleRun(Outputs(layers_under(answer, "0/nodes/")), rows)
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        return OracleRun(Outputs(arrays.under("nodes/").later()), detections_in(arrays, images))
 
 
 def prepare(opened: Opened, worker: Worker) -> Prepared:

@@ -1,27 +1,23 @@
-"""What every oracle offers: the source framework (or its recorded outputs), run on given pixels, read by layer name.
-
-What the modules of the sources' oracles share: the pair of oracle and probes, and the parts of their interface that are alike.
-"""
+"""What every oracle offers: the source framework, run on given pixels, read by layer name; and what every source's file of oracles offers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.layers.activations import Probe
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.layers.inputs import Image, OriginalPixels
+from ssdconv.parity.layers.inputs import OriginalPixels
 from ssdconv.parity.layers.results import Gap
-from ssdconv.parity.oracles.environments import state
-from ssdconv.parity.oracles.process import Answer, ask
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 from ssdconv.ssd_ref.evidence import Basis, Claim, Link
 
 
@@ -144,61 +140,6 @@ def detection_rows(rows: Array, images: int) -> tuple[Rows, ...]:
     return tuple(Rows(part[:, 1].astype(np.int64), part[:, 2], part[:, 3:]) for part in parts)
 
 
-class NpzOracle:
-    """Outputs that a framework printed earlier, stored under layer names: an oracle for one recorded input.
-
-    Args:
-        path: .npz file; key ``input`` holds the pixels that were fed.
-        detections: key of the DetectionOutput blob, where there is one.
-        title: who printed it, for reports.
-    """
-
-    def __init__(self, path: Path, *, detections: str = "detection_out", title: str = "recorded outputs") -> None:
-        self.path = Path(path)
-        self.detections = detections
-        self.name = f"{title} ({self.path.name})"
-
-    def available(self) -> Availability:
-        if not self.path.is_file():
-            return Availability(False, f"{self.path} does not exist", "record the outputs first")
-        return Availability(True)
-
-    @property
-    def input(self) -> Array:
-        """The recorded pixels, (N, 3, H, W) float32."""
-        return self._read("input")
-
-    def run(self, pixels: Array) -> OracleRun:
-        """The recorded outputs.
-
-        Raises:
-            MissingError: no such file, or ``pixels`` are not the recorded ones.
-        """
-        require(self)
-        if not np.array_equal(pixels, self.input):
-            raise MissingError("the recording is of another input", where=str(self.path))
-        with np.load(self.path, allow_pickle=False) as file:
-            names: Sequence[str] = [n for n in file.files if n not in ("input", self.detections)]
-            found = detection_rows(file[self.detections], len(pixels)) if self.detections in file.files else None
-        return OracleRun(Outputs({n: _Entry(self, n) for n in names}), found)
-
-    def _read(self, name: str) -> Array:
-        with np.load(self.path, allow_pickle=False) as file:
-            if name not in file.files:
-                raise FormatError(f"no array {name!r}", where=str(self.path))
-            array: Array = file[name]
-            return array
-
-
-@dataclass(frozen=True)
-class _Entry:
-    oracle: NpzOracle
-    name: str
-
-    def __call__(self) -> Array:
-        return self.oracle._read(self.name)
-
-
 @dataclass(frozen=True)
 class Prepared:
     """An oracle with its network, and what to compare.
@@ -230,58 +171,67 @@ def runs(basis: Basis, text: str, *links: Link) -> tuple[Claim, ...]:
     return tuple(Claim(link, basis, text) for link in links or RUN)
 
 
-@dataclass(frozen=True)
-class Worker:
-    """A source framework in an interpreter of its own.
+class Column(ABC):
+    """What a source's file has to say about its oracles, as ``COLUMN``.
 
     Attributes:
-        environment: the oracle's name in ``ssdconv oracle install``.
-        script: of ``workers``, without suffix.
-        title: framework and versions, for reports.
-        version: of the framework.
+        title: whose networks they are, for messages.
+        oracles: names to choose from.
     """
 
-    environment: str
-    script: str
     title: str
-    version: str
+    oracles: tuple[str, ...]
 
-    def available(self) -> Availability:
-        """Whether it is installed."""
-        found = state(self.environment)
-        return Availability(found.installed, found.reason, found.next_step, self.version if found.installed else "")
+    def prepare(
+        self, opened: Opened, prototxt: Path | None = None, oracle: str = "", *, symbol: Path | None = None
+    ) -> Prepared:
+        """Set up an oracle for an opened file.
 
-    def ask(
-        self,
-        jobs: Sequence[Mapping[str, Any]],
-        arrays: Mapping[str, Array] | None = None,
-        *,
-        timeout: float = 600.0,
-        **request: Any,
-    ) -> Answer:
-        """Run several jobs in one process; arrays are named ``<job>/<name>`` both ways.
+        Args:
+            opened: the weight file.
+            prototxt: Caffe's definition of the network, where there is one.
+            oracle: one of ``oracles``; "" for the best that is there, and so for every other source is "opencv", the embedded one of Caffe.
+            symbol: MXNet's graph of a .params file; None for the one beside it, where there is one.
 
         Raises:
-            MissingError: the framework is not installed, or a job failed.
+            UsageError: no such oracle for these networks, or not for this file.
+            MissingError: the oracle would run another network than this file's.
+            FormatError: the prototxt or symbol is damaged.
         """
-        asked = {"jobs": [dict(job) for job in jobs], **request}
-        return ask(self.environment, self.script, asked, arrays, timeout=timeout)
+        if oracle not in ("", *self.oracles, "opencv"):
+            expected = f"one of {', '.join(self.oracles)}"
+            raise UsageError(f"no oracle {oracle!r} for {self.title} networks", expected=expected)
+        return self.made(opened, prototxt, "" if oracle == "opencv" and oracle not in self.oracles else oracle, symbol)
 
-    def activations(self, job: Mapping[str, Any], pixels: Array, *, timeout: float = 600.0, **request: Any) -> Answer:
-        """Run one job on pixels (N, 3, H, W)."""
-        given = {"0/input": np.ascontiguousarray(pixels, np.float32)}
-        return self.ask([job], given, timeout=timeout, **request)
+    @abstractmethod
+    def made(self, opened: Opened, prototxt: Path | None, oracle: str, symbol: Path | None) -> Prepared:
+        """``prepare``, of one of ``oracles`` or "" for the best."""
 
-    def prepared(self, job: Mapping[str, Any], images: Sequence[Image], **request: Any) -> list[Array]:
-        """Images (height, width, 3) BGR uint8 as a job prepares them, which is given RGB under their numbers."""
-        given = {f"0/{number}": np.ascontiguousarray(image[..., ::-1]) for number, image in enumerate(images)}
-        answer = self.ask([job], given, **request)
-        return [answer.arrays[f"0/{number}"] for number in range(len(images))]
+    def adopt(self, opened: Opened, config: SSDConfig) -> Opened:
+        """The opened file with tensors and probes paired to a checkpoint's config that names them otherwise.
 
+        As it is, where what a file holds follows from its tensors alone.
 
-def layers_under(answer: Answer, head: str) -> dict[str, Array]:
-    """The arrays of an answer whose names start with ``head``, without it."""
-    return {name[len(head) :]: array for name, array in answer.arrays.items() if name.startswith(head)}
+        Raises:
+            MappingError: the checkpoint's network does not have the file's tensors.
+        """
+        return opened
+
+    def tells_pixels(self, opened: Opened) -> bool:
+        """Whether the file, or the source's code, tells how pixels are prepared."""
+        return True
+
+    def fed(self, opened: Opened) -> Preprocess:
+        """Pixels as the oracle wants them."""
+        return opened.plan.config.pixels
+
+    def contradicted(self, config: SSDConfig, theirs: SSDConfig) -> tuple[str, ...]:
+        """What a file's own graph says against the layers of a checkpoint's named network."""
+        return ()
+
+    def why_not(self, kind: str) -> str:
+        """Why an output of that layer type has no probe of its own."""
+        return "regroups values that are compared elsewhere"
 
 
 def plan_probes(layers: Iterable[tuple[str, str]], input: str, **heads: str) -> tuple[Probe, ...]:
@@ -304,22 +254,6 @@ def refuse_settings(opened: Opened, title: str) -> None:
             where=str(opened.table.path),
             hint="tensors are compared bit for bit by `ssdconv diff`; the original code may know: `--oracle original`",
         )
-
-
-def check_choice(oracle: str, known: Sequence[str], title: str) -> None:
-    """Raise UsageError unless ``oracle`` can run ``title`` networks; ``opencv``, the default of all sources, means their own."""
-    if oracle not in (*known, "opencv"):
-        raise UsageError(f"no oracle {oracle!r} for {title} networks", expected=f"one of {', '.join(known)}")
-
-
-def as_opened(opened: Opened, config: SSDConfig) -> Opened:
-    """``adopt`` of the sources where what a file holds follows from its tensors alone: the opened file as it is."""
-    return opened
-
-
-def always_tells(opened: Opened) -> bool:
-    """``tells_pixels`` of the sources whose code tells, for every file, how pixels are prepared."""
-    return True
 
 
 def in_reference_order(array: Array, config: SSDConfig, orders: Mapping[int, Sequence[int]]) -> Array:

@@ -1,9 +1,7 @@
 """Oracles of Caffe networks: which deploy net they are given, and which of its outputs are the heads, scores and priors.
 
-The original Caffe (SSD branch), built by ``ssdconv oracle install caffe``: the referee of Caffe networks.
-
-Reads prototxt and .caffemodel itself and shows every layer's outputs as they are before later layers work in place. It ends its
-process where it refuses a network; that process is not ours.
+The referee is the original Caffe (SSD branch), built by ``ssdconv oracle install caffe``. It reads prototxt and .caffemodel itself and shows every
+layer's outputs as they are before later layers work in place. It ends its process where it refuses a network; that process is not ours.
 """
 
 from __future__ import annotations
@@ -19,17 +17,25 @@ from ssdconv.converters.caffe.graph import tells_nothing
 from ssdconv.converters.caffe.net import CaffeLayer, CaffeNet
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
-from ssdconv.errors import MissingError, UsageError
+from ssdconv.errors import MissingError
 from ssdconv.parity.layers.activations import Probe
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs, Prepared, detection_rows, require, runs
-from ssdconv.parity.oracles.environments import LIBRARY, environment, state
+from ssdconv.parity.oracles.base import (
+    Availability,
+    Column,
+    OracleRun,
+    Outputs,
+    Prepared,
+    detection_rows,
+    require,
+    runs,
+)
+from ssdconv.parity.oracles.environments import LIBRARY, environment
 from ssdconv.parity.oracles.opencv import OpenCVOracle
-from ssdconv.parity.oracles.process import CrashedError, Session
+from ssdconv.parity.oracles.worker import OracleError, Session, Worker
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Basis
 
-ENVIRONMENT = "caffe"
-TITLE = "Caffe 1.0.0-rc3, SSD branch (brocolli-caffe 9.0.2)"
+WORKER = Worker("caffe", "caffe_worker", "Caffe 1.0.0-rc3, SSD branch (brocolli-caffe 9.0.2)", "1.0.0-rc3")
 
 
 class CaffeOracle:
@@ -49,11 +55,10 @@ class CaffeOracle:
 
     @property
     def name(self) -> str:
-        return TITLE
+        return WORKER.title
 
     def available(self) -> Availability:
-        found = state(ENVIRONMENT)
-        return Availability(found.installed, found.reason, found.next_step, "1.0.0-rc3" if found.installed else "")
+        return WORKER.available()
 
     def refuses(self, shape: tuple[int, ...]) -> str:
         """Why Caffe does not take this network, in its own last words; "" where it does."""
@@ -73,41 +78,42 @@ class CaffeOracle:
             MissingError: Caffe is not installed, or refuses the network.
         """
         require(self)
-        home = environment(ENVIRONMENT)
         if self._session is None:
-            self._session = Session("Caffe", home.python, "caffe_worker")
+            self._session = WORKER.session("Caffe")
         prototxt = self.prototxt
         if isinstance(prototxt, bytes):
             prototxt = self._session.folder / "net.prototxt"
             prototxt.write_bytes(bytes(self.prototxt))
-        request = {
-            "library": str(home.folder / LIBRARY),
+        job = {
+            "do": "layers",
+            "library": library(),
             "prototxt": str(Path(prototxt).resolve()),
             "caffemodel": str(self.caffemodel.resolve()),
-            "input": self.input,
+            "blob": self.input,
         }
         try:
-            reply = self._session.ask(request, {"pixels": np.ascontiguousarray(pixels, np.float32)})
-        except CrashedError as error:
+            reply = self._session.ask([job], {"0/input": np.ascontiguousarray(pixels, np.float32)})
+        except OracleError as error:
             raise MissingError(
                 f"oracle {self.name} not run: {error.what}",
                 where=str(self.prototxt) if isinstance(self.prototxt, Path) else None,
                 got=error.got,
                 hint="`--oracle opencv` compares with OpenCV instead",
             ) from None
+        computed = reply.arrays.under("0/").later()
         arrays: dict[str, Array | Callable[[], Array]] = {}
         kinds: dict[str, str] = {}
         detections = None
         seen: Counter[str] = Counter()
-        for number, (given, kind, tops) in enumerate(reply.data["layers"]):
-            if kind in ("Split", "Input") and f"{number}:0" not in reply.arrays:
+        for number, (given, kind, tops) in enumerate(reply.jobs[0]["layers"]):
+            if kind in ("Split", "Input") and f"{number}:0" not in computed:
                 continue
             seen[given] += 1
             name = given if seen[given] == 1 and given else f"{given or kind}#{max(seen[given], 2)}"
             kinds[name] = kind
-            outputs = [reply.arrays[key] for i in range(tops) if (key := f"{number}:{i}") in reply.arrays]
+            outputs = [computed[key] for i in range(tops) if (key := f"{number}:{i}") in computed]
             if kind == "DetectionOutput" and outputs:
-                detections = detection_rows(outputs[0](), len(pixels))
+                detections = detection_rows(reply.arrays[f"0/{number}:0"], len(pixels))
             elif tops == 1 and outputs:
                 arrays[name] = outputs[0]
             else:
@@ -115,90 +121,14 @@ class CaffeOracle:
         return OracleRun(Outputs(arrays), detections, kinds)
 
 
-ORACLES = ("caffe", "opencv")
 WRITTEN_HERE = "given a deploy net that was written here from what the file tells"
 MOVES = frozenset({"Permute", "Flatten", "Reshape", "Concat", "Split", "Slice", "Dropout", "PriorBox", "Silence"})
 ACTIVATIONS = frozenset({"Softmax", "Sigmoid"})
 
 
-def prepare(opened: Opened, prototxt: Path | None, oracle: str = "") -> Prepared:
-    """Set up an oracle for an opened .caffemodel.
-
-    A deploy prototxt of the user's is handed to Caffe as it is, and to OpenCV with Caffe's defaults written out. Without one (or
-    with a training one), the deploy net is written from what the .caffemodel itself tells; the converted checkpoint has no
-    say in it.
-
-    Args:
-        opened: the weight file.
-        prototxt: the network definition, where there is one.
-        oracle: one of ``ORACLES``; "" for the original Caffe where it is installed and takes the network, else OpenCV.
-
-    Raises:
-        UsageError: no such oracle for Caffe.
-        FormatError: the prototxt is damaged.
-    """
-    if oracle not in ("", *ORACLES):
-        raise UsageError(f"no oracle {oracle!r} for Caffe networks", expected=f"one of {', '.join(ORACLES)}")
-    from ssdconv.converters.caffe.prototxt import prototxt_text, read_prototxt
-    from ssdconv.converters.caffe.source import net_of
-
-    given = read_prototxt(prototxt) if prototxt else None
-    net = given if given is not None and given.inputs else net_of(opened.plan.config)
-    name = next(iter(net.inputs))
-    layers = tuple(layer_probes(opened))
-    taken = {p.source for p in layers}
-    heads = (p for p in head_probes(net, opened.plan.config) if p.source not in taken)
-    every = (Probe(name, "@input"), *layers, *heads)
-    basis: Basis = "source framework" if net is given else "rebuilt"
-    text = prototxt if prototxt is not None and net is given else prototxt_text(net)
-    referee = CaffeOracle(text, opened.table.path, name)
-    refused = ""
-    if oracle == "caffe" or (not oracle and referee.available().ok):
-        pixels = opened.plan.config.pixels
-        refused = "" if oracle else referee.refuses((1, pixels.channels, *pixels.size))
-        if not refused:
-            how = "given the prototxt as it is" if net is given else WRITTEN_HERE
-            return Prepared(referee, every, name, runs(basis, f"the original Caffe, {how}"))
-    how = "given the prototxt's net with Caffe's defaults written out" if net is given else WRITTEN_HERE
-    how += f"; the original Caffe does not take it ({refused})" if refused else ""
-    return Prepared(
-        OpenCVOracle(net, opened.table.path), every, name, runs(basis, f"OpenCV's own importer of Caffe nets, {how}")
-    )
-
-
-def adopt(opened: Opened, config: SSDConfig) -> Opened:
-    """The same source file with tensors and probes paired to a checkpoint's config instead of the file's own.
-
-    For a checkpoint that holds the network under other tensor names (staged, where the file tells a layer graph). The oracle
-    still runs what the file tells.
-
-    Raises:
-        MappingError: the checkpoint's network does not have the file's tensors.
-    """
-    from ssdconv.converters.caffe.source import mapping
-    from ssdconv.converters.caffe.writer import probe_map
-    from ssdconv.ssd_ref.model import reference_shapes
-
-    names = _for_names(config, opened.plan.config)
-    plan = replace(opened.plan, mapping=mapping(names, opened.table), probes=probe_map(names))
-    plan.mapping.check(opened.table, reference_shapes(config), where=str(opened.table.path))
-    return replace(opened, plan=plan)
-
-
-def _for_names(config: SSDConfig, source: SSDConfig) -> SSDConfig:
-    """``config`` with what tensor names do not depend on, but Caffe's form does, from the source: verify judges it later."""
-    if config.staged is None:
-        return config
-    backbone = config.staged.backbone
-    options = {key: value for key, value in backbone.options.items() if key != "rounding"}
-    staged = replace(config.staged, backbone=replace(backbone, options=options))
-    priors = source.priors if len(source.priors) == len(config.priors) else config.priors
-    return replace(config, staged=staged, priors=priors, detect=source.detect)
-
-
-def tells_pixels(opened: Opened) -> bool:
-    """Whether the file or prototxt tells mean and scale; most deploy nets do not."""
-    return not tells_nothing(opened.plan.config.pixels)
+def library() -> str:
+    """Path of the built C interface."""
+    return str(environment(WORKER.environment).folder / LIBRARY)
 
 
 def layer_probes(opened: Opened) -> Iterable[Probe]:
@@ -265,12 +195,77 @@ def _activation(layers: Sequence[CaffeLayer], at: int | None) -> int | None:
     return None
 
 
-def why_not(kind: str) -> str:
-    """Why an oracle output of this layer type is no probe of its own."""
-    if kind == "PriorBox":
-        return "PriorBox: its boxes are compared behind it, all maps together"
-    if kind in MOVES:
-        return f"{kind} moves values only; they are compared before it and in the heads"
-    if kind in ACTIVATIONS:
-        return f"{kind}: its values are compared behind it, as scores"
-    return f"{kind} feeds neither boxes nor scores"
+class CaffeColumn(Column):
+    """Caffe's.
+
+    A deploy prototxt of the user's is handed to Caffe as it is, and to OpenCV with Caffe's defaults written out. Without one (or with a training one),
+    the deploy net is written from what the .caffemodel itself tells; the converted checkpoint has no say in it. The best oracle is the original
+    Caffe where it is installed and takes the network, else OpenCV.
+    """
+
+    title = "Caffe"
+    oracles = ("caffe", "opencv")
+
+    def made(self, opened: Opened, prototxt: Path | None, oracle: str, symbol: Path | None) -> Prepared:
+        from ssdconv.converters.caffe.prototxt import prototxt_text, read_prototxt
+        from ssdconv.converters.caffe.source import net_of
+
+        given = read_prototxt(prototxt) if prototxt else None
+        net = given if given is not None and given.inputs else net_of(opened.plan.config)
+        name = next(iter(net.inputs))
+        layers = tuple(layer_probes(opened))
+        taken = {p.source for p in layers}
+        heads = (p for p in head_probes(net, opened.plan.config) if p.source not in taken)
+        every = (Probe(name, "@input"), *layers, *heads)
+        basis: Basis = "source framework" if net is given else "rebuilt"
+        text = prototxt if prototxt is not None and net is given else prototxt_text(net)
+        referee = CaffeOracle(text, opened.table.path, name)
+        refused = ""
+        if oracle == "caffe" or (not oracle and referee.available().ok):
+            pixels = opened.plan.config.pixels
+            refused = "" if oracle else referee.refuses((1, pixels.channels, *pixels.size))
+            if not refused:
+                how = "given the prototxt as it is" if net is given else WRITTEN_HERE
+                return Prepared(referee, every, name, runs(basis, f"the original Caffe, {how}"))
+        how = "given the prototxt's net with Caffe's defaults written out" if net is given else WRITTEN_HERE
+        how += f"; the original Caffe does not take it ({refused})" if refused else ""
+        evidence = runs(basis, f"OpenCV's own importer of Caffe nets, {how}")
+        return Prepared(OpenCVOracle(net, opened.table.path), every, name, evidence)
+
+    def adopt(self, opened: Opened, config: SSDConfig) -> Opened:
+        """For a checkpoint with other tensor names (staged, where the file tells a layer graph). The oracle still runs what the file tells."""
+        from ssdconv.converters.caffe.source import mapping
+        from ssdconv.converters.caffe.writer import probe_map
+        from ssdconv.ssd_ref.model import reference_shapes
+
+        names = _for_names(config, opened.plan.config)
+        plan = replace(opened.plan, mapping=mapping(names, opened.table), probes=probe_map(names))
+        plan.mapping.check(opened.table, reference_shapes(config), where=str(opened.table.path))
+        return replace(opened, plan=plan)
+
+    def tells_pixels(self, opened: Opened) -> bool:
+        """Whether the file or prototxt tells mean and scale; most deploy nets do not."""
+        return not tells_nothing(opened.plan.config.pixels)
+
+    def why_not(self, kind: str) -> str:
+        if kind == "PriorBox":
+            return "PriorBox: its boxes are compared behind it, all maps together"
+        if kind in MOVES:
+            return f"{kind} moves values only; they are compared before it and in the heads"
+        if kind in ACTIVATIONS:
+            return f"{kind}: its values are compared behind it, as scores"
+        return f"{kind} feeds neither boxes nor scores"
+
+
+def _for_names(config: SSDConfig, source: SSDConfig) -> SSDConfig:
+    """``config`` with what tensor names do not depend on, but Caffe's form does, from the source: verify judges it later."""
+    if config.staged is None:
+        return config
+    backbone = config.staged.backbone
+    options = {key: value for key, value in backbone.options.items() if key != "rounding"}
+    staged = replace(config.staged, backbone=replace(backbone, options=options))
+    priors = source.priors if len(source.priors) == len(config.priors) else config.priors
+    return replace(config, staged=staged, priors=priors, detect=source.detect)
+
+
+COLUMN = CaffeColumn()

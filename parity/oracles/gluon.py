@@ -1,19 +1,15 @@
-"""GluonCV on MXNet as the oracle of .params files, in an interpreter of its own (``environments``, ``workers/gluon_worker.py``).
+"""GluonCV on MXNet as the oracle of .params files, in an interpreter of its own (``workers/gluon_worker.py``).
 
-It is given the source file itself, never the converted checkpoint, and the file's own symbol where there is one (``gluon_symbol``), else the
-network's name in GluonCV's model zoo.
-
-A stored symbol of MXNet (``NAME-symbol.json``) as the oracle of its .params file: layers, anchors and boxes as the file says.
-
-``net.export`` and Module checkpoints write one beside ``NAME-0000.params``. Counters of blocks and the network's prefix differ from file to
-file; a node is known by its name without them.
+It is given the source file itself, never the converted checkpoint, and the file's own symbol where there is one, else the network's name in GluonCV's
+model zoo. A symbol (``NAME-symbol.json``) has layers, anchors and boxes as the file says; ``net.export`` and Module checkpoints write one beside
+``NAME-0000.params``. Counters of blocks and the network's prefix differ from file to file, so a node is known by its name without them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,30 +19,20 @@ import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.gluon.mapping import bare, network_prefix, without_counters
-from ssdconv.converters.tensors import Array, TensorTable
+from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.layers.inputs import Image
 from ssdconv.parity.layers.results import Gap
 from ssdconv.parity.oracles import aizoo
-from ssdconv.parity.oracles.base import (
-    RUN,
-    Availability,
-    OracleRun,
-    Outputs,
-    Prepared,
-    Worker,
-    always_tells,
-    check_choice,
-    layers_under,
-    plan_probes,
-    runs,
-)
-from ssdconv.parity.oracles.process import Answer
+from ssdconv.parity.oracles.base import RUN, Column, OracleRun, Outputs, Prepared, plan_probes, runs
+from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
+WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")
+MXNET = replace(WORKER, title="MXNet 1.9.1")
+INPUT = "data"
 _EPOCH = re.compile(r"-\d{4}$")
 OURS = "ssd0_"
 MAX_BYTES = 1 << 28
@@ -124,64 +110,22 @@ def plain(name: str, prefix: str) -> str:
     return without_counters(name.removeprefix(prefix) if name.startswith(prefix * 2) else name, prefix)
 
 
-ORACLES = ("mxnet",)
-WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")
-MXNET = Worker("gluon", "gluon_worker", "MXNet 1.9.1", "1.9.1")
-ask_jobs = WORKER.ask
-tells_pixels = always_tells
-INPUT = "data"
-
-
-class GluonOracle:
+@dataclass(frozen=True)
+class GluonOracle(OracleWorker):
     """A GluonCV network with the weights of a .params file.
 
-    Args:
+    Attributes:
         params: the file, in any dialect.
         config: the network; its name is GluonCV's.
         nodes: nodes of MXNet's graph to read; None for all.
         symbol: the file's own graph, which is run instead of the model zoo's.
-        timeout: seconds for one run.
     """
 
-    def __init__(
-        self,
-        params: Path,
-        config: SSDConfig,
-        *,
-        nodes: Sequence[str] | None = None,
-        symbol: Symbol | None = None,
-        timeout: float = 600.0,
-    ) -> None:
-        self.params = Path(params)
-        self.config = config
-        self.nodes = nodes
-        self.symbol = symbol
-        self.timeout = timeout
-
-    @property
-    def name(self) -> str:
-        return WORKER.title
-
-    def available(self) -> Availability:
-        return WORKER.available()
-
-    def run(self, pixels: Array) -> OracleRun:
-        """Run the network and read the wanted nodes of its graph.
-
-        Raises:
-            MissingError: MXNet is not installed, or failed.
-        """
-        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
-        run = oracle_run(answer, 0, self.config)
-        return run if self.symbol is None else replace(run, gaps=self._gaps(self.symbol))
-
-    def _gaps(self, symbol: Symbol) -> tuple[Gap, ...]:
-        absent = [name for name in self.nodes or () if name not in symbol.nodes]
-        gaps = [Gap(n, "architecture", "oracle cannot", "the file's symbol has no node of that name") for n in absent]
-        if not symbol.ends:
-            why = "the file's symbol does not end in ids, scores and boxes"
-            gaps.append(Gap("detections", "detection rule", "oracle cannot", why))
-        return tuple(gaps)
+    params: Path
+    config: SSDConfig
+    nodes: Sequence[str] | None = None
+    symbol: Symbol | None = None
+    worker = WORKER
 
     def job(self) -> dict[str, Any]:
         """The worker's job that computes this network's activations."""
@@ -195,6 +139,31 @@ class GluonOracle:
             **({} if self.nodes is None else {"nodes": list(self.nodes)}),
         }
 
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        found = self._detections(arrays.under("detections/")) if "detections/ids" in arrays else None
+        return OracleRun(Outputs(arrays.under("nodes/").later()), found, gaps=tuple(self._gaps()))
+
+    def _detections(self, found: Arrays) -> tuple[Rows, ...]:
+        """Final detections per image: labels with background 0, boxes as fractions of the input."""
+        height, width = self.config.pixels.size
+        scale = np.array([width, height, width, height], np.float32)
+        rows = []
+        for ids, scores, boxes in zip(found["ids"][..., 0], found["scores"][..., 0], found["bboxes"], strict=True):
+            kept = ids >= 0
+            rows.append(Rows(ids[kept].astype(np.int64) + 1, scores[kept], boxes[kept] / scale))
+        return tuple(rows)
+
+    def _gaps(self) -> Iterator[Gap]:
+        if self.symbol is None:
+            return
+        for name in self.nodes or ():
+            if name not in self.symbol.nodes:
+                why = "the file's symbol has no node of that name"
+                yield Gap(name, "architecture", "oracle cannot", why)
+        if not self.symbol.ends:
+            why = "the file's symbol does not end in ids, scores and boxes"
+            yield Gap("detections", "detection rule", "oracle cannot", why)
+
 
 def class_names(config: SSDConfig) -> list[str] | None:
     """Object class names to build GluonCV's network with; None where its own count is right."""
@@ -202,73 +171,40 @@ def class_names(config: SSDConfig) -> list[str] | None:
     return None if config.num_classes == standard else [f"class{i}" for i in range(1, config.num_classes)]
 
 
-def oracle_run(answer: Answer, index: int, config: SSDConfig) -> OracleRun:
-    """The activations and detections of one job."""
-    nodes = layers_under(answer, f"{index}/nodes/")
-    found = detection_rows(answer, index, config) if f"{index}/detections/ids" in answer.arrays else None
-    return OracleRun(Outputs(nodes), found)
+class GluonColumn(Column):
+    """GluonCV's."""
+
+    title = "GluonCV"
+    oracles = ("mxnet",)
+
+    def made(self, opened: Opened, prototxt: Path | None, oracle: str, symbol: Path | None) -> Prepared:
+        config = opened.plan.config
+        if config.name == AIZOO:
+            if symbol is not None:
+                raise UsageError("this network's file is verified without a symbol", where=str(symbol))
+            return aizoo.prepare(opened, MXNET)
+        probes = plan_probes(opened.plan.probes, INPUT)
+        nodes = [probe.source for probe in probes if probe.source != INPUT]
+        pixels = runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
+        stored = symbol or beside(opened.table.path)
+        graph = None if stored is None else read_symbol(stored, opened.table)
+        alone: tuple[Link, ...] = ()
+        if graph is None:
+            evidence = runs("original code", f"GluonCV's own network {config.name} of its model zoo")
+        else:
+            alone = RUN if graph.ends else ("architecture",)
+            evidence = runs("source framework", f"MXNet, given the file's own symbol {graph.path.name}", *alone)
+        runner = GluonOracle(opened.table.path, config, nodes, graph)
+        transform = partial(WORKER.prepared, {"do": "preprocess", "size": config.pixels.size[0]})
+        return Prepared(runner, probes, INPUT, evidence + pixels, transform, alone)
+
+    def adopt(self, opened: Opened, config: SSDConfig) -> Opened:
+        from ssdconv.converters.gluon.source import plan_for
+
+        return replace(opened, plan=plan_for(opened.table, config))
+
+    def why_not(self, kind: str) -> str:
+        return "moves or regroups values that are compared elsewhere"
 
 
-def detection_rows(answer: Answer, index: int, config: SSDConfig) -> tuple[Rows, ...]:
-    """Final detections per image: labels with background 0, boxes as fractions of the input."""
-    ids, scores, boxes = (answer.arrays[f"{index}/detections/{key}"] for key in ("ids", "scores", "bboxes"))
-    height, width = config.pixels.size
-    scale = np.array([width, height, width, height], np.float32)
-    rows = []
-    for one_ids, one_scores, one_boxes in zip(ids[..., 0], scores[..., 0], boxes, strict=True):
-        kept = one_ids >= 0
-        rows.append(Rows(one_ids[kept].astype(np.int64) + 1, one_scores[kept], one_boxes[kept] / scale))
-    return tuple(rows)
-
-
-def prepare(
-    opened: Opened, prototxt: Path | None = None, oracle: str = "mxnet", *, symbol: Path | None = None
-) -> Prepared:
-    """Set up MXNet for an opened .params file.
-
-    Args:
-        symbol: the file's own graph; None for the one beside the file, else GluonCV's network.
-
-    Raises:
-        UsageError: no such oracle for GluonCV networks, or a symbol for the face-mask detector, whose layers have no stored one.
-        FormatError, MissingError: not a symbol, or not this file's.
-    """
-    check_choice(oracle, ORACLES, "GluonCV")
-    if opened.plan.config.name == AIZOO:
-        if symbol is not None:
-            raise UsageError("this network's file is verified without a symbol", where=str(symbol))
-        return aizoo.prepare(opened, MXNET)
-    probes = plan_probes(opened.plan.probes, INPUT)
-    nodes = [probe.source for probe in probes if probe.source != INPUT]
-    pixels = runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
-    stored = symbol or beside(opened.table.path)
-    graph = None if stored is None else read_symbol(stored, opened.table)
-    alone: tuple[Link, ...] = ()
-    if graph is None:
-        evidence = runs("original code", f"GluonCV's own network {opened.plan.config.name} of its model zoo")
-    else:
-        alone = RUN if graph.ends else ("architecture",)
-        evidence = runs("source framework", f"MXNet, given the file's own symbol {graph.path.name}", *alone)
-    runner = GluonOracle(opened.table.path, opened.plan.config, nodes=nodes, symbol=graph)
-    return Prepared(runner, probes, INPUT, evidence + pixels, partial(prepared_pixels, opened.plan.config), alone)
-
-
-def prepared_pixels(config: SSDConfig, images: Sequence[Image]) -> list[Array]:
-    """Images as GluonCV's validation prepares them."""
-    return WORKER.prepared({"do": "preprocess", "size": config.pixels.size[0]}, images)
-
-
-def adopt(opened: Opened, config: SSDConfig) -> Opened:
-    """The same source file with tensors and probes paired to a checkpoint's config instead of the one recognised.
-
-    Raises:
-        MappingError: the checkpoint's network does not have the file's tensors.
-    """
-    from ssdconv.converters.gluon.source import plan_for
-
-    return replace(opened, plan=plan_for(opened.table, config))
-
-
-def why_not(kind: str) -> str:
-    """Why a node of MXNet's graph has no probe."""
-    return "moves or regroups values that are compared elsewhere"
+COLUMN = GluonColumn()

@@ -2,14 +2,14 @@
 
 It loads the source file itself, never the converted checkpoint, and every weight must come from there. A whole model is made by Keras
 from the file's own ``model_config`` (``workers/keras_whole.py``) and fed with plain pixels. For weights alone the networks are built in
-``workers/keras_nets.py`` from what is known of the two projects: their own code needs Keras 2.0 on TensorFlow 1 and cannot run here, so
+``workers/keras_worker.py`` from what is known of the two projects: their own code needs Keras 2.0 on TensorFlow 1 and cannot run here, so
 there this oracle proves reading, layers and arithmetic, not that the description of the originals is complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,56 +24,33 @@ from ssdconv.converters.keras.source import describes_itself, named_mapping
 from ssdconv.converters.keras.whole import RULES, anchors_of
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import UsageError
-from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles import originals
-from ssdconv.parity.oracles.base import (
-    Availability,
-    OracleRun,
-    Outputs,
-    Prepared,
-    Worker,
-    always_tells,
-    check_choice,
-    in_reference_order,
-    layers_under,
-    plan_probes,
-    runs,
-)
-from ssdconv.parity.oracles.process import Answer
+from ssdconv.parity.oracles.base import Column, OracleRun, Outputs, Prepared, in_reference_order, plan_probes, runs
+from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker, detections_in
 from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 
-ORACLES = ("keras", "original")
 WORKER = Worker("tensorflow", "keras_worker", "Keras 2.15.0, TensorFlow 2.15.1", "2.15.0")
-ask_jobs = WORKER.ask
-tells_pixels = always_tells
 INPUT = "input"
 PUBLISHED_WIDTH = {"ssd7": 32}
 
 
-class WholeOracle:
-    """The model of a file, made by Keras from the file's own text.
+class WholeOracle(OracleWorker):
+    """The model of a file, made by Keras from the file's own text, and fed with plain pixels: 0..255 as the file is fed.
 
     Args:
         path: ``.h5`` or ``.keras`` with a whole model.
         opened: its plan; only what the file does not store is taken from there (steps and offsets, Lambdas that the user explained, the
             rule of a model without decoding layer), so that both sides stand on the same assumptions.
-        timeout: seconds for one run.
     """
 
-    def __init__(self, path: Path, opened: Opened, *, timeout: float = 600.0) -> None:
+    worker = WORKER
+
+    def __init__(self, path: Path, opened: Opened) -> None:
         self.path = Path(path)
         self.plan = opened.plan
-        self.timeout = timeout
         model = parse(opened.table.found(KerasFile).model, str(path))
         self.anchors = [call.owner[-1] for call in anchors_of(model, str(path))]
         self.edges = any(call.name == "lambda1" for call in model.calls)
-
-    @property
-    def name(self) -> str:
-        return WORKER.title
-
-    def available(self) -> Availability:
-        return WORKER.available()
 
     def job(self) -> dict[str, Any]:
         """The worker's job."""
@@ -98,53 +75,26 @@ class WholeOracle:
             "rule": [*limits, rule.nms_scope == "image", rule.score_inclusive],
         }
 
-    def run(self, pixels: Array) -> OracleRun:
-        """Make the model and read every layer; ``pixels`` are plain: 0..255 as the file is fed.
-
-        Raises:
-            MissingError: Keras is not installed, or cannot make the model.
-        """
-        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
-        outputs = layers_under(answer, "0/layers/")
-        outputs |= {f"@{name}": answer.arrays[f"0/{name}"] for name in ("loc", "conf", "scores", "priors")}
-        found = [answer.arrays[f"0/{image}/detections"] for image in range(len(pixels))]
-        rows = tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found)
-        return OracleRun(Outputs(outputs), rows, {})
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        outputs = arrays.under("layers/").later()
+        outputs |= {f"@{name}": arrays[name] for name in ("loc", "conf", "scores", "priors")}
+        return OracleRun(Outputs(outputs), detections_in(arrays, images))
 
 
-class KerasOracle:
+@dataclass(frozen=True)
+class KerasOracle(OracleWorker):
     """A Keras project's network with the weights of a file.
 
-    Args:
+    Attributes:
         path: ``.h5``, ``.weights.h5`` or ``.keras``.
         config: the network: its name, class count and width.
         told: what the user said about the file, see ``told_of``; None where nothing, and the published network is built.
-        timeout: seconds for one run.
     """
 
-    def __init__(
-        self, path: Path, config: SSDConfig, told: Mapping[str, Any] | None = None, *, timeout: float = 600.0
-    ) -> None:
-        self.path = Path(path)
-        self.config = config
-        self.told = told
-        self.timeout = timeout
-
-    @property
-    def name(self) -> str:
-        return WORKER.title
-
-    def available(self) -> Availability:
-        return WORKER.available()
-
-    def run(self, pixels: Array) -> OracleRun:
-        """Load the file and read every layer.
-
-        Raises:
-            MissingError: Keras is not installed, or cannot load the file.
-        """
-        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
-        return oracle_run(answer, 0, self.config, len(pixels))
+    path: Path
+    config: SSDConfig
+    told: Mapping[str, Any] | None = None
+    worker = WORKER
 
     def job(self, do: str = "activations") -> dict[str, Any]:
         """A job of the worker on this network."""
@@ -159,9 +109,15 @@ class KerasOracle:
             **({} if self.told is None else {"told": dict(self.told)}),
         }
 
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        outputs = arrays.under("layers/").later()
+        kinds = {name: "head" for name in outputs if "_mbox_" in name or name.startswith(("classes", "boxes"))}
+        outputs |= {f"@{name}": reorder(arrays[name], self.config) for name in ("loc", "conf")}
+        return OracleRun(Outputs(outputs), detections_in(arrays, images), kinds)
+
 
 def told_of(opened: Opened) -> dict[str, Any] | None:
-    """What the user said about a file, as ``workers/keras_nets.build`` takes it; None where nothing."""
+    """What the user said about a file, as ``workers/keras_worker.network`` takes it; None where nothing."""
     config = opened.plan.config
     said = {
         c.key: c.value
@@ -202,46 +158,6 @@ def _orders(config: SSDConfig) -> dict[int, tuple[int, ...]]:
     if config.name.startswith("jedol"):
         return {6: (0, 1, 2, 4, 3, 5)}
     return {4: (1, 2, 3, 0)} if config.name == "ssd7" else {}
-
-
-def oracle_run(answer: Answer, index: int, config: SSDConfig, images: int) -> OracleRun:
-    """The activations and detections of one job."""
-    outputs = layers_under(answer, f"{index}/layers/")
-    kinds = {name: "head" for name in outputs if "_mbox_" in name or name.startswith(("classes", "boxes"))}
-    outputs["@loc"] = reorder(answer.arrays[f"{index}/loc"], config)
-    outputs["@conf"] = reorder(answer.arrays[f"{index}/conf"], config)
-    found = [answer.arrays[f"{index}/{image}/detections"] for image in range(images)]
-    rows = tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found)
-    return OracleRun(Outputs(outputs), rows, kinds)
-
-
-def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "keras") -> Prepared:
-    """Set up Keras for an opened file.
-
-    Raises:
-        UsageError: no such oracle for Keras networks.
-    """
-    check_choice(oracle, ORACLES, "Keras")
-    if oracle == "original":
-        return _original(opened)
-    if describes_itself(opened.table):
-        graph = opened.plan.config.graph
-        entry = graph.input if graph is not None else INPUT
-        heads = {"loc": "@loc", "conf": "@conf", "scores": "@scores", "priors": "@priors"}
-        said = "made by Keras 2.15 from the file's own model_config"
-        rebuilt = "ssd_keras' own layers, written from their definition, with the numbers of the file's model_config"
-        return Prepared(
-            WholeOracle(opened.table.path, opened),
-            plan_probes(opened.plan.probes, entry, **heads),
-            entry,
-            (*runs("source framework", said, "architecture"), *runs("rebuilt", rebuilt, "priors", "detection rule")),
-        )
-    return Prepared(
-        KerasOracle(opened.table.path, opened.plan.config, told_of(opened)),
-        plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"),
-        INPUT,
-        runs("rebuilt", "built again in Keras 2.15 from what is known of the project: its own code cannot run here"),
-    )
 
 
 def _original(opened: Opened) -> Prepared:
@@ -300,55 +216,88 @@ def _original(opened: Opened) -> Prepared:
     return replace(made, evidence=(*made.evidence, *told))
 
 
-def _original_run(answer: Answer, config: SSDConfig, images: int) -> OracleRun:
-    outputs = layers_under(answer, "modules/")
-    boxes = answer.arrays["boxes"]
+def _original_run(arrays: Arrays, config: SSDConfig, images: int) -> OracleRun:
+    outputs = arrays.under("modules/").later()
+    boxes = arrays["boxes"]
     corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1).astype(np.float32)
-    corners, variances = (reorder(a[None], config)[0] for a in (corners, answer.arrays["variances"]))
+    corners, variances = (reorder(a[None], config)[0] for a in (corners, arrays["variances"]))
     outputs["priors"] = np.stack([corners.ravel(), variances.ravel()])[None]
-    outputs["loc"], outputs["conf"] = (reorder(answer.arrays[name], config) for name in ("loc", "conf"))
-    found = [answer.arrays[f"{image}/detections"] for image in range(images)]
-    return OracleRun(Outputs(outputs), tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found))
+    outputs |= {name: reorder(arrays[name], config) for name in ("loc", "conf")}
+    return OracleRun(Outputs(outputs), detections_in(arrays, images))
 
 
-def adopt(opened: Opened, config: SSDConfig) -> Opened:
-    """An opened file for a checkpoint with other tensor names.
+class KerasColumn(Column):
+    """Keras'."""
 
-    A checkpoint of a named network, of a file that describes its own: the file's own pixels, priors and rule, the checkpoint's names.
-    """
-    if not describes_itself(opened.table) or config.staged is None:
-        return opened
-    mapping = named_mapping(opened.table, config, opened.table.found(KerasFile).layers)
-    return replace(opened, plan=replace(opened.plan, mapping=mapping, probes=tuple(probes_of(config))))
+    title = "Keras"
+    oracles = ("keras", "original")
 
+    def made(self, opened: Opened, prototxt: Path | None, oracle: str, symbol: Path | None) -> Prepared:
+        if oracle == "original":
+            return _original(opened)
+        if not describes_itself(opened.table):
+            return Prepared(
+                KerasOracle(opened.table.path, opened.plan.config, told_of(opened)),
+                plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf"),
+                INPUT,
+                runs(
+                    "rebuilt",
+                    "built again in Keras 2.15 from what is known of the project: its own code cannot run here",
+                ),
+            )
+        graph = opened.plan.config.graph
+        entry = graph.input if graph is not None else INPUT
+        heads = {"loc": "@loc", "conf": "@conf", "scores": "@scores", "priors": "@priors"}
+        said = "made by Keras 2.15 from the file's own model_config"
+        rebuilt = "ssd_keras' own layers, written from their definition, with the numbers of the file's model_config"
+        return Prepared(
+            WholeOracle(opened.table.path, opened),
+            plan_probes(opened.plan.probes, entry, **heads),
+            entry,
+            (*runs("source framework", said, "architecture"), *runs("rebuilt", rebuilt, "priors", "detection rule")),
+        )
 
-def contradicted(config: SSDConfig, theirs: SSDConfig) -> tuple[str, ...]:
-    """What a file's own graph says against the layers of a named network: the padding of its heads."""
-    if config.staged is None or theirs.graph is None:
-        return ()
-    mine = "valid" if config.staged.heads.pad == 0 else "same"
-    stated = {spec.name: spec.params.get("padding", "valid") for spec in theirs.graph.layers if spec.type == "Conv2D"}
-    heads = [row.layer for row in rows_of(config) if row.kind == "kernel" and row.target.startswith("heads.")]
-    wrong = [name for name in heads if stated.get(name, mine) != mine]
-    text = f"padding of {', '.join(wrong)}: the checkpoint says {mine}, the file's model_config gives {stated.get(wrong[0])}" if wrong else ""  # fmt: skip
-    return (text,) if wrong else ()
+    def adopt(self, opened: Opened, config: SSDConfig) -> Opened:
+        """For a checkpoint of a named network, of a file that describes its own: the file's pixels, priors and rule, the checkpoint's names."""
+        if not describes_itself(opened.table) or config.staged is None:
+            return opened
+        mapping = named_mapping(opened.table, config, opened.table.found(KerasFile).layers)
+        return replace(opened, plan=replace(opened.plan, mapping=mapping, probes=tuple(probes_of(config))))
 
+    def contradicted(self, config: SSDConfig, theirs: SSDConfig) -> tuple[str, ...]:
+        """The padding of its heads."""
+        if config.staged is None or theirs.graph is None:
+            return ()
+        mine = "valid" if config.staged.heads.pad == 0 else "same"
+        stated = {
+            layer.name: layer.params.get("padding", "valid") for layer in theirs.graph.layers if layer.type == "Conv2D"
+        }
+        heads = [row.layer for row in rows_of(config) if row.kind == "kernel" and row.target.startswith("heads.")]
+        wrong = [name for name in heads if stated.get(name, mine) != mine]
+        if not wrong:
+            return ()
+        gives = f"the file's model_config gives {stated[wrong[0]]}"
+        return (f"padding of {', '.join(wrong)}: the checkpoint says {mine}, {gives}",)
 
-def fed(opened: Opened) -> Preprocess:
-    """Pixels as the oracle wants them: a whole model prepares its own."""
-    pixels = opened.plan.config.pixels
-    return (
-        Preprocess(pixels.size, fed_order(opened), resize=pixels.resize) if describes_itself(opened.table) else pixels
-    )
+    def fed(self, opened: Opened) -> Preprocess:
+        """A whole model prepares its own pixels."""
+        pixels = opened.plan.config.pixels
+        return (
+            Preprocess(pixels.size, fed_order(opened), resize=pixels.resize)
+            if describes_itself(opened.table)
+            else pixels
+        )
+
+    def why_not(self, kind: str) -> str:
+        if kind == "head":
+            return "compared in @loc and @conf, in the reference's order of anchors"
+        return "an activation or sum inside a block, or a pooling: its input and output are compared"
 
 
 def fed_order(opened: Opened) -> Literal["RGB", "BGR"]:
+    """The order of channels that a whole model is fed with."""
     said = {claim.key: claim.value for claim in opened.plan.evidence}
     return "BGR" if said.get("pixels.order") == "BGR" else "RGB"
 
 
-def why_not(kind: str) -> str:
-    """Why a layer's output has no probe of its own."""
-    if kind == "head":
-        return "compared in @loc and @conf, in the reference's order of anchors"
-    return "an activation or sum inside a block, or a pooling: its input and output are compared"
+COLUMN = KerasColumn()

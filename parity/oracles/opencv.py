@@ -1,17 +1,12 @@
 """OpenCV's own run of a Caffe network (cv2.dnn), in a process of its own: the oracle that is always at hand for Caffe files.
 
-Layer fusion and Winograd convolution are switched off, backend OpenCV on the CPU, so that every layer's output exists and
-is plain float32 arithmetic. OpenCV reads the file's weights itself, and the net in its own words (``opencv_text``). Where it
-cannot run a layer, or is known to depart from Caffe there, the layer is left out: it gets the reference's values in its
-place, so that all layers behind it are still compared, and is itself a gap, with the reason. A crash of OpenCV ends the
-worker only; the layer in which it happened is found by running shorter and shorter beginnings of the net.
+Layer fusion and Winograd convolution are switched off, backend OpenCV on the CPU, so that every layer's output exists and is plain float32 arithmetic.
+OpenCV reads the file's weights itself. Where it cannot run a layer, or is known to depart from Caffe there (``departs``), the layer is left out: it gets
+the reference's values in its place, so that all layers behind it are still compared, and is itself a gap, with the reason. A crash of OpenCV ends
+the worker only; the layer in which it happened is found by running shorter and shorter beginnings of the net. OpenCV 5 dropped the Caffe importer.
 
-OpenCV 5 dropped the Caffe importer.
-
-A Caffe net in the words that OpenCV understands: the same arithmetic, with Caffe's defaults written out.
-
-OpenCV asks for settings that Caffe has defaults for, reads some of them otherwise, and knows some layers under another name.
-What is written here means the same to Caffe (docs/caffe.md lists each with the size of the difference):
+The net is told to OpenCV in words that it understands: it asks for settings that Caffe has defaults for, reads some of them otherwise, and knows some
+layers under another name. What is written here means the same to Caffe (docs/caffe.md lists each with the size of the difference):
 
 * every value has a name of its own, so no layer works in place; layers of the training phase are left out;
 * PriorBox: four variances, whole sizes as Caffe cuts them, ``step`` as step_h and step_w, an image size of its own as an input
@@ -19,8 +14,7 @@ What is written here means the same to Caffe (docs/caffe.md lists each with the 
   with priors alone;
 * Bias as OpenCV's ``Shift``, Tile as Concat, LRN's k and Log's base, scale and shift as Power layers around them, Permute
   with all axes, axes counted from the front;
-* a *left out* layer is one that OpenCV cannot run, or has otherwise than Caffe (``departs``): its tops become inputs where
-  their values are lent, else what hangs on them is left out too.
+* the tops of a layer that is left out become inputs where their values are lent, else what hangs on them is left out too.
 """
 
 from __future__ import annotations
@@ -42,7 +36,7 @@ from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, SsdconvError
 from ssdconv.parity.layers.results import Gap, GapCode
 from ssdconv.parity.oracles.base import Availability, Lend, OracleRun, Outputs, detection_rows, require
-from ssdconv.parity.oracles.process import CrashedError, Reply, Session
+from ssdconv.parity.oracles.worker import Answer, OracleError, Session
 from ssdconv.ssd_ref.evidence import Link
 
 MOST_BOXES = 1 << 17
@@ -384,7 +378,7 @@ class OpenCVOracle:
         beginning = replace(self.net, layers=self._layers[:count])
         return opencv_net(beginning, pixels.shape, {name: lent.get(name) for name in self._gaps})
 
-    def _ask(self, net: OpenCVNet, pixels: Array) -> tuple[Reply | None, str, GapCode]:
+    def _ask(self, net: OpenCVNet, pixels: Array) -> tuple[Answer | None, str, GapCode]:
         if self._session is None:
             self._session = Session(self.name, Path(sys.executable), "opencv_worker")
         model = self.caffemodel
@@ -393,7 +387,8 @@ class OpenCVOracle:
             model.write_bytes(bytes(self.caffemodel))
         known = {layer.name for layer in self._layers if layer.type != "Silence"}
         layers = [layer for layer in net.net.layers if layer.name in known]  # the others are helpers
-        request = {
+        job = {
+            "do": "layers",
             "prototxt": prototxt_text(net.net).decode(),
             "caffemodel": str(Path(model).resolve()),
             "layers": [layer.name for layer in layers],
@@ -401,10 +396,11 @@ class OpenCVOracle:
         }
         data = next(iter(self.net.inputs))
         try:
-            reply = self._session.ask(request, {data: pixels, **net.inputs})
-        except CrashedError as error:
+            fed = {data: pixels, **net.inputs}
+            reply = self._session.ask([job], {f"0/{name}": array for name, array in fed.items()})
+        except OracleError as error:
             return None, error.what, "oracle crashed"
-        failed = reply.data.get("failed")
+        failed = reply.jobs[0].get("failed")
         return (None, str(failed), "oracle cannot") if failed else (reply, "", "oracle cannot")
 
     def _culprit(self, pixels: Array, lent: Mapping[str, Mapping[int, Array]]) -> int | None:
@@ -420,19 +416,20 @@ class OpenCVOracle:
                 good = middle
         return None if self._layers[bad - 1].name in self._gaps else bad - 1
 
-    def _read(self, net: OpenCVNet, reply: Reply, images: int) -> OracleRun:
+    def _read(self, net: OpenCVNet, reply: Answer, images: int) -> OracleRun:
+        computed = reply.arrays.under("0/").later()
         arrays: dict[str, Array | Callable[[], Array]] = {}
         detections = None
         for layer in self._layers:
             first = f"{layer.name}:0"
-            if first not in reply.arrays:
+            if first not in computed:
                 continue
             if layer.type == "DetectionOutput":
-                detections = detection_rows(reply.arrays[first](), images)
+                detections = detection_rows(reply.arrays[f"0/{first}"], images)
             elif len(layer.tops) == 1:
-                arrays[layer.name] = reply.arrays[first]
+                arrays[layer.name] = computed[first]
             else:
-                arrays |= {f"{layer.name}:{i}": reply.arrays[f"{layer.name}:{i}"] for i in range(len(layer.tops))}
+                arrays |= {(top := f"{layer.name}:{i}"): computed[top] for i in range(len(layer.tops))}
         kinds = {layer.name: layer.type for layer in self._layers}
         gaps = dict(self._gaps)
         for name, behind in net.behind.items():

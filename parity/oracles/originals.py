@@ -10,23 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import FormatError, MissingError, UsageError
-from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.inputs import Image
-from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs, Prepared, layers_under, plan_probes, runs
+from ssdconv.parity.oracles.base import Availability, OracleRun, Outputs, Prepared, plan_probes, runs
 from ssdconv.parity.oracles.environments import state
-from ssdconv.parity.oracles.process import Answer, ask
+from ssdconv.parity.oracles.worker import Arrays, Job, OracleWorker, Worker, detections_in
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path, home
 
@@ -43,9 +40,7 @@ class Original:
         project: where it comes from.
         commit: the one that this was tried with; another one is run too, and named in the verdict.
         needed: files that the worker imports, below the checkout.
-        environment: interpreter, a name of ``environments``.
-        worker: script of ``workers``, without suffix.
-        borrow: the interpreter takes torch and NumPy from this one.
+        worker: who runs it.
         any_of: names of files of which one must be somewhere below the checkout, for a project that moved its files.
     """
 
@@ -53,11 +48,11 @@ class Original:
     project: str
     commit: str
     needed: tuple[str, ...]
-    environment: str
-    worker: str
-    borrow: bool = False
+    worker: Worker
     any_of: tuple[str, ...] = ()
 
+
+TORCH = Worker("torchvision", "torch_worker", "torchvision 0.28.0", "0.28.0", borrows=True)
 
 ORIGINALS: dict[str, Original] = {
     o.name: o
@@ -67,26 +62,21 @@ ORIGINALS: dict[str, Original] = {
             "amdegroot/ssd.pytorch",
             "5b0b77faa955c1917b0c710d770739ba8fbff9b7",
             ("ssd.py", "layers/box_utils.py", "layers/functions/detection.py", "layers/functions/prior_box.py", "data/config.py"),
-            "torchvision",
-            "original_torch",
-            borrow=True,
+            TORCH,
         ),
         Original(
             "simple-ssd",
             "HosinPrime/simple-ssd-for-beginners",
             "0b87e8fcd0d21a58cee7f9e37c15ed64435e268b",
             ("config.py", "lib/model.py", "lib/multibox_encoder.py", "lib/utils.py"),
-            "torchvision",
-            "original_torch",
-            borrow=True,
+            TORCH,
         ),
         Original(
             "ssd_keras",
             "pierluigiferrari/ssd_keras",
             "3ac9adaf3889f1020d74b0eeefea281d5e82f353",
             (),
-            "ssd_keras",
-            "original_keras",
+            Worker("ssd_keras", "ssd_keras_worker"),
             any_of=("keras_ssd7.py", "keras_ssd300.py", "keras_ssd512.py"),
         ),
         Original(
@@ -94,8 +84,7 @@ ORIGINALS: dict[str, Original] = {
             "HiKapok/SSD.TensorFlow",
             "b47ff6164c8925a8bbccc593719d5bbbab996058",
             ("eval_ssd.py", "net/ssd_net.py", "utility/anchor_manipulator.py", "preprocessing/ssd_preprocessing.py"),
-            "hikapok",
-            "original_tensorflow",
+            Worker("hikapok", "hikapok_worker"),
         ),
     )
 }  # fmt: skip
@@ -222,107 +211,88 @@ def forget(name: str) -> bool:
     return had
 
 
-class OriginalOracle:
+Read = Callable[[Arrays, SSDConfig, int], OracleRun]
+"""The arrays of a worker's job, the network, and a count of images -> the outputs."""
+
+
+class OriginalOracle(OracleWorker):
     """A project's own code, holding the weights of a file.
 
     Args:
         name: the project.
         job: what its worker needs to build and load the network.
         config: the network that the file was taken for.
-        rows: the worker's answer and a count of images -> the outputs.
-        timeout: seconds for one run.
+        read: how the answer reads, where not as ``read_run`` has it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        job: Mapping[str, Any],
-        config: SSDConfig,
-        rows: Callable[[Answer, SSDConfig, int], OracleRun] | None = None,
-        *,
-        timeout: float = 900.0,
-    ) -> None:
-        self.original = original(name)
-        self.job = dict(job)
-        self.config = config
-        self.rows = rows or oracle_run
-        self.timeout = timeout
+    timeout = 900.0
+
+    def __init__(self, name: str, job: Mapping[str, Any], config: SSDConfig, read: Read | None = None) -> None:
+        self.original, self.config = original(name), config
+        self.asked, self._read = {"do": "activations", **job}, read or read_run
+        self.worker = self.original.worker
 
     @property
     def name(self) -> str:
-        found = recorded(self.original.name)
-        said = found.said if found is not None else self.original.project
-        return f"the project's original code: {said}, {state(self.original.environment).title}"
+        title = state(self.worker.environment).title
+        return f"the project's original code: {said_of(self.original.name)}, {title}"
 
     def available(self) -> Availability:
-        found = recorded(self.original.name)
+        name = self.original.name
+        found = recorded(name)
         if found is None:
+            step = f"`git clone` it and run `ssdconv oracle add-original {name} CHECKOUT`"
+            return Availability(False, f"no checkout of {self.original.project} was added", step)
+        if looked_at(name, Path(found.path)).files != found.files:
+            why = f"the checkout in {found.path} is not as it was when it was added"
             return Availability(
-                False,
-                f"no checkout of {self.original.project} was added",
-                f"`git clone` it and run `ssdconv oracle add-original {self.original.name} CHECKOUT`",
+                False, why, f"look at it, then run `ssdconv oracle add-original {name} {found.path}` again"
             )
-        if looked_at(self.original.name, Path(found.path)).files != found.files:
-            return Availability(
-                False,
-                f"the checkout in {found.path} is not as it was when it was added",
-                f"look at it, then run `ssdconv oracle add-original {self.original.name} {found.path}` again",
-            )
-        installed = state(self.original.environment)
-        return Availability(installed.installed, installed.reason, installed.next_step)
+        return super().available()
 
-    def run(self, pixels: Array) -> OracleRun:
-        """Build the network with the project's code, load the file, and read layers, heads, priors and detections.
+    def job(self) -> dict[str, Any]:
+        return in_checkout(self.original.name, self.asked)
 
-        Raises:
-            MissingError: the code cannot run here, or not with this file.
-        """
-        given = {"input": np.ascontiguousarray(pixels, np.float32)}
-        return self.rows(_asked(self.original, self.job, given, self.timeout), self.config, len(pixels))
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        return self._read(arrays, self.config, images)
 
 
-def _asked(project: Original, job: Mapping[str, Any], arrays: Mapping[str, Array], timeout: float = 900.0) -> Answer:
-    """A worker's answer; the checkout must have been added."""
-    found = recorded(project.name)
+def in_checkout(name: str, job: Job) -> dict[str, Any]:
+    """A job of a project's worker; its checkout must have been added."""
+    found = recorded(name)
     assert found is not None
-    borrowed = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}) if project.borrow else []
-    request = {"checkout": found.path, "project": project.name, "path": borrowed, **job}
-    return ask(project.environment, project.worker, request, arrays, timeout=timeout)
+    return {**job, "checkout": found.path}
 
 
-def prepared_pixels(name: str, job: Mapping[str, Any], images: Sequence[Image]) -> list[Array]:
-    """Images (height, width, 3) BGR uint8 as a project's own code prepares them, which is given RGB under their numbers."""
-    given = {str(number): np.ascontiguousarray(image[..., ::-1]) for number, image in enumerate(images)}
-    answer = _asked(original(name), job, given)
-    return [answer.arrays[str(number)] for number in range(len(images))]
+def prepared_pixels(name: str, job: Job, images: Sequence[Image]) -> list[Array]:
+    """Images (height, width, 3) BGR uint8 as a project's own code prepares them."""
+    return original(name).worker.prepared(in_checkout(name, job), images)
 
 
-def oracle_run(answer: Answer, config: SSDConfig, images: int) -> OracleRun:
+def read_run(arrays: Arrays, config: SSDConfig, images: int) -> OracleRun:
     """Layers under ``modules/``, raw heads, priors as Caffe lays them out, and each image's (n, 6) label, score, corners."""
-    outputs = layers_under(answer, "modules/")
-    outputs |= {name: answer.arrays[name] for name in ("loc", "conf", "priors")}
-    found = [answer.arrays[f"{image}/detections"] for image in range(images)]
-    return OracleRun(Outputs(outputs), tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found))
+    outputs = arrays.under("modules/").later()
+    outputs |= {name: arrays[name] for name in ("loc", "conf", "priors")}
+    return OracleRun(Outputs(outputs), detections_in(arrays, images))
 
 
-def prepared(
-    name: str,
-    opened: Opened,
-    job: Mapping[str, Any],
-    rows: Callable[[Answer, SSDConfig, int], OracleRun] | None = None,
-) -> Prepared:
+def said_of(name: str) -> str:
+    """What a verdict says of a project."""
+    found = recorded(name)
+    return found.said if found is not None else original(name).project
+
+
+def prepared(name: str, opened: Opened, job: Job, read: Read | None = None) -> Prepared:
     """A project's code as the oracle of an opened file.
 
     Args:
         name: key of ``ORIGINALS``.
         opened: the file.
-        job, rows: see ``OriginalOracle``.
+        job, read: see ``OriginalOracle``.
     """
-    found = recorded(name)
-    said = found.said if found is not None else original(name).project
     return Prepared(
-        OriginalOracle(name, job, opened.plan.config, rows),
+        OriginalOracle(name, job, opened.plan.config, read),
         plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf", priors="priors"),
         INPUT,
-        runs("original code", said),
+        runs("original code", said_of(name)),
     )

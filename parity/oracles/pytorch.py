@@ -1,12 +1,9 @@
-"""Oracles of .pth files: plain torch modules for ssd.pytorch and simple-ssd (``plain_ssd``), torchvision itself for its own.
+"""Oracles of .pth files: torchvision itself for its own, plain torch modules for ssd.pytorch and simple-ssd.
 
-Files are read by ``torch.load(weights_only=True)`` here, not by the converter's reader, and loaded strictly.
-
-SSD300 of ssd.pytorch and simple-ssd as plain torch modules, written from the facts and apart from ``ssd_ref``.
-
-The repositories themselves do not run on a current torch. What is built here has their module names, so that ``load_state_dict``
-with ``strict`` checks a file, and their arithmetic, step by step: priors as (cx, cy, w, h) clamped to the image, conv4_3
-divided by (norm + 1e-10), detection class by class with a loop over boxes.
+Files are read by ``torch.load(weights_only=True)`` here, not by the converter's reader, and loaded strictly. The repositories of ssd.pytorch and
+simple-ssd do not run on a current torch. The plain modules are written from the facts and apart from ``ssd_ref``; they have the repositories' names,
+so that ``load_state_dict`` with ``strict`` checks a file, and their arithmetic, step by step: priors as (cx, cy, w, h) clamped to the image,
+conv4_3 divided by (norm + 1e-10), detection class by class with a loop over boxes.
 """
 
 from __future__ import annotations
@@ -14,8 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-import sysconfig
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,18 +30,15 @@ from ssdconv.parity.oracles import originals
 from ssdconv.parity.oracles.base import (
     RUN,
     Availability,
+    Column,
     OracleRun,
     Outputs,
     Prepared,
-    Worker,
-    as_opened,
-    check_choice,
-    layers_under,
     plan_probes,
     refuse_settings,
     runs,
 )
-from ssdconv.parity.oracles.process import Answer
+from ssdconv.parity.oracles.worker import Arrays, OracleWorker
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.pytorch import KINDS
 
@@ -206,11 +198,7 @@ def _overlap(box: Array, others: Array) -> Array:
     return overlap
 
 
-ORACLES = ("torch", "torchvision", "original")
-WORKER = Worker("torchvision", "torch_vision", "torchvision 0.28.0", "0.28.0")
-SITE_PACKAGES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-"""Where this interpreter has torch and NumPy, which the worker uses too."""
-adopt = as_opened
+WORKER = originals.TORCH
 INPUT = "input"
 
 
@@ -221,6 +209,10 @@ class Weights:
     path: Path
     wrappers: tuple[str, ...] = ()
     prefix: str = ""
+
+    def job(self) -> dict[str, Any]:
+        """What a job of the worker says of them."""
+        return {"pth": str(self.path.resolve()), "wrappers": list(self.wrappers), "prefix": self.prefix}
 
 
 class PlainOracle:
@@ -280,88 +272,55 @@ class PlainOracle:
         return OracleRun(Outputs(outputs), rows)
 
 
-class TorchvisionOracle:
-    """torchvision's ssd300_vgg16 with the weights of a file, in an interpreter of its own."""
+@dataclass(frozen=True)
+class TorchvisionOracle(OracleWorker):
+    """torchvision's ssd300_vgg16 with the weights of a file."""
 
-    def __init__(self, weights: Weights, config: SSDConfig, *, timeout: float = 600.0) -> None:
-        self.weights = weights
-        self.config = config
-        self.timeout = timeout
+    weights: Weights
+    config: SSDConfig
+    worker = WORKER
 
-    @property
-    def name(self) -> str:
-        return WORKER.title
+    def job(self, do: str = "activations") -> dict[str, Any]:
+        return {"do": do, "classes": self.config.num_classes, **self.weights.job()}
 
-    def available(self) -> Availability:
-        return WORKER.available()
-
-    def job(self) -> dict[str, Any]:
-        """The worker's job that computes this network's activations."""
-        return {
-            "do": "activations",
-            "classes": self.config.num_classes,
-            "pth": str(self.weights.path.resolve()),
-            "wrappers": list(self.weights.wrappers),
-            "prefix": self.weights.prefix,
-        }
-
-    def run(self, pixels: Array) -> OracleRun:
-        """Run the network.
-
-        Raises:
-            MissingError: torchvision is not installed, or cannot load the file.
-        """
-        answer = ask_torchvision([self.job()], {"0/input": np.ascontiguousarray(pixels, np.float32)}, self.timeout)
-        outputs = layers_under(answer, "0/modules/")
-        outputs |= {"loc": answer.arrays["0/loc"], "conf": answer.arrays["0/conf"]}
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        outputs = arrays.under("modules/").later()
+        outputs |= {"loc": arrays["loc"], "conf": arrays["conf"]}
         rows = []
-        for image in range(len(pixels)):
-            boxes, labels, scores = (answer.arrays[f"0/{image}/{key}"] for key in ("boxes", "labels", "scores"))
+        for image in range(images):
+            boxes, labels, scores = (arrays[f"{image}/{key}"] for key in ("boxes", "labels", "scores"))
             rows.append(Rows(labels.astype(np.int64), scores, boxes.reshape(-1, 4) / np.float32(300)))
         return OracleRun(Outputs(outputs), tuple(rows))
 
 
-def ask_torchvision(
-    jobs: Sequence[Mapping[str, Any]], arrays: Mapping[str, Array] | None = None, timeout: float = 600.0
-) -> Answer:
-    """Run jobs of the torchvision worker; it gets torch and NumPy from this interpreter."""
-    return WORKER.ask(jobs, arrays, timeout=timeout, path=SITE_PACKAGES)
+class PyTorchColumn(Column):
+    """PyTorch's: torchvision for its own names, plain modules or the original code for the others."""
 
+    title = "PyTorch"
+    oracles = ("torch", "torchvision", "original")
 
-def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "torch") -> Prepared:
-    """Set up the oracle of an opened .pth file: torchvision for its own names, plain modules or the original code for the others.
-
-    Raises:
-        UsageError: no such oracle for these networks.
-    """
-    check_choice(oracle, ORACLES, "PyTorch")
-    table, config = opened.table, opened.plan.config
-    style, prefix = style_of(table)
-    weights = Weights(table.path, table.found(PthFile).wrappers, prefix)
-    if oracle == "original":
-        style = KINDS[config.name].style
+    def made(self, opened: Opened, prototxt: Path | None, oracle: str, symbol: Path | None) -> Prepared:
+        table, config = opened.table, opened.plan.config
+        style, prefix = style_of(table)
+        weights = Weights(table.path, table.found(PthFile).wrappers, prefix)
+        if oracle == "original":
+            style = KINDS[config.name].style
+            if style == "torchvision":
+                why = "torchvision is its own oracle, in `ssdconv oracle install torchvision`"
+                raise UsageError(why, got="--oracle original")
+            return originals.prepared(style, opened, {"do": style, "classes": config.num_classes, **weights.job()})
+        probes = plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf")
         if style == "torchvision":
-            raise UsageError(
-                "torchvision is its own oracle, in `ssdconv oracle install torchvision`", got="--oracle original"
-            )
-        pth = {"pth": str(weights.path.resolve()), "wrappers": list(weights.wrappers), "prefix": prefix}
-        return originals.prepared(style, opened, {**pth, "classes": config.num_classes})
-    probes = plan_probes(opened.plan.probes, INPUT, loc="loc", conf="conf")
-    if style == "torchvision":
-        evidence = runs("original code", "torchvision's own ssd300_vgg16", *RUN, "pixels")
-        runner = TorchvisionOracle(weights, config)
-        transform = partial(WORKER.prepared, runner.job() | {"do": "prepare"}, path=SITE_PACKAGES)
-        return Prepared(runner, probes, INPUT, evidence, transform)
-    refuse_settings(opened, f"plain modules of {style}")
-    evidence = runs("rebuilt", f"plain modules written here from what is known of {style}")
-    return Prepared(PlainOracle(weights, config), probes, INPUT, evidence)
+            evidence = runs("original code", "torchvision's own ssd300_vgg16", *RUN, "pixels")
+            runner = TorchvisionOracle(weights, config)
+            return Prepared(runner, probes, INPUT, evidence, partial(WORKER.prepared, runner.job("prepare")))
+        refuse_settings(opened, f"plain modules of {style}")
+        evidence = runs("rebuilt", f"plain modules written here from what is known of {style}")
+        return Prepared(PlainOracle(weights, config), probes, INPUT, evidence)
+
+    def tells_pixels(self, opened: Opened) -> bool:
+        """For torchvision's names; for the others the channel order is open."""
+        return opened.plan.config.name.startswith("torchvision")
 
 
-def tells_pixels(opened: Opened) -> bool:
-    """Whether the file tells how pixels are prepared: for torchvision's names it does, else the channel order is open."""
-    return opened.plan.config.name.startswith("torchvision")
-
-
-def why_not(kind: str) -> str:
-    """Why an output has no probe of its own."""
-    return "regroups values that are compared elsewhere"
+COLUMN = PyTorchColumn()

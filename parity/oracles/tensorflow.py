@@ -1,7 +1,7 @@
 """TensorFlow 2.15, running TensorFlow 1 operations, as the oracle of checkpoints and frozen graphs, in an interpreter of its own.
 
 It restores the source file itself, by TensorFlow's own reader, never the converted checkpoint. A frozen graph is run as it is. To the
-variables of a checkpoint the network is built in ``workers/tf_hikapok.py`` from what is known of HiKapok/SSD.TensorFlow, so there this
+variables of a checkpoint the network is built in ``workers/tf_worker.py`` from what is known of HiKapok/SSD.TensorFlow, so there this
 oracle proves reading, layers and arithmetic, not that the description of the original is complete. Boxes are decoded by that description
 for both. The original code on TensorFlow 1.6 is an oracle of its own, where a checkout was added.
 """
@@ -9,7 +9,7 @@ for both. The original code on TensorFlow 1.6 is an oracle of its own, where a c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,22 @@ from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.inputs import Image
 from ssdconv.parity.oracles import aizoo, originals
 from ssdconv.parity.oracles.base import (
-    Availability,
+    RUN,
+    Column,
     OracleRun,
     Outputs,
     Prepared,
-    Worker,
-    always_tells,
-    as_opened,
-    check_choice,
     in_reference_order,
-    layers_under,
     plan_probes,
     refuse_settings,
     runs,
 )
-from ssdconv.parity.oracles.process import Answer
+from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker, detections_in
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
-ORACLES = ("tensorflow", "original")
 WORKER = Worker("tensorflow", "tf_worker", "TensorFlow 2.15.1 (TensorFlow 1 operations)", "2.15.1")
-ask_jobs = WORKER.ask
-adopt = as_opened
-tells_pixels = always_tells
 INPUT = "input"
 
 GRAPH_RESIZES = ("tf1_bilinear", "torch_bilinear")
@@ -58,54 +50,28 @@ ANCHORS = {4: (1, 0, 2, 3), 6: (1, 0, 2, 4, 3, 5)}
 """Place in SSD.TensorFlow's cell of each of the reference's anchors."""
 
 
-class TensorFlowOracle:
+@dataclass(frozen=True)
+class TensorFlowOracle(OracleWorker):
     """SSD.TensorFlow's network: with the variables of a checkpoint, or a frozen graph as it is.
 
-    Args:
+    Attributes:
         path: a checkpoint's prefix or index, or a V1 checkpoint; a frozen graph with ``weights``.
         config: the network: its class count and width.
         scope: the network's variable scope in the file.
         weights: of a frozen graph, the nodes of its layers' weights: see ``frozen_weights``.
-        timeout: seconds for one run.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: SSDConfig,
-        scope: str = SCOPE,
-        *,
-        weights: Mapping[str, Any] | None = None,
-        timeout: float = 600.0,
-    ) -> None:
-        self.path = Path(path)
-        self.config = config
-        self.scope = scope
-        self.weights = weights
-        self.timeout = timeout
-
-    @property
-    def name(self) -> str:
-        return WORKER.title
-
-    def available(self) -> Availability:
-        return WORKER.available()
-
-    def run(self, pixels: Array) -> OracleRun:
-        """Restore the file and run the network.
-
-        Raises:
-            MissingError: TensorFlow is not installed, or cannot restore the file.
-        """
-        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
-        return oracle_run(answer, 0, self.config, len(pixels))
+    path: Path
+    config: SSDConfig
+    scope: str = SCOPE
+    weights: Mapping[str, Any] | None = None
+    worker = WORKER
 
     def job(self) -> dict[str, Any]:
-        """The worker's job that runs this network."""
-        staged = self.config.staged
         path = str(self.path.resolve())
         if self.weights is not None:
             return {"do": "frozen", "path": path, "classes": self.config.num_classes, **self.weights}
+        staged = self.config.staged
         return {
             "do": "activations",
             "path": path.removesuffix(".index"),
@@ -114,28 +80,24 @@ class TensorFlowOracle:
             "scope": self.scope.rstrip("/"),
         }
 
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
+        heads = _in_order(arrays["probes/@loc"], arrays["probes/@conf"], self.config)
+        outputs = arrays.under("probes/").later() | {f"@{name}": array for name, array in heads.items()}
+        return OracleRun(Outputs(outputs), detections_in(arrays, images))
 
-class GraphOracle:
+
+@dataclass(frozen=True)
+class GraphOracle(OracleWorker):
     """A frozen detection graph, run by TensorFlow as it is.
 
-    Args:
+    Attributes:
         opened: the graph; only names of nodes are taken from its plan, and which of its classes is the background.
-        timeout: seconds for one run.
     """
 
-    def __init__(self, opened: Opened, *, timeout: float = 600.0) -> None:
-        self.opened = opened
-        self.timeout = timeout
-
-    @property
-    def name(self) -> str:
-        return WORKER.title
-
-    def available(self) -> Availability:
-        return WORKER.available()
+    opened: Opened
+    worker = WORKER
 
     def job(self) -> dict[str, Any]:
-        """The worker's job that runs this graph."""
         ends = self.opened.table.found(CheckpointFile).ends
         return {
             "do": "detector",
@@ -145,27 +107,20 @@ class GraphOracle:
             **{kind: ends[kind] for kind in ("image", "loc", "conf", "scores", "anchors")},
         }
 
-    def run(self, pixels: Array) -> OracleRun:
-        """Run the graph from prepared pixels on.
-
-        Raises:
-            MissingError: TensorFlow is not installed, or cannot run the graph.
-        """
-        answer = WORKER.activations(self.job(), pixels, timeout=self.timeout)
+    def read(self, arrays: Arrays, images: int) -> OracleRun:
         config = self.opened.plan.config
-        outputs = layers_under(answer, "0/layers/")
-        outputs |= {f"@{k}": answer.arrays[f"0/{k}"] for k in ("loc", "conf", "scores") if f"0/{k}" in answer.arrays}
-        outputs["@loc"] = np.ascontiguousarray(outputs["@loc"][..., self._order()])
-        if "0/anchors" in answer.arrays:
-            corners = answer.arrays["0/anchors"][:, YX_TO_XY]
+        outputs = arrays.under("layers/").later()
+        outputs |= {f"@{kind}": arrays[kind] for kind in ("conf", "scores") if kind in arrays}
+        outputs["@loc"] = np.ascontiguousarray(arrays["loc"][..., self._order()])
+        if "anchors" in arrays:
+            corners = arrays["anchors"][:, YX_TO_XY]
             variances = np.broadcast_to(np.array(config.priors[0].variances, np.float32), corners.shape)
             outputs["@priors"] = np.stack([corners.ravel(), variances.ravel()])[None]
-        if not answer.data["jobs"][0]["detections"]:
+        if "0/detections" not in arrays:
             return OracleRun(Outputs(outputs))
-        found = [answer.arrays[f"0/{image}/detections"] for image in range(len(pixels))]
         first = 0 if config.detect.background == 0 else 1  # the graph counts its classes from 1
-        rows = tuple(Rows(r[:, 0].astype(np.int64) - first, r[:, 1], r[:, 2:]) for r in found)
-        return OracleRun(Outputs(outputs), rows)
+        found = detections_in(arrays, images)
+        return OracleRun(Outputs(outputs), tuple(Rows(r.labels - first, r.scores, r.boxes) for r in found))
 
     def _order(self) -> list[int]:
         """Place in the graph's loc of dx, dy, dw, dh."""
@@ -180,45 +135,45 @@ class GraphOracle:
         return WORKER.prepared(job, images)
 
 
-def oracle_run(answer: Answer, index: int, config: SSDConfig, images: int) -> OracleRun:
-    """The activations and detections of one job."""
-    outputs = layers_under(answer, f"{index}/probes/")
-    outputs["@loc"] = np.ascontiguousarray(in_reference_order(outputs["@loc"], config, ANCHORS)[..., YX_TO_XY])
-    outputs["@conf"] = in_reference_order(outputs["@conf"], config, ANCHORS)
-    found = [answer.arrays[f"{index}/{image}/detections"] for image in range(images)]
-    return OracleRun(Outputs(outputs), tuple(Rows(r[:, 0].astype(np.int64), r[:, 1], r[:, 2:]) for r in found))
+def _in_order(loc: Array, conf: Array, config: SSDConfig) -> dict[str, Array]:
+    """Heads in the reference's order of anchors and coordinates."""
+    loc = np.ascontiguousarray(in_reference_order(loc, config, ANCHORS)[..., YX_TO_XY])
+    return {"loc": loc, "conf": in_reference_order(conf, config, ANCHORS)}
 
 
-def prepare(opened: Opened, prototxt: Path | None = None, oracle: str = "tensorflow") -> Prepared:
-    """Set up TensorFlow for an opened checkpoint.
+class TensorFlowColumn(Column):
+    """TensorFlow's."""
 
-    Raises:
-        UsageError: no such oracle for TensorFlow networks, or a checkpoint of the face-mask detector.
-    """
-    check_choice(oracle, ORACLES, "TensorFlow")
-    if oracle == "original":
-        return _original(opened)
-    graph = opened.table.found(CheckpointFile).flavour == "graph"
-    if opened.plan.config.graph is not None:
-        return _whole(opened)
-    if opened.plan.config.name == AIZOO and graph:
-        return aizoo.prepare(opened, WORKER)
-    if opened.plan.config.name == AIZOO:
-        raise UsageError(
-            "this network is verified with its frozen graph (.pb), which holds its layers", where=str(opened.table.path)
-        )
-    refuse_settings(opened, WORKER.title)
-    scope = scope_of(list(opened.table)) or SCOPE
-    weights = frozen_weights(opened.plan.config, scope) if graph else None
-    runner = TensorFlowOracle(opened.table.path, opened.plan.config, scope, weights=weights)
-    rebuilt = "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow"
-    evidence = runs("rebuilt", rebuilt)
-    alone: tuple[Link, ...] = ("architecture",) if graph else ()
-    if graph:
-        layers = runs("source framework", "TensorFlow, given the frozen graph as it is", "architecture")
-        evidence = (*layers, *runs("rebuilt", f"boxes of the graph's heads: {rebuilt}", "priors", "detection rule"))
-    probes = plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf")
-    return Prepared(runner, probes, INPUT, evidence, alone=alone)
+    title = "TensorFlow"
+    oracles = ("tensorflow", "original")
+
+    def made(self, opened: Opened, prototxt: Path | None, oracle: str, symbol: Path | None) -> Prepared:
+        if oracle == "original":
+            return _original(opened)
+        config, path = opened.plan.config, opened.table.path
+        graph = opened.table.found(CheckpointFile).flavour == "graph"
+        if opened.plan.config.graph is not None:
+            return _whole(opened)
+        if config.name == AIZOO and graph:
+            return aizoo.prepare(opened, WORKER)
+        if config.name == AIZOO:
+            raise UsageError(
+                "this network is verified with its frozen graph (.pb), which holds its layers", where=str(path)
+            )
+        refuse_settings(opened, WORKER.title)
+        scope = scope_of(list(opened.table)) or SCOPE
+        rebuilt = "built again in TensorFlow 2.15 from what is known of SSD.TensorFlow"
+        evidence = runs("rebuilt", rebuilt)
+        alone: tuple[Link, ...] = ("architecture",) if graph else ()
+        if graph:
+            layers = runs("source framework", "TensorFlow, given the frozen graph as it is", "architecture")
+            evidence = (*layers, *runs("rebuilt", f"boxes of the graph's heads: {rebuilt}", "priors", "detection rule"))
+        runner = TensorFlowOracle(path, config, scope, frozen_weights(config, scope) if graph else None)
+        probes = plan_probes(opened.plan.probes, INPUT, loc="@loc", conf="@conf")
+        return Prepared(runner, probes, INPUT, evidence, alone=alone)
+
+
+COLUMN = TensorFlowColumn()
 
 
 def _whole(opened: Opened) -> Prepared:
@@ -231,10 +186,9 @@ def _whole(opened: Opened) -> Prepared:
     probes = plan_probes(opened.plan.probes, ends["input"], **heads)
     said = "TensorFlow, given the graph of the file as it is"
     resizes = opened.plan.config.pixels.resize in GRAPH_RESIZES and ends["input"] != ends["image"]
-    links: tuple[Link, ...] = ("architecture", "priors", "detection rule", *(("pixels",) if resizes else ()))
-    return Prepared(
-        runner, probes, ends["input"], runs("source framework", said, *links), pixels=runner.pixels if resizes else None
-    )
+    links: tuple[Link, ...] = (*RUN, *(("pixels",) if resizes else ()))
+    evidence = runs("source framework", said, *links)
+    return Prepared(runner, probes, ends["input"], evidence, pixels=runner.pixels if resizes else None)
 
 
 def frozen_weights(config: SSDConfig, scope: str) -> dict[str, Any]:
@@ -291,16 +245,8 @@ def _original(opened: Opened) -> Prepared:
     )
 
 
-def _original_run(answer: Answer, config: SSDConfig, images: int) -> OracleRun:
+def _original_run(arrays: Arrays, config: SSDConfig, images: int) -> OracleRun:
     """Heads and priors in the reference's order of anchors and coordinates."""
-    arrays = dict(answer.arrays)
-    arrays["loc"] = in_reference_order(arrays["loc"], config, ANCHORS)[..., YX_TO_XY]
-    arrays["conf"] = in_reference_order(arrays["conf"], config, ANCHORS)
-    rows = arrays["priors"][0].reshape(2, -1, 4)
-    arrays["priors"] = in_reference_order(rows, config, ANCHORS).reshape(1, 2, -1)
-    return originals.oracle_run(Answer(answer.data, arrays), config, images)
-
-
-def why_not(kind: str) -> str:
-    """Why an output has no probe of its own."""
-    return "regroups values that are compared elsewhere"
+    priors = in_reference_order(arrays["priors"][0].reshape(2, -1, 4), config, ANCHORS).reshape(1, 2, -1)
+    outputs = arrays.under("modules/").later() | _in_order(arrays["loc"], arrays["conf"], config)
+    return OracleRun(Outputs(outputs | {"priors": priors}), detections_in(arrays, images))

@@ -32,7 +32,7 @@ import torch
 
 from ssdconv.errors import UsageError
 from ssdconv.parity.layers.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Measurement, measure
-from ssdconv.parity.oracles.caffe import TITLE as CAFFE
+from ssdconv.parity.oracles.caffe import WORKER as CAFFE
 from ssdconv.parity.steps.frameworks import FRAMEWORKS, caffe_trace, framework_trace
 from ssdconv.parity.steps.reference import Array, LossFunction, StepBatch, StepPlan, Trace, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
@@ -125,7 +125,7 @@ class StepReport:
 
 
 DOUBLE_ULP = 2.0**-48
-RUN_BY = {**FRAMEWORKS, "caffe": CAFFE}
+RUN_BY = {source: worker.title for source, worker in {**FRAMEWORKS, "caffe": CAFFE}.items()}
 """Source -> what runs its training step."""
 
 

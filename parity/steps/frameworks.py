@@ -1,11 +1,7 @@
-"""ChainerCV's and GluonCV's training steps, run live, in the reference's names and layout.
+"""The training steps of ChainerCV, GluonCV and the original Caffe, run live, in the reference's names and layout.
 
-The framework is given a weight file of its own kind, written from the reference's tensors, the prepared pixels and the
-objects; it makes its own targets, loss, gradients and updates.
-
-The original Caffe's training step, run live, in the reference's names and layout.
-
-Caffe is given the network's own deploy layers with the loss layer and the multipliers that ``examples/ssd/ssd_pascal.py`` writes, and
+The framework is given a weight file of its own kind, written from the reference's tensors, the prepared pixels and the objects; it makes its own
+targets, loss, gradients and updates. Caffe is given the network's own deploy layers with the loss layer and the multipliers that ``examples/ssd/ssd_pascal.py`` writes, and
 a solver prototxt; priors, matching, mining, loss, gradients, weight decay, update and the drops of the rate are its own, in float32.
 """
 
@@ -26,15 +22,14 @@ from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.tensors import Array, MappedTensor, apply_all
-from ssdconv.errors import MissingError, UsageError
-from ssdconv.parity.oracles.caffe import ENVIRONMENT
-from ssdconv.parity.oracles.environments import LIBRARY, environment, next_step, state
-from ssdconv.parity.oracles.process import Answer, Session, ask
+from ssdconv.errors import UsageError
+from ssdconv.parity.oracles import caffe, chainer, gluon
+from ssdconv.parity.oracles.worker import Arrays
 from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.recipe import OptimizerSpec, Recipe
 
-FRAMEWORKS = {"chainer": "Chainer 7.8.1, ChainerCV 0.13.1", "gluon": "MXNet 1.9.1, GluonCV 0.10.5.post0"}
+FRAMEWORKS = {"chainer": chainer.WORKER, "gluon": gluon.WORKER}
 """Source -> what runs its training step."""
 
 _SUFFIX = {"chainer": ".npz", "gluon": ".params"}
@@ -83,71 +78,50 @@ def framework_trace(
             "ratio": recipe.loss.mining.ratio,
             "double": offsets is not None,
         }
-        run = _chainer if config.source == "chainer" else _gluon
-        answer, turn = run(config, path, batch, job, offsets, timeout)
+        told, arrays, turn = (_chainer if config.source == "chainer" else _gluon)(config, path, batch)
+        arrays |= {"0/input": batch.pixels} | ({} if offsets is None else {"0/locs": turn(offsets)})
+        answer = FRAMEWORKS[config.source].ask([{**job, **told}], arrays, timeout=timeout)
         opened = open_source(path, config.source, Request(config.name, config.num_classes))
         with opened.table:
             entries = tuple(opened.plan.mapping)
-    return _trace(answer, entries, plan, turn)
+    return _trace(answer.arrays.under("0/"), entries, plan, turn)
 
 
-Turn = Callable[[Array], Array]
+Told = tuple[dict[str, Any], dict[str, Array], Callable[[Array], Array]]
+"""What belongs to a framework's job, its objects, and coordinates (N, P, 4) in its order <-> in the reference's."""
 
 
-def _chainer(
-    config: SSDConfig, path: Path, batch: StepBatch, job: dict[str, Any], offsets: Array | None, timeout: float
-) -> tuple[Answer, Turn]:
-    staged = config.staged
-    width = staged.backbone.options.get("width", 64) if staged else 64
-    job |= {
-        "npz": str(path),
-        "size": config.pixels.size[0],
-        "classes": config.num_classes,
-        "width": width,
-        "scaling": 2,
-    }
-    arrays, scale = {"0/input": batch.pixels}, np.float32(config.pixels.size[0])
+def _chainer(config: SSDConfig, path: Path, batch: StepBatch) -> Told:
+    told = {**chainer.ChainerOracle(path, config).job("train"), "scaling": 2}
+    scale = np.float32(config.pixels.size[0])
+    arrays: dict[str, Array] = {}
     for index, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
         arrays |= {f"0/boxes{index}": boxes[:, [1, 0, 3, 2]] * scale, f"0/labels{index}": (labels - 1).astype(np.int32)}
-    if offsets is not None:
-        arrays["0/locs"] = offsets[..., [1, 0, 3, 2]]
-    answer = ask("chainer", "chainer_training", {"jobs": [job]}, arrays, timeout=timeout)
-    return answer, lambda found: found[..., [1, 0, 3, 2]]
+    return told, arrays, lambda found: found[..., [1, 0, 3, 2]]
 
 
-def _gluon(
-    config: SSDConfig, path: Path, batch: StepBatch, job: dict[str, Any], offsets: Array | None, timeout: float
-) -> tuple[Answer, Turn]:
-    from ssdconv.parity.oracles.gluon import class_names
-
+def _gluon(config: SSDConfig, path: Path, batch: StepBatch) -> Told:
     height, width = config.pixels.size
     scale = np.array([width, height, width, height], np.float32)
-    job |= {"params": str(path), "network": config.name, "classes": class_names(config)}
-    arrays = {"0/input": batch.pixels}
+    arrays: dict[str, Array] = {}
     for index, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
         arrays |= {f"0/boxes{index}": boxes * scale, f"0/labels{index}": (labels - 1).astype(np.float32)}
-    if offsets is not None:
-        arrays["0/locs"] = offsets
-    return ask("gluon", "gluon_training", {"jobs": [job]}, arrays, timeout=timeout), lambda found: found
+    return {**gluon.GluonOracle(path, config).job(), "do": "train"}, arrays, lambda found: found
 
 
-def _trace(answer: Answer, entries: tuple[MappedTensor, ...], plan: StepPlan, turn: Turn) -> Trace:
-    arrays = {name[2:]: array for name, array in answer.arrays.items()}
-    labels = np.asarray(arrays["target/labels"]).astype(np.int64)
+def _trace(arrays: Arrays, entries: tuple[MappedTensor, ...], plan: StepPlan, turn: Callable[[Array], Array]) -> Trace:
+    labels = arrays["target/labels"].astype(np.int64)
     offsets = np.where(labels[..., None] > 0, turn(arrays["target/locs"]), 0)
     trace = Trace(labels, offsets, arrays["losses"])
-    trace.gradients = _named(arrays, "gradient/", entries)
-    trace.weights = {k: _named(arrays, f"weight/{k}/", entries) for k in plan.keep}
+    trace.gradients = _named(arrays.under("gradient/"), entries)
+    trace.weights = {k: _named(arrays.under(f"weight/{k}/"), entries) for k in plan.keep}
     return trace
 
 
-def _named(arrays: Mapping[str, Array], head: str, entries: tuple[MappedTensor, ...]) -> dict[str, Array]:
+def _named(arrays: Arrays, entries: tuple[MappedTensor, ...]) -> dict[str, Array]:
     """Arrays of the framework's parameters under the reference's names."""
-    found = {}
-    for entry in entries:
-        if head + entry.source in arrays:
-            found[entry.target] = np.ascontiguousarray(apply_all(entry.ops, arrays[head + entry.source]))
-    return found
+    there = [entry for entry in entries if entry.source in arrays]
+    return {e.target: np.ascontiguousarray(apply_all(e.ops, arrays[e.source])) for e in there}
 
 
 LEARNED = [{"lr_mult": 1.0, "decay_mult": 1.0}, {"lr_mult": 2.0, "decay_mult": 0.0}]
@@ -195,34 +169,23 @@ def caffe_trace(
     Raises:
         MissingError: Caffe is not installed, or refuses the net.
     """
-    found = state(ENVIRONMENT)
-    if not found.installed:
-        raise MissingError(found.reason, hint=next_step(ENVIRONMENT))
-    home = environment(ENVIRONMENT)
     rows = [
         (item, label, index, *box, 0.0)
         for item, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True))
         for index, (label, box) in enumerate(zip(labels, boxes, strict=True))
     ]
     label = np.array(rows, np.float32)[None, None]
-    session = Session("Caffe", home.python, "caffe_training", timeout)
-    try:
+    with tempfile.TemporaryDirectory(prefix="ssdconv-steps-") as folder:
         weights, net, solver = (
-            session.folder / name for name in ("start.caffemodel", "train.prototxt", "solver.prototxt")
+            Path(folder) / name for name in ("start.caffemodel", "train.prototxt", "solver.prototxt")
         )
         write(config, tensors, weights, Request())
         write_prototxt(train_net(config, batch.pixels.shape, label.shape), net)
         solver.write_text(solver_text(optimizer, plan, net))
-        request = {
-            "library": str(home.folder / LIBRARY),
-            "solver": str(solver),
-            "caffemodel": str(weights),
-            "keep": list(plan.keep),
-        }
-        reply = session.ask(request, {"data": batch.pixels, "label": label})
-        arrays = {name: read() for name, read in reply.arrays.items()}
-    finally:
-        session.close()
+        job = {"do": "train", "solver": str(solver), "caffemodel": str(weights), "keep": list(plan.keep)}
+        given = {"0/data": batch.pixels, "0/label": label}
+        answer = caffe.WORKER.ask([{**job, "library": caffe.library()}], given, timeout=timeout)
+    arrays = answer.arrays.under("0/")
 
     def named(head: str) -> dict[str, Array]:
         given = {b.tensor: arrays[f"{head}/{b.name}"] for b in blobs_of(config)}

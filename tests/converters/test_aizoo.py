@@ -1,7 +1,7 @@
 """One network in files of three frameworks: equal tensors, equal boxes on photos, each against its own framework.
 
 The published files are read from the reference data; MXNet, TensorFlow and OpenCV run them as they are. Boxes are checked against
-``workers/aizoo_boxes.py``, NumPy written from the facts of the project's scripts, which shares nothing with ``ssd_ref``.
+``workers/aizoo.py``, NumPy written from the facts of the project's scripts, which shares nothing with ``ssd_ref``.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ SOURCES = {"caffe": "caffemodel", "gluon": "params", "tensorflow": "pb"}
 
 @pytest.fixture(scope="module")
 def boxes() -> ModuleType:
-    path = Path(base.__file__).parent / "workers" / "aizoo_boxes.py"
-    spec = spec_from_file_location("aizoo_boxes", path)
+    path = Path(base.__file__).parent / "workers" / "aizoo.py"
+    spec = spec_from_file_location("aizoo", path)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -15,7 +15,7 @@ import pytest
 from ssdconv.converters.convert import convert
 from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.oracles.environments import state
-from ssdconv.parity.oracles.process import Session, end
+from ssdconv.parity.oracles.worker import Session, end
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read, save
 from ssdconv.ssd_ref.config import SSDConfig
@@ -152,14 +152,14 @@ def test_a_crash_of_opencv_is_a_gap_and_not_ours(tmp_path: Path, monkeypatch: py
     """A worker that ends by signal 11 as soon as DetectionOutput is among the layers, and another one afterwards."""
     real, dying = Session.ask, [sys.executable, "-c", "import os; input(); os.kill(os.getpid(), 11)"]
 
-    def ask(self: Session, request: Any, arrays: Any) -> Any:
-        if "DetectionOutput" not in request["prototxt"]:
-            return real(self, request, arrays)
+    def ask(self: Session, jobs: Any, arrays: Any) -> Any:
+        if "DetectionOutput" not in jobs[0]["prototxt"]:
+            return real(self, jobs, arrays)
         kept, self.command = self.command, dying
         if self._process is not None:
             end(self._process)
         try:
-            return real(self, request, arrays)
+            return real(self, jobs, arrays)
         finally:
             self.command = kept
 

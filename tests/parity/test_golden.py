@@ -18,8 +18,8 @@ from ssdconv.errors import MissingError
 from ssdconv.parity.layers.activations import Probe, compare, derived
 from ssdconv.parity.layers.detections import compare_detections
 from ssdconv.parity.layers.results import InputResult
-from ssdconv.parity.oracles.base import NpzOracle, Oracle, OracleRun, Outputs, Prepared
-from ssdconv.parity.oracles.caffe import prepare
+from ssdconv.parity.oracles.base import Availability, Oracle, OracleRun, Outputs, Prepared, detection_rows, require
+from ssdconv.parity.oracles.caffe import COLUMN
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.model import SSD
 
@@ -31,6 +31,49 @@ NETS = {
     "libfacedetection_v1": "weights/libfacedetection_v1/yufacedetectnet-open-v1.caffemodel "
     "weights/libfacedetection_v1/yufacedetectnet-open-v1.prototxt",
 }
+
+
+class NpzOracle:
+    """Outputs that a framework printed earlier, stored under layer names: an oracle for one recorded input.
+
+    Args:
+        path: .npz file; key ``input`` holds the pixels that were fed.
+        detections: key of the DetectionOutput blob, where there is one.
+        title: who printed it, for reports.
+    """
+
+    def __init__(self, path: Path, *, detections: str = "detection_out", title: str = "recorded outputs") -> None:
+        self.path = Path(path)
+        self.detections = detections
+        self.name = f"{title} ({self.path.name})"
+
+    def available(self) -> Availability:
+        if not self.path.is_file():
+            return Availability(False, f"{self.path} does not exist", "record the outputs first")
+        return Availability(True)
+
+    @property
+    def input(self) -> Any:
+        """The recorded pixels, (N, 3, H, W) float32."""
+        return self._read("input")
+
+    def run(self, pixels: Any) -> OracleRun:
+        """The recorded outputs.
+
+        Raises:
+            MissingError: no such file, or ``pixels`` are not the recorded ones.
+        """
+        require(self)
+        if not np.array_equal(pixels, self.input):
+            raise MissingError("the recording is of another input", where=str(self.path))
+        with np.load(self.path, allow_pickle=False) as file:
+            names = [n for n in file.files if n not in ("input", self.detections)]
+            found = detection_rows(file[self.detections], len(pixels)) if self.detections in file.files else None
+        return OracleRun(Outputs({n: partial(self._read, n) for n in names}), found)
+
+    def _read(self, name: str) -> Any:
+        with np.load(self.path, allow_pickle=False) as file:
+            return file[name]
 
 
 @dataclass
@@ -67,7 +110,7 @@ def recorded(name: str, shared: Path, folder: Path) -> Recorded:
     convert(source, folder / "x.pth", prototxt=prototxt)
     oracle = NpzOracle(shared / "golden" / f"{name}.npz", title="original Caffe")
     opened = open_source(source, "caffe", Request(prototxt=prototxt))
-    return Recorded(load(folder / "x.pth"), oracle, prepare(opened, prototxt), oracle.input)
+    return Recorded(load(folder / "x.pth"), oracle, COLUMN.prepare(opened, prototxt), oracle.input)
 
 
 def test_the_original_caffe_agrees(net: Recorded) -> None:

@@ -11,6 +11,7 @@ import zipfile
 import h5py
 import numpy as np
 import tensorflow as tf
+from serving import emptied, filled
 
 layers = tf.keras.layers
 PRUNED = ("PruneLowMagnitude",)
@@ -270,8 +271,7 @@ def model_of(job):
 
 def load(model, path):
     """Fill every weight from the file; each must come from there."""
-    for layer in model.layers:
-        layer.set_weights([np.full(v.shape, np.nan, np.float32) for v in layer.weights])
+    emptied(model)
     if zipfile.is_zipfile(path):
         model.load_weights(path)
     else:
@@ -285,9 +285,7 @@ def load(model, path):
                     held = layer.trainable_weights + layer.non_trainable_weights  # Keras' order in .h5 files
                     for variable, n in zip(held, names, strict=True):
                         variable.assign(group[n][()])
-    missing = [layer.name for layer in model.layers for value in layer.get_weights() if np.isnan(value).all()]
-    if missing:
-        raise SystemExit(f"not in the file: {missing[:5]}")
+    filled(model)
 
 
 def _made_by(tensor):

@@ -1,19 +1,19 @@
-"""OpenCV's run of a Caffe net, layer by layer: fusion and Winograd off, backend OpenCV on the CPU.
-
-Request: ``prototxt`` (text), ``caffemodel`` (path), ``layers`` (names whose outputs are wanted; those with several tops in
-``several``), and one array per input. Answer: arrays ``<layer>:<top>``, or ``failed``: what OpenCV said, and the layer if known.
-"""
+"""OpenCV's run of a Caffe net, layer by layer: fusion and Winograd off, backend OpenCV on the CPU."""
 
 import cv2
 import numpy as np
 from serving import serve
 
 
-def answer(request, arrays):
+def layers(job, arrays):
+    """``layers`` (those with several tops in ``several``) of ``prototxt`` (text) with the weights of ``caffemodel`` (path), for one array per input.
+
+    Arrays: ``<layer>:<top>``; or it says ``failed``: OpenCV's words, and the layer if known.
+    """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        text = np.frombuffer(request["prototxt"].encode(), np.uint8)
-        net = cv2.dnn.readNetFromCaffe(text, np.fromfile(request["caffemodel"], np.uint8))
+        text = np.frombuffer(job["prototxt"].encode(), np.uint8)
+        net = cv2.dnn.readNetFromCaffe(text, np.fromfile(job["caffemodel"], np.uint8))
     except cv2.error as error:
         return {"failed": f"it cannot read the network: {said(error)}"}, {}
     net.enableFusion(False)
@@ -23,9 +23,9 @@ def answer(request, arrays):
     try:
         for name, value in arrays.items():
             net.setInput(np.ascontiguousarray(value), name)
-        wanted = request["layers"]
+        wanted = job["layers"]
         tops = dict(zip(wanted, net.forwardAndRetrieve(wanted), strict=True)) if wanted else {}
-        for name in request["several"]:  # only a layer's first output is safe from later layers
+        for name in job["several"]:  # only a layer's first output is safe from later layers
             tops[name] = [top.copy() for top in net.forwardAndRetrieve([name])[0]]
     except cv2.error as error:
         return {"failed": said(error)}, {}
@@ -38,4 +38,4 @@ def said(error):
 
 
 if __name__ == "__main__":
-    serve(answer)
+    serve(layers)

@@ -1,29 +1,110 @@
-"""TensorFlow 1 code on TensorFlow 2.15 as an oracle of checkpoints and frozen graphs; answers requests by files.
+"""TensorFlow 1 code on TensorFlow 2.15 as an oracle: checkpoints and frozen graphs of SSD.TensorFlow, other frozen graphs, update rules.
 
-Called with one folder; ``request.json`` there is ``{"jobs": [...]}``, each job one dict with ``do`` (a function below) and its
-arguments; ``request.npz`` holds arrays named ``<job index>/<name>``. Answers go to ``response.json``, a list under ``jobs``,
-and ``response.npz`` under the same kind of names.
+SSD.TensorFlow's SSD300 is built with TensorFlow 1 operations from what is known of it, because the original 2018 code needs TensorFlow 1.6: names,
+SAME padding, L2 normalisation, priors, box coding and detection rule are HiKapok's. ``width`` below 64 gives every layer that share of its
+channels. Everything inside is NHWC.
+Frozen graphs are run as they are (``tf_detector``).
 """
 
-import json
+import math
 import os
-import sys
 import time
 from pathlib import Path
 
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0", CUDA_VISIBLE_DEVICES="")
 
+import aizoo
 import numpy as np
 import tensorflow as tf
-
-sys.path.insert(0, str(Path(__file__).parent))
-import aizoo_boxes
 import tf_detector
-import tf_frozen
-import tf_hikapok
+from serving import boxed, serve
 
 v1 = tf.compat.v1
 SESSION = v1.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
+CELLS = (4, 6, 6, 6, 4, 4)
+SCALES = ((0.1, 0.1414), (0.2, 0.2739), (0.375, 0.4541), (0.55, 0.6315), (0.725, 0.8078), (0.9, 0.9836))
+RATIOS = ((1.0, 2.0, 0.5),) + ((1.0, 2.0, 3.0, 0.5, 0.3333),) * 3 + ((1.0, 2.0, 0.5),) * 2
+GRIDS = ((38, 8), (19, 16), (10, 32), (5, 64), (3, 100), (1, 300))
+
+
+def _conv(x, name, out, kernel, stride=1, padding="SAME", dilation=1, relu=True):
+    with v1.variable_scope(name):
+        shape = (kernel, kernel, int(x.shape[-1]), out)
+        w = v1.get_variable("kernel", shape, tf.float32, v1.zeros_initializer())
+        b = v1.get_variable("bias", (out,), tf.float32, v1.zeros_initializer())
+    y = tf.nn.bias_add(tf.nn.conv2d(x, w, stride, padding, dilations=dilation), b)
+    return tf.nn.relu(y) if relu else y
+
+
+def network(width, classes, scope="ssd300"):
+    """The graph: input placeholder, probes by layer name, ``@loc`` (N, P, 4) as (dy, dx, dh, dw) and ``@conf`` (N, P, C)."""
+    probes, taps = {}, []
+    image = v1.placeholder(tf.float32, (None, 300, 300, 3), "input")
+    with v1.variable_scope(scope):
+        x = image
+        for block, count in enumerate((2, 2, 3, 3, 3), 1):
+            with v1.variable_scope(f"conv{block}"):
+                for index in range(1, count + 1):
+                    x = _conv(x, f"conv{block}_{index}", width * min(2 ** (block - 1), 8), 3)
+                    probes[f"conv{block}/conv{block}_{index}"] = x
+            if block == 4:
+                taps.append(x)
+            x = tf.nn.max_pool2d(x, *((3, 1) if block == 5 else (2, 2)), "SAME")
+        x = probes["fc6"] = _conv(x, "fc6", width * 16, 3, dilation=6)
+        x = probes["fc7"] = _conv(x, "fc7", width * 16, 1)
+        taps.append(x)
+        with v1.variable_scope("additional_layers"):
+            for stage, wide, stride, padding in (
+                (8, 4, 2, "SAME"),
+                (9, 2, 2, "SAME"),
+                (10, 2, 1, "VALID"),
+                (11, 2, 1, "VALID"),
+            ):
+                with v1.variable_scope(f"conv{stage}"):
+                    for part, out, kernel, step in ((1, wide * width, 1, 1), (2, 2 * wide * width, 3, stride)):
+                        x = _conv(x, f"conv{stage}_{part}", out, kernel, step, padding if kernel == 3 else "SAME")
+                        probes[f"additional_layers/conv{stage}/conv{stage}_{part}"] = x
+                taps.append(x)
+        with v1.variable_scope("conv4_3_scale"):
+            scale = v1.get_variable("weights", (width * 8,), tf.float32, v1.constant_initializer(20.0))
+        squares = tf.reduce_sum(tf.square(taps[0]), 3, keepdims=True)
+        taps[0] = probes["conv4_3_scale"] = taps[0] * tf.math.rsqrt(tf.maximum(squares, 1e-10)) * scale
+        locs, confs = [], []
+        with v1.variable_scope("multibox_head"):
+            for k, (tap, cells) in enumerate(zip(taps, CELLS, strict=True)):
+                locs.append(
+                    tf.reshape(_conv(tap, f"loc_{k}", cells * 4, 3, relu=False), (-1, GRIDS[k][0] ** 2 * cells, 4))
+                )
+                conf = _conv(tap, f"cls_{k}", cells * classes, 3, relu=False)
+                confs.append(tf.reshape(conf, (-1, GRIDS[k][0] ** 2 * cells, classes)))
+    probes["@loc"], probes["@conf"] = tf.concat(locs, 1), tf.concat(confs, 1)
+    return {name: tf.identity(value, "probe/" + name.replace("@", "")) for name, value in probes.items()}
+
+
+def priors():
+    """(P, 4) cy, cx, h, w as fractions of the image, in the source's order within a cell."""
+    rows = []
+    for (grid, step), (scale, extra), ratios in zip(GRIDS, SCALES, RATIOS, strict=True):
+        cells = [(extra, extra)] + [(scale / math.sqrt(r), scale * math.sqrt(r)) for r in ratios]
+        for row in range(grid):
+            for column in range(grid):
+                centre = ((row + 0.5) * step / 300.0, (column + 0.5) * step / 300.0)
+                rows += [centre + cell for cell in cells]
+    return np.array(rows, np.float32)
+
+
+def detect(loc, conf):
+    """One image's detections: labels, scores, boxes xyxy as fractions of the image."""
+    boxes = np.clip(boxed(priors(), loc), 0, 1).astype(np.float32)
+    scores = tf.nn.softmax(conf).numpy()
+    large = ((boxes[:, 2:] - boxes[:, :2]) > 0.03).all(1)
+    found = []
+    for label in range(1, conf.shape[1]):
+        index = np.flatnonzero(large & (scores[:, label] > 0.01))
+        index = index[np.argsort(-scores[index, label], kind="stable")[:400]]
+        kept = tf.image.non_max_suppression(boxes[index], scores[index, label], 200, 0.45).numpy()
+        found += [(label, scores[i, label], *boxes[i][[1, 0, 3, 2]]) for i in index[kept]]
+    return np.array(found, np.float32).reshape(-1, 6)
 
 
 def _random(name, shape, rng):
@@ -43,7 +124,7 @@ def build(job, arrays):
     """
     rng, folder, out, paths = np.random.default_rng(job.get("seed", 0)), Path(job["folder"]), {}, {}
     with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
-        probes = tf_hikapok.build(job["width"], job["classes"])
+        probes = network(job["width"], job["classes"])
         saved = v1.global_variables()
         if job.get("slots"):
             step = v1.train.get_or_create_global_step()
@@ -98,7 +179,7 @@ def partitioned(job, arrays):
 def activations(job, arrays):
     """Every probe for ``input`` (N, 3, H, W), NCHW, and detections of image i as ``<i>/detections`` (n, 6)."""
     with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
-        probes = tf_hikapok.build(job["width"], job["classes"], job.get("scope", "ssd300"))
+        probes = network(job["width"], job["classes"], job.get("scope", "ssd300"))
         v1.train.Saver().restore(session, job["path"])  # raises when a variable is missing
         out = session.run(probes, {"input:0": arrays["input"].transpose(0, 2, 3, 1)})
     return {}, _with_detections(out)
@@ -108,7 +189,7 @@ def _with_detections(values):
     """Values by probe as an answer's arrays: NCHW, and detections by the rebuilt rule."""
     out = {"probes/" + n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in values.items()}
     for index, (loc, conf) in enumerate(zip(out["probes/@loc"], out["probes/@conf"], strict=True)):
-        out[f"{index}/detections"] = tf_hikapok.detect(loc, conf)
+        out[f"{index}/detections"] = detect(loc, conf)
     return out
 
 
@@ -119,7 +200,7 @@ def frozen(job, arrays):
     """
     stored = v1.GraphDef()
     stored.ParseFromString(Path(job["path"]).read_bytes())
-    graph = tf_frozen.Graph(stored)
+    graph = tf_detector.Graph(stored)
     wanted = {name: graph.layer(weight) for name, weight in job["layers"].items()}
     heads = {kind: [graph.layer(weight) for weight in job[kind]] for kind in ("loc", "conf")}
     joined = {kind: graph.joined(nodes) for kind, nodes in heads.items()}
@@ -150,7 +231,7 @@ def graph(job, arrays):
     out = {"nodes/" + n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in values.items()}
     (loc,), (scores,) = ([a for n, a in values.items() if n.startswith(w + "_branch")] for w in ("loc", "cls"))
     for index in range(len(loc)):
-        out[f"{index}/detections"] = aizoo_boxes.detect(loc[index], scores[index])
+        out[f"{index}/detections"] = aizoo.detect(loc[index], scores[index])
     return {}, out
 
 
@@ -169,7 +250,7 @@ def prepare(job, arrays):
 def restore(job, arrays):
     """All variables of the network and ``global_step`` after a Saver restored ``path``, which must hold every one."""
     with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
-        tf_hikapok.build(job["width"], job["classes"])
+        network(job["width"], job["classes"])
         v1.train.get_or_create_global_step()
         v1.train.Saver().restore(session, job["path"])
         return {}, {variable.op.name: session.run(variable) for variable in v1.global_variables()}
@@ -193,28 +274,37 @@ def detector_pixels(job, arrays):
     return tf_detector.prepared(job, arrays, SESSION)
 
 
-DO = {
-    f.__name__: f
-    for f in (build, partitioned, activations, frozen, graph, prepare, read, restore, detector, detector_pixels)
-}
+def update(job, arrays):
+    """Updates of ``w`` by gradients of loss and weight decay, as the projects add it: ``decay`` times ``tf.nn.l2_loss``
+    (HiKapok) with ``form`` "l2_loss", or ``decay`` times the sum of squares (``keras.regularizers.l2``) with "l2".
 
+    ``gradients`` (steps, n) is what the rest of the loss gives at each step, ``rates`` (steps,) the learning rates. ``rule`` is
+    "momentum" (``tf.train.MomentumOptimizer``), "keras_sgd" (``keras.optimizers.SGD`` as Keras 2 had it).
 
-def main(folder):
-    folder = Path(folder)
-    jobs = json.loads((folder / "request.json").read_text())["jobs"]
-    with np.load(str(folder / "request.npz")) as stored:
-        given = {key: stored[key] for key in stored.files}
-    answers, arrays = [], {}
-    for index, job in enumerate(jobs):
-        head = f"{index}/"
-        mine = {key[len(head) :]: value for key, value in given.items() if key.startswith(head)}
-        answer, out = DO[job["do"]](job, mine)
-        answers.append(answer)
-        arrays.update({head + key: value for key, value in out.items()})
-    versions = {"tensorflow": tf.__version__, "numpy": np.__version__, "python": sys.version.split()[0]}
-    (folder / "response.json").write_text(json.dumps({"jobs": answers, "versions": versions}))
-    np.savez(str(folder / "response.npz"), **arrays)
+    Arrays: ``weights`` (steps, n) after each step.
+    """
+    gradients, rates = arrays["gradients"], arrays["rates"]
+    out = np.empty_like(gradients)
+    with v1.Graph().as_default(), v1.Session(config=SESSION) as session:
+        w = v1.get_variable("w", initializer=tf.constant(arrays["w"]), use_resource=True)
+        g = v1.placeholder(w.dtype.base_dtype, w.shape)
+        rate = v1.placeholder(w.dtype.base_dtype, ())
+        decay = tf.constant(job["decay"], w.dtype.base_dtype)
+        penalty = decay * (tf.nn.l2_loss(w) if job["form"] == "l2_loss" else tf.reduce_sum(tf.square(w)))
+        loss = tf.reduce_sum(w * g) + penalty
+        if job["rule"] == "momentum":
+            step = v1.train.MomentumOptimizer(rate, job["momentum"]).minimize(loss, var_list=[w])
+        else:
+            optimizer = tf.keras.optimizers.legacy.SGD(0.0, momentum=job["momentum"])
+            held = optimizer._get_hyper("learning_rate")
+            with tf.control_dependencies([held.assign(tf.cast(rate, held.dtype))]):
+                step = optimizer.get_updates(loss, [w])
+        session.run(v1.global_variables_initializer())
+        for k in range(len(gradients)):
+            session.run(step, {g: gradients[k], rate: rates[k]})
+            out[k] = session.run(w)
+    return {}, {"weights": out}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(build, partitioned, activations, frozen, graph, prepare, restore, read, update, detector, detector_pixels)

@@ -21,7 +21,7 @@ from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.chainer import ChainerOracle, ask_jobs, detection_rows, prepare
+from ssdconv.parity.oracles.chainer import COLUMN, WORKER, ChainerOracle, detection_rows
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import load, save
@@ -109,7 +109,7 @@ def test_default_boxes(tmp_path: Path) -> None:
         write(config, quiet(config, 1), tmp_path / "x.npz", Request())
         job = ChainerOracle(tmp_path / "x.npz", config).job()
         size = config.pixels.size[0]
-        answer = ask_jobs([job], {"0/input": np.zeros((1, 3, size, size), np.float32)})
+        answer = WORKER.ask([job], {"0/input": np.zeros((1, 3, size, size), np.float32)})
         mine = prior_boxes(config.priors, config.pixels.size).numpy()[:, [1, 0, 3, 2]] * size
         np.testing.assert_allclose(mine, answer.arrays["0/defaults"], rtol=3e-7, atol=5e-5)
 
@@ -121,7 +121,7 @@ def test_pixels_equal_those_of_chainercv(shared: Path, size: int) -> None:
     images = [read_image(path) for path in paths]
     assert len(images) == 19
     arrays = {f"0/{i}": np.ascontiguousarray(image[..., ::-1]) for i, image in enumerate(images)}
-    answer = ask_jobs([{"do": "prepare", "size": size, "classes": 21}], arrays)
+    answer = WORKER.ask([{"do": "prepare", "size": size, "classes": 21}], arrays)
     mine = prepare_pixels(images, chainer(f"ssd{size}_voc").pixels).numpy()
     for index in range(len(images)):
         theirs = answer.arrays[f"0/{index}"]
@@ -139,7 +139,7 @@ def test_files_that_chainer_itself_wrote(tmp_path: Path) -> None:
         {**oracle.job("save"), "out": str(tmp_path / f"{word}.npz"), "compression": word == "deflated"}
         for word in ("stored", "deflated")
     ]
-    ask_jobs(jobs)
+    WORKER.ask(jobs)
     for word in ("stored", "deflated"):
         report = convert(tmp_path / f"{word}.npz", tmp_path / "y.pth")
         held = load(tmp_path / "y.pth").state_dict()
@@ -194,8 +194,8 @@ def test_a_photo_end_to_end(tmp_path: Path, shared: Path) -> None:
     image = read_image(sorted((shared / "data/images").rglob("*.jpg"))[3])
     (ours,) = load(tmp_path / "x.pth").detect([image])
     job = ChainerOracle(tmp_path / "x.npz", config).job("predict")
-    answer = ask_jobs([job], {"0/image": np.ascontiguousarray(image[..., ::-1])})
-    theirs = detection_rows(answer, "0", config, image.shape[:2])
+    answer = WORKER.ask([job], {"0/image": np.ascontiguousarray(image[..., ::-1])})
+    theirs = detection_rows(answer.arrays.under("0/"), config, image.shape[:2])
     height, width = image.shape[:2]
     scale = np.array([width, height, width, height], np.float32)
     rows = Rows(ours.labels.numpy(), ours.scores.numpy(), ours.boxes.numpy() / scale)
@@ -211,4 +211,4 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
     from ssdconv.converters.convert import open_source
 
     with (opened := open_source(tmp_path / "x.npz")).table, pytest.raises(UsageError, match="no oracle"):
-        prepare(opened, oracle="mxnet")
+        COLUMN.prepare(opened, oracle="mxnet")

@@ -20,7 +20,7 @@ from ssdconv.converters.gluon.params import ParamsFile
 from ssdconv.converters.gluon.source import probes
 from ssdconv.parity.layers.activations import compare, derived
 from ssdconv.parity.layers.detections import compare_detections
-from ssdconv.parity.oracles.gluon import INPUT, GluonOracle, ask_jobs, class_names, oracle_run, prepare
+from ssdconv.parity.oracles.gluon import COLUMN, INPUT, WORKER, GluonOracle, class_names
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
@@ -60,8 +60,8 @@ def build(folder: Path, name: str, dialects: tuple[str, ...] = ("structural",), 
     config = options.pop("config", gluon(name))
     job = {"do": "build", "network": name, "classes": class_names(config), "seed": 7, "size": input_size(name)}
     job |= {"folder": str(folder), "stem": "net", "dialects": list(dialects), **options}
-    answer = ask_jobs([job])
-    return {dialect: Path(path) for dialect, path in answer.data["jobs"][0]["paths"].items()}
+    answer = WORKER.ask([job])
+    return {dialect: Path(path) for dialect, path in answer.jobs[0]["paths"].items()}
 
 
 def reference(opened: Opened, config: SSDConfig) -> SSD:
@@ -74,12 +74,11 @@ def check(opened: Opened, seed: int = 0) -> None:
     """Compare everything for one noise picture."""
     size = input_size(opened.plan.config.name)
     config = at_size(opened.plan.config, size)
-    prepared = prepare(opened)
-    oracle = prepared.oracle
-    assert isinstance(oracle, GluonOracle)
-    oracle.config = config
+    prepared = COLUMN.prepare(opened)
+    assert isinstance(prepared.oracle, GluonOracle)
+    oracle = replace(prepared.oracle, config=config)
     pixels = np.random.default_rng(seed).uniform(-2.1, 2.6, (1, 3, size, size)).astype("f4")
-    run = oracle_run(ask_jobs([oracle.job()], {"0/input": pixels}), 0, config)
+    run = oracle.run(pixels)
     run.outputs.add(INPUT, pixels)
     model = reference(opened, config)
 
@@ -120,8 +119,8 @@ def test_other_network(mxnet: str, tmp_path: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def graphs(mxnet: str) -> dict[str, Any]:
     """Network -> what MXNet's graph says."""
-    answer = ask_jobs([{"do": "graph", "network": name} for name in DESIGNS])
-    return dict(zip(DESIGNS, answer.data["jobs"], strict=True))
+    answer = WORKER.ask([{"do": "graph", "network": name} for name in DESIGNS])
+    return dict(zip(DESIGNS, answer.jobs, strict=True))
 
 
 def test_probes_cover_every_layer(graphs: dict[str, Any]) -> None:
@@ -165,8 +164,8 @@ def test_custom_classes_dialects_and_reverse(mxnet: str, tmp_path: Path) -> None
     reverse(tmp_path / "out.pth", tmp_path / "back.params", "gluon")
     jobs = [{"do": "load", "path": str(p)} for p in (paths["structural"], tmp_path / "back.params")]
     jobs.append({**GluonOracle(tmp_path / "back.params", config).job(), "nodes": ["ssd0_softmax0"]})
-    answer = ask_jobs(jobs, {"2/input": np.zeros((1, 3, 300, 300), "f4")})
-    names, back = (answer.data["jobs"][i]["names"] for i in (0, 1))
+    answer = WORKER.ask(jobs, {"2/input": np.zeros((1, 3, 300, 300), "f4")})
+    names, back = (answer.jobs[i]["names"] for i in (0, 1))
     assert sorted(names) == sorted(back)
     for index, name in enumerate(names):
         theirs = answer.arrays[f"1/{back.index(name)}"]
@@ -208,7 +207,9 @@ def test_pixels(mxnet: str, shared: Path) -> None:
     arrays |= {"tiny.jpg": first[:150, :200], "tall.jpg": first[:, :120], "half.jpg": first[:187, :250]}
     seen = {"area": 0, "linear": 0, "cubic": 0}
     for size in (300, 512):
-        answer = ask_jobs([{"do": "preprocess", "size": size}], {f"0/{name}": array for name, array in arrays.items()})
+        answer = WORKER.ask(
+            [{"do": "preprocess", "size": size}], {f"0/{name}": array for name, array in arrays.items()}
+        )
         pixels = gluon(f"ssd_{size}_vgg16_atrous_voc").pixels
         level = np.array(pixels.std)[:, None, None] * 255
         for name, array in arrays.items():

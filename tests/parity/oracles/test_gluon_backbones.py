@@ -10,7 +10,7 @@ import torch
 
 from ssdconv.converters.gluon.backbone import convert_backbone
 from ssdconv.converters.gluon.mapping import backbone_parts, without_counters
-from ssdconv.parity.oracles.gluon import ask_jobs
+from ssdconv.parity.oracles.gluon import WORKER
 from ssdconv.ssd_ref.backbones import build_backbone
 from ssdconv.ssd_ref.checkpoint import BackboneFile, read_backbone
 from ssdconv.ssd_ref.networks.gluon import BACKBONES
@@ -28,7 +28,7 @@ def check(name: str, folder: Path) -> None:
         {"do": "build", **job, "dialects": ["structural", "legacy"]},
         {"do": "activations", "network": name, "params": str(params)},
     ]
-    answer = ask_jobs(jobs, {"1/input": pixels})
+    answer = WORKER.ask(jobs, {"1/input": pixels})
     theirs = {
         without_counters(key.removeprefix("1/nodes/")): value
         for key, value in answer.arrays.items()

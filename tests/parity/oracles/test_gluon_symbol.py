@@ -11,7 +11,7 @@ import pytest
 from ssdconv.cli import main
 from ssdconv.converters.convert import convert, open_source
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.oracles.gluon import ask_jobs, beside, class_names, prepare
+from ssdconv.parity.oracles.gluon import COLUMN, WORKER, beside, class_names
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
@@ -27,7 +27,7 @@ def exported(mxnet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = gluon("ssd_300_mobilenet0.25_voc", 5)
     job = {"do": "build", "network": config.name, "classes": class_names(config), "seed": 7, "size": 300}
     job |= {"folder": str(folder), "stem": "net", "dialects": ["export"], "prefix": "finetuned3_"}
-    ask_jobs([job])
+    WORKER.ask([job])
     convert(folder / "net-0000.params", folder / "out.pth")
     return folder / "net-0000.params"
 
@@ -84,15 +84,15 @@ def test_another_networks_symbol_is_refused(exported: Path, tmp_path: Path) -> N
     (tmp_path / "other.json").write_text(json.dumps(held))
     with (opened := open_source(exported, "gluon")).table:
         with pytest.raises(FormatError, match="not a symbol"):
-            prepare(opened, symbol=tmp_path / "no.json")
+            COLUMN.prepare(opened, symbol=tmp_path / "no.json")
         with pytest.raises(MissingError, match="not of this file"):
-            prepare(opened, symbol=tmp_path / "other.json")
+            COLUMN.prepare(opened, symbol=tmp_path / "other.json")
 
 
 def test_without_a_symbol_the_model_zoo_is_run(exported: Path, tmp_path: Path) -> None:
     shutil.copy(exported, tmp_path / "net-0000.params")
     with (opened := open_source(tmp_path / "net-0000.params", "gluon")).table:
-        assert {c.basis for c in prepare(opened).evidence} == {"original code"}
+        assert {c.basis for c in COLUMN.prepare(opened).evidence} == {"original code"}
 
 
 def test_the_command_takes_a_symbol(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:

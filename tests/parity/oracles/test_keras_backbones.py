@@ -11,7 +11,7 @@ import pytest
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.errors import MappingError
 from ssdconv.parity.oracles.environments import ENVIRONMENTS
-from ssdconv.parity.oracles.process import WORKERS
+from ssdconv.parity.oracles.worker import WORKERS
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read
 

@@ -19,7 +19,8 @@ from ssdconv.converters import registry
 from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.parity.layers.results import ParityReport
-from ssdconv.parity.oracles.base import OracleRun, Outputs, Worker
+from ssdconv.parity.oracles.base import OracleRun, Outputs
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read, save

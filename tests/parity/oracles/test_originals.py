@@ -115,10 +115,10 @@ def test_ssd_tensorflow_is_told_its_flags_and_nothing_of_its_code(tmp_path: Path
     tensorflow_source.write(config, seeded_tensors(config, 2), tmp_path / "x.ckpt", Request())
     given = {"detect.nms_threshold": "0.3", "detect.top_k": "all", "priors.steps": "even"}
     opened = open_source(tmp_path / "x.ckpt.index", request=Request(settings=given))
-    made = tensorflow_oracle.prepare(opened, oracle="original")
+    made = tensorflow_oracle.COLUMN.prepare(opened, oracle="original")
     opened.table.close()
     oracle = made.oracle
-    assert isinstance(oracle, OriginalOracle) and oracle.job["flags"] == {"nms_threshold": 0.3}
+    assert isinstance(oracle, OriginalOracle) and oracle.asked["flags"] == {"nms_threshold": 0.3}
     assert {c.link for c in made.evidence if c.basis == "original code"} >= {"pixels", "priors", "detection rule"}
     assert [c.key for c in made.evidence if c.basis == "user"] == ["detect.nms_threshold"]
 

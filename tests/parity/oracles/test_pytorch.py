@@ -15,12 +15,12 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.pytorch.source import write
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.pytorch import (
+    COLUMN,
     SIZES,
+    WORKER,
     PlainOracle,
     TorchvisionOracle,
     Weights,
-    ask_torchvision,
-    prepare,
     priors,
 )
 from ssdconv.parity.verify import verify
@@ -98,7 +98,7 @@ def test_files_as_training_scripts_left_them(tmp_path: Path, form: str) -> None:
     torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=form != "legacy")
     wish = Request("ssd_pytorch_ssd300_voc", channel_order="RGB")
     with (opened := open_source(tmp_path / "x.pth", None, wish)).table:
-        prepared = prepare(opened)
+        prepared = COLUMN.prepare(opened)
         run = prepared.oracle.run(np.zeros((1, 3, 300, 300), np.float32))
         assert {p.source for p in prepared.probes} - {prepared.input} == set(run.outputs.left)
 
@@ -133,7 +133,7 @@ def test_the_plain_oracle_loads_strictly_and_safely(tmp_path: Path) -> None:
         (opened := open_source(tmp_path / "x.pth", None, Request(channel_order="RGB"))).table,
         pytest.raises(UsageError, match="no oracle"),
     ):
-        prepare(opened, oracle="chainer")
+        COLUMN.prepare(opened, oracle="chainer")
 
 
 @pytest.mark.shared
@@ -157,7 +157,7 @@ def test_pixels_written_out(shared: Path, name: str) -> None:
 def test_pixels_equal_those_of_torchvision(shared: Path) -> None:
     images = [read_image(path) for path in sorted((shared / "data/images").rglob("*.jpg"))]
     arrays = {f"0/{i}": np.ascontiguousarray(image[..., ::-1]) for i, image in enumerate(images)}
-    answer = ask_torchvision([{"do": "prepare"}], arrays)
+    answer = WORKER.ask([{"do": "prepare"}], arrays)
     mine = prepare_pixels(images, network("torchvision_ssd300_vgg16").pixels).numpy()
     for index in range(len(images)):
         # torchvision normalises before it resizes, the reference after: rounding of values up to 255
@@ -172,8 +172,8 @@ def test_torchvision_names_priors_and_detections(tmp_path: Path) -> None:
     write(config, quiet(config, 2), tmp_path / "x.pth", Request())
     oracle = TorchvisionOracle(Weights(tmp_path / "x.pth"), config)
     pixels = np.random.default_rng(0).uniform(-120, 130, (1, 3, 300, 300)).astype(np.float32)
-    answer = ask_torchvision([oracle.job()], {"0/input": pixels})
-    assert sorted(answer.data["jobs"][0]["names"]) == sorted(torch.load(tmp_path / "x.pth", weights_only=True))
+    answer = WORKER.ask([oracle.job()], {"0/input": pixels})
+    assert sorted(answer.jobs[0]["names"]) == sorted(torch.load(tmp_path / "x.pth", weights_only=True))
     corners = prior_corners(config.priors, (300, 300)).numpy() * 300
     np.testing.assert_allclose(corners, answer.arrays["0/anchors"], atol=1e-4)
     loc, conf = (torch.from_numpy(answer.arrays[f"0/{key}"]) for key in ("loc", "conf"))

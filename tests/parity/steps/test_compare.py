@@ -13,7 +13,7 @@ import torch
 
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.environments import install
-from ssdconv.parity.oracles.process import ask
+from ssdconv.parity.oracles.gluon import WORKER
 from ssdconv.parity.steps.compare import oracle_trace, step_parity
 from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace, made_batch
 from ssdconv.ssd_ref.boxes import to_corners
@@ -197,7 +197,7 @@ def test_gluoncvs_matching_with_ties_and_crowds() -> None:
         sets.append(np.concatenate([low, low + side], 1).astype(np.float32))
     job = {"do": "match", "sets": len(sets)}
     arrays = {"0/anchors": anchors} | {f"0/boxes{i}": boxes for i, boxes in enumerate(sets)}
-    answer = ask("gluon", "gluon_training", {"jobs": [job]}, arrays)
+    answer = WORKER.ask([job], arrays)
     rule = recipe_of("gluon").loss.matching
     priors = Anchors.given(to_corners(torch.from_numpy(anchors)), rule.numerics)
     with_ties = 0  # priors that only the rule for ties matches

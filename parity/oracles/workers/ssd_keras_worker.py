@@ -1,19 +1,22 @@
-"""The own code of pierluigiferrari/ssd_keras on Keras 2.2.4 and TensorFlow 1.15: answers one request by files. See ``originals``.
+"""The own code of pierluigiferrari/ssd_keras on Keras 2.2.4 and TensorFlow 1.15 (``originals``); Python 3.7.
 
-Called with one folder; ``request.json`` names the checkout and the weight file, and gives the arguments that the project's builders need.
-Python 3.7. The model takes RGB pixels of 0..255 and prepares them itself, so the prepared pixels of the request are turned back.
+A job names the checkout and the weight file, and gives the arguments that the project's builders need. The model takes RGB pixels of 0..255 and
+prepares them itself, so the job's prepared pixels are turned back.
 """
 
 import importlib
 import inspect
-import json
 import os
 import sys
-from pathlib import Path
 
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
 
+import keras
 import numpy as np
+import tensorflow as tf
+from serving import emptied, filled, serve
+
+tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
 
 MODULES = {
     "ssd300": ("keras_ssd300", "ssd_300"),
@@ -35,45 +38,35 @@ def _builder(kind):
     raise SystemExit("the checkout has no " + module)
 
 
-def build(request):
+def build(job):
     """The model with the file's weights; its class count is tried with and without the background."""
-    function = _builder(request["kind"])
+    function = _builder(job["kind"])
     known = inspect.signature(function).parameters
-    given = dict(request["arguments"], mode="inference")
-    if not request["swap_list"] or "clip_boxes" not in known:
+    given = dict(job["arguments"], mode="inference")
+    if not job["swap_list"] or "clip_boxes" not in known:
         given["swap_channels"] = bool(given["swap_channels"])
     given = {key: value for key, value in given.items() if key in known}
-    conf = HEADS.get(request["kind"], ("mbox_conf",))[0]
-    for count in (request["classes"] - 1, request["classes"]):
+    conf = HEADS.get(job["kind"], ("mbox_conf",))[0]
+    for count in (job["classes"] - 1, job["classes"]):
         keras.backend.clear_session()
         made = function(n_classes=count, **given)
         model = made[0] if isinstance(made, tuple) else made
-        if model.get_layer(conf).output_shape[-1] == request["classes"]:
+        if model.get_layer(conf).output_shape[-1] == job["classes"]:
             return model, "mode" in known
-    raise SystemExit("the builder makes no network of {} classes".format(request["classes"]))
+    raise SystemExit("the builder makes no network of {} classes".format(job["classes"]))
 
 
-def load(model, path):
-    """Load by names; every weight must come from the file."""
-    for layer in model.layers:
-        layer.set_weights([np.full(value.shape, np.nan, np.float32) for value in layer.get_weights()])
-    model.load_weights(path, by_name=True)
-    missing = [layer.name for layer in model.layers for value in layer.get_weights() if np.isnan(value).all()]
-    if missing:
-        raise SystemExit(f"not in the file: {missing[:5]}")
-
-
-def raw_pixels(request, pixels):
+def raw_pixels(job, pixels):
     """Prepared (N, 3, H, W) back to RGB 0..255 (N, H, W, 3)."""
-    mean, std = (np.array(request[key], np.float64)[None, :, None, None] for key in ("mean", "std"))
+    mean, std = (np.array(job[key], np.float64)[None, :, None, None] for key in ("mean", "std"))
     raw = pixels * std + mean
     whole = np.rint(raw)
     raw = whole if np.abs(raw - whole).max() < 1e-2 else raw
-    raw = raw[:, ::-1] if request["order"] == "BGR" else raw
+    raw = raw[:, ::-1] if job["order"] == "BGR" else raw
     return np.ascontiguousarray(raw.transpose(0, 2, 3, 1)).astype(np.float32)
 
 
-def decoded(request, model, inference, values):
+def decoded(job, model, inference, values):
     """(n, 6) label, score, corners as fractions, per image: by the model's own last layer, or the numpy decoder where there is none."""
     height, width = model.input_shape[1:3]
     if inference:
@@ -92,18 +85,20 @@ def decoded(request, model, inference, values):
     ]
 
 
-def main(folder):
-    request = json.loads((folder / "request.json").read_text())
-    with np.load(str(folder / "request.npz")) as stored:
-        pixels = stored["input"]
-    model, inference = build(request)
-    load(model, request["h5"])
-    names = HEADS.get(request["kind"], ("mbox_conf", "mbox_loc", "mbox_priorbox"))
-    layers = [layer.name for layer in model.layers if layer.name in request["layers"]]
+def activations(job, arrays):
+    """Layers of ``layers`` for ``input`` (N, 3, H, W) as ``modules/<name>``, ``loc``, ``conf``, ``boxes`` and ``variances`` of the anchors, detections."""
+    sys.path.insert(0, job["checkout"])
+    threads = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
+    keras.backend.set_session(tf.compat.v1.Session(config=threads))
+    model, inference = build(job)
+    emptied(model).load_weights(job["h5"], by_name=True)
+    filled(model)
+    names = HEADS.get(job["kind"], ("mbox_conf", "mbox_loc", "mbox_priorbox"))
+    layers = [layer.name for layer in model.layers if layer.name in job["layers"]]
     shown = keras.models.Model(
         model.input, [model.get_layer(name).output for name in [*layers, *names]] + [model.output]
     )
-    values = shown.predict(raw_pixels(request, pixels), batch_size=1)
+    values = shown.predict(raw_pixels(job, arrays["input"]), batch_size=1)
     out = {"modules/" + n: np.ascontiguousarray(v.transpose(0, 3, 1, 2)) for n, v in zip(layers, values[: len(layers)])}  # noqa: B905 Python 3.7
     conf, loc, anchors = values[len(layers) : len(layers) + 3]
     out.update(conf=conf, loc=loc)
@@ -112,20 +107,10 @@ def main(folder):
         height, width = model.input_shape[1:3]
         boxes = boxes / np.array([width, height, width, height])
     out["boxes"], out["variances"] = boxes, variances
-    for image, rows in enumerate(decoded(request, model, inference, values)):
+    for image, rows in enumerate(decoded(job, model, inference, values)):
         out[f"{image}/detections"] = rows.astype(np.float32)
-    versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}
-    (folder / "response.json").write_text(json.dumps({"versions": versions}))
-    np.savez(str(folder / "response.npz"), **out)
+    return {}, out
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    sys.path.insert(0, json.loads((folder / "request.json").read_text())["checkout"])
-    import keras
-    import tensorflow as tf
-
-    tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
-    configured = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
-    keras.backend.set_session(tf.compat.v1.Session(config=configured))
-    main(folder)
+    serve(activations)

@@ -1,10 +1,8 @@
-"""The own code of HiKapok/SSD.TensorFlow on TensorFlow 1.6: answers one request by files. See ``originals``.
+"""The own code of HiKapok/SSD.TensorFlow on TensorFlow 1.6 (``originals``); Python 3.6.
 
-Called with one folder; ``request.json`` names the checkout, the checkpoint's prefix, its scope and class count. Python 3.6. Input function and
-model function are ``eval_ssd``'s with its flags' defaults; only the reading of TFRecords is replaced, by placeholders.
+A job names the checkout, the checkpoint's prefix, its scope and class count. Input function and model function are ``eval_ssd``'s with its flags' defaults; only the reading of TFRecords is replaced, by placeholders.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +10,10 @@ from pathlib import Path
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
 
 import numpy as np
+import tensorflow as tf
+from serving import serve
+
+tf.logging.set_verbosity(tf.logging.ERROR)
 
 
 class Params(dict):
@@ -24,7 +26,10 @@ class Params(dict):
 class Network:
     """The graph that the project's code builds, and the tensors of it that are asked for."""
 
-    def __init__(self, request, folder):
+    def __init__(self, job):
+        sys.path.insert(0, job["checkout"])
+        import eval_ssd
+
         self.encoder = self.loc = self.conf = None
         code = eval_ssd.anchor_manipulator
         self._watch(code.AnchorEncoder, "__init__", self._made)
@@ -33,14 +38,14 @@ class Network:
         eval_ssd.dataset_common.slim_get_batch = self._batch
         features, labels = eval_ssd.input_pipeline(is_training=False, batch_size=1)()
         self.input = features["image"]
-        told = Params(request["flags"], num_classes=request["classes"], model_scope=request["scope"])
-        told["summary_dir"] = str(folder)
+        told = Params(job["flags"], num_classes=job["classes"], model_scope=job["scope"])
+        told["summary_dir"] = str(Path.cwd())
         spec = eval_ssd.ssd_model_fn(features, labels, tf.estimator.ModeKeys.PREDICT, told)
         self.found = [
             (label, spec.predictions[f"scores_{label}"][0], spec.predictions[f"bboxes_{label}"][0])
-            for label in range(1, request["classes"])
+            for label in range(1, job["classes"])
         ]
-        self.layers = {name: self._layer(request["scope"], name) for name in request["layers"]}
+        self.layers = {name: self._layer(job["scope"], name) for name in job["layers"]}
 
     @staticmethod
     def _watch(owner, name, seen):
@@ -116,28 +121,24 @@ class Network:
         }
 
 
-def main(folder):
-    request = json.loads((folder / "request.json").read_text())
-    with np.load(str(folder / "request.npz")) as stored:
-        given = {name: stored[name] for name in stored.files}
-    network = Network(request, folder)
-    threads = tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
-    with tf.Session(config=threads) as session:
-        if request["do"] == "prepare":
-            out = network.prepared(session, given)
-        else:
-            tf.train.Saver(tf.global_variables()).restore(session, request["checkpoint"])
-            out = network.activations(session, given["input"])
-    versions = {"tensorflow": tf.__version__, "numpy": np.__version__}
-    (folder / "response.json").write_text(json.dumps({"versions": versions}))
-    np.savez(str(folder / "response.npz"), **out)
+def _session():
+    return tf.Session(config=tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1))
+
+
+def activations(job, arrays):
+    """See ``Network.activations``, for ``input``."""
+    network = Network(job)
+    with _session() as session:
+        tf.train.Saver(tf.global_variables()).restore(session, job["checkpoint"])
+        return {}, network.activations(session, arrays["input"])
+
+
+def prepare(job, arrays):
+    """See ``Network.prepared``."""
+    network = Network(job)
+    with _session() as session:
+        return {}, network.prepared(session, arrays)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv.pop())
-    sys.path.insert(0, json.loads((folder / "request.json").read_text())["checkout"])
-    import eval_ssd
-    import tensorflow as tf
-
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    main(folder)
+    serve(activations, prepare)
