@@ -36,6 +36,7 @@ from ssdconv.commands import (
     verify,
     zoo,
 )
+from ssdconv.commands.arguments import refuse_special
 from ssdconv.commands.output import print_json
 from ssdconv.commands.verb import Verb, overview, verb_of, verb_parser
 from ssdconv.errors import EXIT_INTERRUPTED, EXIT_OK, MissingError, OutputError, SsdconvError, UsageError
@@ -100,6 +101,7 @@ def _run(args: list[str]) -> int:
         print(f'{{"ssdconv": "{__version__}"}}' if "--json" in args else f"ssdconv {__version__}")
         return EXIT_OK
     verb, namespace = parse(args)
+    refuse_special(namespace)
     return verb.run(namespace)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from pathlib import Path
 
 from ssdconv.commands.output import following
 from ssdconv.converters.registry import located
-from ssdconv.errors import MissingError, UsageError
+from ssdconv.errors import FormatError, MissingError, UsageError
 
 
 def fraction(text: str) -> float:
@@ -50,15 +52,34 @@ def existing(path: str | Path) -> Path:
 
     Raises:
         MissingError: there is none.
+        FormatError: it is a folder.
     """
     path = located(Path(path))
     if (path / "model.safetensors").is_file():  # a folder as model hubs want it
         return path / "model.safetensors"
     if path.is_dir():
-        raise UsageError("this is a folder, a file is needed", where=str(path))
+        raise FormatError("this is a folder, a file is needed", where=str(path))
     if not path.exists():
         raise MissingError("no such file", where=str(path))
     return path
+
+
+def refuse_special(args: argparse.Namespace) -> None:
+    """Look at every argument that names something here, whatever it is for, before anything is opened or imported.
+
+    Raises:
+        FormatError: it is a pipe, a device or a socket; reading one may never end, and writing would replace it.
+    """
+    for value in vars(args).values():
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(text, str):
+                continue
+            try:
+                mode = os.stat(text).st_mode  # noqa: PTH116 - any text, also one that no path can be
+            except (OSError, ValueError):
+                continue
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise FormatError("this is a pipe, device or socket, not a regular file", where=text)
 
 
 def add_network_options(parser: argparse._ActionsContainer) -> None:

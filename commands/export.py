@@ -70,6 +70,7 @@ def run(args: Namespace) -> int:
         if getattr(args, option) and not getattr(args, needs):
             raise UsageError(f"--{option.replace('_', '-')} is for --{needs}")
     weights = existing(args.weights)
+    parity = existing(args.parity) if args.parity else None
     images = [existing(image) for image in args.image]
     from ssdconv.ssd_ref.checkpoint import read
 
@@ -78,7 +79,7 @@ def run(args: Namespace) -> int:
     if args.onnx:
         told["onnx"] = _onnx(args, checkpoint, images)
     if args.hub:
-        told["hub"] = _hub(args, checkpoint, weights)
+        told["hub"] = _hub(args, checkpoint, weights, parity)
     if args.json:
         print_json(told)
     return EXIT_OK
@@ -141,10 +142,10 @@ def _print_check(check: Any, unchecked: str) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _hub(args: Namespace, checkpoint: Checkpoint, weights: Path) -> dict[str, Any]:
+def _hub(args: Namespace, checkpoint: Checkpoint, weights: Path, report: Path | None) -> dict[str, Any]:
     from ssdconv.export.hub import CardFacts, write_hub
 
-    parity = _figures(existing(args.parity), weights) if args.parity else None
+    parity = None if report is None else _figures(report, weights)
     facts = CardFacts(args.license, tuple(args.dataset))
     written = write_hub(checkpoint, args.hub, facts=facts, parity=parity, overwrite=args.overwrite)
     if not args.json:

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssdconv.commands.arguments import existing
 from ssdconv.commands.output import print_json, table
 from ssdconv.commands.verb import Group
 from ssdconv.errors import EXIT_OK, UsageError
@@ -174,6 +175,9 @@ def run(args: Namespace) -> int:
         return _list_recipes(args.json)
     if not args.out and not args.preview:
         raise UsageError("where to?", hint="--out runs/NAME for the run, or --preview sheet.png")
+    for path in (args.config, args.finetune, args.backbone_weights):
+        if path:
+            existing(path)
     from ssdconv.commands.train_setup import held_out_data, network_of, recipe_for, training_data
     from ssdconv.data.records import Problems
     from ssdconv.train.run_folder import Identity, RunFolder, check_same, describe_data

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdconv.commands.arguments import existing
-from ssdconv.errors import MissingError, SsdconvError, UsageError
+from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.gate import read_input, reader
 from ssdconv.ssd_ref.loss_rule import sane
 from ssdconv.text import console
 from ssdconv.train.loop import Terms
@@ -150,13 +151,27 @@ def network_of(options: Namespace, classes: Sequence[str]) -> Network:
 
         config = network(options.network)
     elif options.config:
-        config = SSDConfig.from_json(existing(options.config).read_bytes())
+        config = read_config(existing(options.config))
     else:
         from ssdconv.ssd_ref.checkpoint import read
 
         config = read(existing(options.finetune)).config
     check_trainable(config)
     return Network(*with_classes(config, classes))
+
+
+@reader
+def read_config(path: Path) -> SSDConfig:
+    """A network as JSON, as a run's ``config.json``.
+
+    Raises:
+        MissingError, FormatError: no such file, or no config; with its name.
+    """
+    try:
+        return SSDConfig.from_json(read_input(path, "document", "network config"))
+    except FormatError as error:
+        where = str(path) if not error.where or error.where == str(path) else f"{path}: {error.where}"
+        raise FormatError(error.what, where=where, expected=error.expected, got=error.got, hint=error.hint) from None
 
 
 def recipe_for(options: Namespace, config: SSDConfig, images: int) -> Recipe:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ssdconv.commands.arguments import add_network_options, existing, zoo_path
 from ssdconv.commands.output import following, print_json, table, working
 from ssdconv.commands.verb import Group
-from ssdconv.errors import EXIT_OK, EXIT_PARITY, MissingError, UsageError
+from ssdconv.errors import EXIT_OK, EXIT_PARITY, MissingError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from ssdconv.zoo import Entry
@@ -276,6 +276,8 @@ def run_add(args: Namespace) -> int:
     if not args.zoo:
         raise UsageError("say which zoo file to write", hint="--zoo my.json; it is made where it does not exist")
     file, zoo = existing(args.file), Path(args.zoo)
+    if zoo.is_dir():
+        raise OutputError("this is a folder, not a zoo file", where=args.zoo)
     prototxt = existing(args.prototxt) if args.prototxt else None
     with working(f"reading {file.name}"):
         record = _record(args, file, prototxt, zoo)

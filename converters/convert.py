@@ -33,7 +33,7 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.containers import TensorSource
 from ssdconv.ssd_ref.evidence import Claim, to_plain
 from ssdconv.ssd_ref.files import CHECKPOINTS
-from ssdconv.ssd_ref.gate import reading
+from ssdconv.ssd_ref.gate import read_input, reading
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def remember(request: Request, config: SSDConfig) -> dict[str, Any]:
 
 
 def _packed(path: Path) -> dict[str, str]:
-    data = path.read_bytes()
+    data = read_input(path, "document", "network definition")
     told = {"name": path.name, "sha256": hashlib.sha256(data).hexdigest()}
     if len(data) > MAX_BYTES:
         return told
@@ -264,7 +264,9 @@ def recalled(
     data = definition(provenance, where)
     held = provenance.get("prototxt") or {}
     if given is not None:
-        same = not held or hashlib.sha256(given.read_bytes()).hexdigest() == held.get("sha256")
+        same = not held or hashlib.sha256(read_input(given, "document", "network definition")).hexdigest() == held.get(
+            "sha256"
+        )
         yield given, () if same else (f"{given.name} is not the prototxt that the checkpoint was converted with",)
         return
     if data is None:
@@ -275,7 +277,7 @@ def recalled(
         return
     told = [f"the layers are those of {held['name']}, which the checkpoint remembers"]
     beside = Path(source).parent / Path(str(held["name"])).name
-    if beside.is_file() and beside.read_bytes() != data:
+    if beside.is_file() and read_input(beside, "document", "network definition") != data:
         told.append(f"{beside.name} beside the source file was changed since the conversion")
     with tempfile.TemporaryDirectory(prefix="ssdconv-") as folder:
         path = Path(folder) / (beside.name or "remembered.prototxt")  # what claims call it

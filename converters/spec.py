@@ -28,7 +28,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.cells import caffe_cells
 from ssdconv.ssd_ref.config import MAX_SIDE, PriorMap, Resize
-from ssdconv.ssd_ref.gate import load_yaml, read_text
+from ssdconv.ssd_ref.gate import load_yaml, read_text, reader
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -171,6 +171,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
         return plain
 
 
+@reader
 def read_spec(path: Path) -> Spec:
     """Read a spec; its name is the file's where it gives none.
 
@@ -179,7 +180,7 @@ def read_spec(path: Path) -> Spec:
         FormatError: neither YAML nor JSON, an unknown key, or a value that its key cannot have; the message names it.
     """
     where = str(path)
-    if not path.is_file():
+    if not path.exists():
         raise MissingError(
             "no such spec", where=where, hint="`ssdconv inspect FILE --spec-template` writes one to fill in"
         )

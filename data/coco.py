@@ -25,7 +25,7 @@ from ssdconv.data.records import (
     report,
 )
 from ssdconv.errors import UnsafeFileError, UsageError
-from ssdconv.ssd_ref.gate import MAX_CLASSES, read_input
+from ssdconv.ssd_ref.gate import MAX_CLASSES, read_input, reader
 
 
 class _Image(msgspec.Struct):
@@ -146,6 +146,7 @@ def _area(o: _Object) -> float:
     return o.bbox[2] * o.bbox[3] if o.area is None else o.area
 
 
+@reader
 def _read(
     path: Path, keep_going: Problems | None
 ) -> tuple[dict[int, _Image], dict[int, list[_Object]], list[_Category]]:

@@ -47,7 +47,7 @@ from ssdconv.data.records import (
 )
 from ssdconv.data.voc import Entry, VocDataset, check_ids, listed_ids, object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
-from ssdconv.ssd_ref.gate import load_yaml, read_text
+from ssdconv.ssd_ref.gate import load_yaml, read_text, reader
 
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 
@@ -72,6 +72,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     name: str | None = None
 
 
+@reader
 def read_description(path: Path) -> Description:
     """Read a description.
 

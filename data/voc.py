@@ -26,7 +26,7 @@ from ssdconv.data.records import (
     report,
 )
 from ssdconv.errors import MissingError, SsdconvError, UnsafeFileError, UsageError
-from ssdconv.ssd_ref.gate import read_input, read_text
+from ssdconv.ssd_ref.gate import read_input, read_text, reader
 
 _WANTED = {
     "annotation/size/width": "width",
@@ -102,6 +102,7 @@ def _box(fields: Mapping[str, str], where: str) -> tuple[float, ...]:
     return x1, y1, x2, y2
 
 
+@reader
 def object_names(xml: Path) -> list[str]:
     """Class names of an annotation's objects, in the file's order. Errors as in ``read_annotation``."""
     try:

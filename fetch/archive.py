@@ -14,6 +14,7 @@ from typing import IO
 from ssdconv.errors import DownloadError, UnsafeFileError
 from ssdconv.fetch.digest import BLOCK, Expected, digests
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import reader
 
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
 """What the libraries raise for archives that are not as they should be."""
@@ -22,6 +23,7 @@ MAX_UNPACKED = 8 << 30
 """Bytes that may be unpacked on the way to the member."""
 
 
+@reader
 def extract(archive: Path, member: str, target: Path, expected: Expected, *, limit: int = 4 << 30) -> str:
     """Unpack ``member`` to ``target`` and return its sha256.
 

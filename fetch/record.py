@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from ssdconv.errors import FormatError
 from ssdconv.fetch.digest import ALGORITHMS, Expected
 from ssdconv.parity.accuracy.published import PublishedRow, rows
-from ssdconv.ssd_ref.gate import read_input
+from ssdconv.ssd_ref.gate import read_input, reader
 
 VERSION = 1
 """Version of the file's layout."""
@@ -191,6 +191,7 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(Zoo)
 
 
+@reader
 def read(path: Path) -> tuple[Record, ...]:
     """The records of a zoo file, checked.
 

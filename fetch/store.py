@@ -26,13 +26,14 @@ from urllib.request import url2pathname
 import msgspec
 from msgspec import Struct
 
-from ssdconv.errors import DownloadError, FormatError, OutputError, SsdconvError, UnsafeFileError
+from ssdconv.errors import DownloadError, FormatError, MissingError, OutputError, SsdconvError
 from ssdconv.fetch.archive import extract
 from ssdconv.fetch.digest import Expected, digests
 from ssdconv.fetch.download import Options, Progress, fetch
 from ssdconv.fetch.http import drive_address, drive_id
 from ssdconv.fetch.record import File, Origin
 from ssdconv.ssd_ref.files import atomic_path, locked
+from ssdconv.ssd_ref.gate import read_input
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ def read_pins(path: Path) -> dict[str, Pin]:
         FormatError: it is damaged; trusting anything then would be guessing.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Pins).files
-    except FileNotFoundError:
+        return msgspec.json.decode(read_input(path, "document", "lock file of the zoo"), type=_Pins).files
+    except MissingError:
         return {}
-    except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(
             f"the lock file of the zoo is damaged: {error}",
             where=str(path),
@@ -207,7 +208,7 @@ def _from_origins(
     for origin in origins:
         try:
             return origin.url, _from_one(origin, place, target, expected, options, progress)
-        except (DownloadError, UnsafeFileError, OutputError) as error:
+        except (DownloadError, FormatError, OutputError) as error:
             failures.append(f"{origin.url}: {error.what}" + (error.got if isinstance(error.got, str) else ""))
             unwritten = error if isinstance(error, OutputError) else unwritten
     if unwritten is not None:

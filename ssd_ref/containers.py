@@ -27,7 +27,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.errors import FormatError, OutputError
+from ssdconv.errors import FormatError, MissingError, OutputError, SsdconvError
+from ssdconv.ssd_ref.gate import read_input
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
@@ -210,7 +211,6 @@ def check_provenance(provenance: Any, path: Path) -> None:
 
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-MAX_CONFIG = 32 << 20
 
 
 def described(weights: Path) -> bool:
@@ -218,9 +218,8 @@ def described(weights: Path) -> bool:
     if weights.name != WEIGHTS:
         return False
     try:
-        with (weights.parent / CONFIG).open("rb") as stream:
-            found = json.loads(stream.read(MAX_CONFIG))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(read_input(weights.parent / CONFIG, "document"))
+    except (SsdconvError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.keys() >= {"version", "config", "provenance"}
 
@@ -236,12 +235,11 @@ def agreed(text: str | None, beside: Path) -> str | None:
         FormatError: it holds no description, or another network's.
     """
     try:
-        with beside.open("rb") as stream:
-            other = json.loads(stream.read(MAX_CONFIG))
+        other = json.loads(read_input(beside, "document"))
         told = {key: other[key] for key in ("version", "config", "provenance")}
-    except FileNotFoundError:
+    except MissingError:
         return text
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"no description of a network: {error}", where=str(beside)) from None
     if text is not None and _config_of(text) != told["config"]:
         raise FormatError(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 
@@ -34,13 +36,14 @@ MAX_ALIASES = 8
 """Aliases in a YAML file; each may double what the one before it unpacked."""
 MAX_CLASSES = 20_000
 """Classes that a data set may have: twice ImageNet-22k's would not be detected any more."""
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 
 class UnreadableError(FormatError):
     """A file that made a parser fail in a way that nobody foresaw: refused, and a reason to mend the parser."""
 
 
-def open_input(path: str | Path, kind: Kind, what: str = "file") -> BinaryIO:
+def open_input(path: str | Path, kind: Kind, what: str = "file") -> BufferedReader:
     """Open an input file for reading.
 
     Args:
@@ -136,3 +139,14 @@ def reading(path: str | Path) -> Iterator[None]:
             where=str(path),
             hint="it is damaged or not what its name says; if other programs read it, please report it",
         ) from error
+
+
+def reader(function: Reader) -> Reader:
+    """A function that reads the file of its first argument: whatever escapes it becomes an error with the file's name."""
+
+    @wraps(function)
+    def inner(path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        with reading(path):
+            return function(path, *args, **kwargs)
+
+    return cast(Reader, inner)

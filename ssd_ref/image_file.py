@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.gate import MAX_PIXELS, open_input, read_input
+from ssdconv.ssd_ref.gate import MAX_PIXELS, open_input, read_input, reader
 
 _NO_SIZE = frozenset({0xC4, 0xC8, 0xCC})  # DHT, JPG, DAC share SOF's range but hold no size
 _ORIENTATION = 0x0112
@@ -37,6 +37,7 @@ class ImageHead:
     orientation: int = 1
 
 
+@reader
 def read_image(path: str | Path, *, stored: bool = False) -> npt.NDArray[np.uint8]:
     """Read an image file as ``cv2.imread`` does in colour mode, EXIF orientation applied.
 
@@ -71,6 +72,7 @@ def read_image(path: str | Path, *, stored: bool = False) -> npt.NDArray[np.uint
     return np.asarray(image, np.uint8)
 
 
+@reader
 def image_head(path: Path) -> ImageHead:
     """Size and orientation of ``read_image``'s picture; of JPEG and of PNG without EXIF only the file's head is read.
 

@@ -39,7 +39,7 @@ from ssdconv.data.records import Dataset
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import atomic_path
-from ssdconv.ssd_ref.gate import read_input, read_text
+from ssdconv.ssd_ref.gate import read_input, read_text, reader
 from ssdconv.train.recipe import Recipe
 
 _PACKAGES = ("torch", "numpy", "opencv-python-headless")
@@ -251,6 +251,7 @@ def write_state(folder: Path, model: nn.Module, optimizer: Optimizer, progress: 
     return path
 
 
+@reader
 def read_state(path: Path) -> dict[str, Any]:
     """The content of a state file.
 

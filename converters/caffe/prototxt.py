@@ -32,6 +32,7 @@ from ssdconv.converters.caffe.sniff import refuse_strangers
 from ssdconv.converters.opened import open_regular
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import reader
 
 MAX_TOKENS = 250_000  # the largest known prototxts have about half
 MAX_DEPTH = 32
@@ -215,6 +216,7 @@ class Pruner:
 MAX_BYTES = 4 << 20  # the largest known prototxts are below 1 MiB
 
 
+@reader
 def read_prototxt(path: Path) -> CaffeNet:
     """Read a .prototxt: V2 ``layer`` or V1 ``layers``, the latter upgraded to V2 terms.
 

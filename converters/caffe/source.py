@@ -40,6 +40,7 @@ from ssdconv.ssd_ref.evidence import (
     Notice,
     code_of,
 )
+from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.graph.operation import learned_blobs, supported
 from ssdconv.ssd_ref.graph.params import Params
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule
@@ -241,6 +242,7 @@ def _texts(nets: Iterable[CaffeNet]) -> Iterator[str]:
     yield from (net.name for net in nets if net.name and net.name not in NETWORKS)
 
 
+@reader
 def read(path: Path) -> TensorTable:
     """Open a .caffemodel or .caffemodel.h5; no Caffe needed. See ``reader.read_caffemodel`` and ``hdf5.read_hdf5``.
 

@@ -25,6 +25,7 @@ from ssdconv.converters.tensors import (
 )
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
 from ssdconv.ssd_ref.networks.chainer import MEAN, NETWORKS, chainer
 
@@ -71,6 +72,7 @@ OUTSIDE = ("updater/", "trainer/", "extensions/", "stop_trigger/", "_snapshot")
 """Where a trainer's snapshot keeps what is not the model."""
 
 
+@reader
 def read(path: Path) -> TensorTable:
     """Open a .npz file; no Chainer needed. See ``reader.read_npz``."""
     return read_npz(path)

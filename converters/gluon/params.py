@@ -35,6 +35,7 @@ from ssdconv.converters.opened import OpenedFile
 from ssdconv.converters.tensors import Array, LazyTensor, TensorTable
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.files import atomic_path
+from ssdconv.ssd_ref.gate import open_input
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -347,5 +348,5 @@ def cached_params(name: str) -> Path | None:
 
 
 def _sha1(path: Path) -> str:
-    with path.open("rb") as stream:
+    with open_input(path, "weights") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()

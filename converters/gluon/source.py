@@ -21,10 +21,12 @@ from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.registry import network
 
 
+@reader
 def read(path: Path) -> TensorTable:
     """Open a .params file; no MXNet needed. See ``reader.read_params``."""
     return read_params(path)

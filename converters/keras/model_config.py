@@ -96,7 +96,7 @@ def parse(text: str | bytes, where: str) -> KerasModel:
     builder = _Builder(where)
     try:
         outputs = builder.expand(root, "", (), None, 0)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(f"the model's description is damaged: {type(error).__name__} {error}", where=where) from None
     config = root["config"]
     name = str(config.get("name", "")) if isinstance(config, dict) else ""

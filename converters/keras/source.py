@@ -31,6 +31,7 @@ from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping,
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import Origin, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
 from ssdconv.ssd_ref.networks.keras import NETWORKS, SSD7_SCALES
 from ssdconv.ssd_ref.networks.registry import network
@@ -144,6 +145,7 @@ _OLD_NAMES = {"running_mean": "moving_mean", "running_std": "moving_variance", "
 """Keras 1's names of weights; its ``running_std`` holds variances."""
 
 
+@reader
 def read(path: Path) -> TensorTable:
     """Open a Keras file; no Keras needed. See ``reader.read_keras``."""
     return read_keras(path)

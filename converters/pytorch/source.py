@@ -38,6 +38,7 @@ from ssdconv.errors import FormatError, MappingError, OutputError, SsdconvError,
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.files import CHECKPOINTS, atomic_path
+from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
 from ssdconv.ssd_ref.networks.pytorch import COCO201, KINDS, MEANS, pytorch
 
@@ -226,6 +227,7 @@ PRIORS = ("priors", "priorbox", "dbox_list", "default_boxes")
 DROPPED = "prior boxes, which follow from the network"
 
 
+@reader
 def read(path: Path) -> TensorTable:
     """Open a .pth file; nothing in it is run. See ``reader.read_pth``."""
     return read_pth(path)

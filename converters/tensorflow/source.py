@@ -32,6 +32,7 @@ from ssdconv.converters.tensors import (
 )
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.tensorflow import EXTRA_SCALES, NETWORKS, SCALES, hikapok, ratios
 
@@ -136,6 +137,7 @@ PROJECT = Project(
 """Before 2018-08-11 a cell had no square of the map's own scale; its heads' shapes tell, and such a file is refused."""
 
 
+@reader
 def read(path: Path) -> TensorTable:
     """Open a checkpoint or frozen graph; no TensorFlow needed. See ``reader.read_checkpoint``."""
     return read_checkpoint(path)

@@ -36,7 +36,7 @@ from ssdconv.parity.accuracy.detections import (
     UnknownCategoryError,
     check_detections,
 )
-from ssdconv.ssd_ref.gate import read_input
+from ssdconv.ssd_ref.gate import read_input, reader
 
 
 class _Result(msgspec.Struct):
@@ -46,6 +46,7 @@ class _Result(msgspec.Struct):
     score: float
 
 
+@reader
 def read_coco_results(
     file: str | Path, classes: Sequence[str], category_ids: Sequence[int], keep_going: Problems | None = None
 ) -> DetectionSet:
@@ -141,6 +142,7 @@ def class_files(folder: Path, classes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+@reader
 def _columns(path: Path, keep_going: Problems | None) -> tuple[list[str], np.ndarray, list[int]]:
     """(image ids, (n, 5) numbers, line numbers) of one file."""
     try:
@@ -261,6 +263,7 @@ class _Line(msgspec.Struct):
     detections: list[tuple[int, float, float, float, float, float]]
 
 
+@reader
 def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
     """(header, (line number, line) of every complete line, bytes that are complete)."""
     data = read_input(path, "detections", "detection stream")
@@ -270,7 +273,7 @@ def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
         raise FormatError("no header line", where=str(path), expected=f'{{"format": "{FORMAT}", ...}}')
     try:
         header = msgspec.json.decode(lines[0], type=Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"not a detection stream: {error}", where=f"{path}: line 1") from None
     if (header.format, header.version) != (FORMAT, VERSION):
         raise FormatError(
@@ -307,7 +310,7 @@ class DetectionsWriter:
         self.header = Header(dataset=dataset, network=network, classes=tuple(classes))
         self.done: set[str] = set()
         whole = 0
-        if self.path.exists() and b"\n" in self.path.read_bytes():
+        if self.path.exists() and b"\n" in read_input(self.path, "detections", "detection stream"):
             if not resume:
                 raise UsageError("the detection file exists", where=str(path), hint="resume it, or name another file")
             header, lines, whole = _decode(self.path)
@@ -383,7 +386,11 @@ def read_done(folder: str | Path) -> set[str]:
     Raises:
         FormatError, ColumnCountError: a stream is damaged before its last line.
     """
-    streams = [path for path in sorted(Path(folder).glob("*.jsonl")) if b"\n" in path.read_bytes()]
+    streams = [
+        path
+        for path in sorted(Path(folder).glob("*.jsonl"))
+        if b"\n" in read_input(path, "detections", "detection stream")
+    ]
     return {line.image_id for path in streams for _, line in _decode(path)[1]}
 
 

@@ -181,7 +181,7 @@ class EvaluationResult:
         """
         try:
             return msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"not an evaluation result: {error}") from None
 
 

@@ -33,6 +33,7 @@ from ssdconv.parity.accuracy.files import DetectionsWriter, read_done, read_stre
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.config import Preprocess, SSDConfig
 from ssdconv.ssd_ref.files import home
+from ssdconv.ssd_ref.gate import open_input
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections
 from ssdconv.ssd_ref.preprocess import prepare
@@ -306,7 +307,8 @@ def detect_dataset(
 
 def _work_folder(weights: Path, dataset: Dataset, options: RunOptions) -> Path:
     """Where the detection streams of this run lie; equal for runs whose detections would be equal."""
-    digest = hashlib.sha256(weights.read_bytes())
+    with open_input(weights, "weights") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
     digest.update(
         repr((__version__, dataset.name, dataset.image_ids, options.images_per_pass, options.device)).encode()
     )

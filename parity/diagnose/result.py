@@ -140,7 +140,7 @@ class Diagnosis:
             if isinstance(data, str | bytes):
                 return msgspec.json.decode(data, type=cls)
             return msgspec.convert(data, cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"not a diagnosis: {error}") from None
 
 

@@ -28,6 +28,7 @@ from ssdconv.parity.oracles.base import RUN, Column, OracleRun, Outputs, Prepare
 from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Link
+from ssdconv.ssd_ref.gate import read_input, reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
 WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")
@@ -35,7 +36,6 @@ MXNET = replace(WORKER, title="MXNet 1.9.1")
 INPUT = "data"
 _EPOCH = re.compile(r"-\d{4}$")
 OURS = "ssd0_"
-MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def beside(params: Path) -> Path | None:
     return path if _EPOCH.search(params.stem) and path.is_file() else None
 
 
+@reader
 def read_symbol(path: Path, table: TensorTable) -> Symbol:
     """A symbol that belongs to a file.
 
@@ -81,12 +82,10 @@ def read_symbol(path: Path, table: TensorTable) -> Symbol:
     """
     where = str(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FormatError("too large for a symbol", where=where, expected=f"<= {MAX_BYTES:,} bytes")
-        held = json.loads(path.read_bytes())
+        held = json.loads(read_input(path, "document", "symbol of MXNet"))
         nodes = [(str(n["op"]), str(n["name"])) for n in held["nodes"]]
         heads = [nodes[int(head[0])][0] for head in held["heads"]]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise FormatError(
             "not a symbol of MXNet", where=where, expected="JSON with nodes and heads, as `net.export` writes it"
         ) from error

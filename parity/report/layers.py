@@ -18,7 +18,7 @@ from ssdconv.parity.layers.results import Boundary, DetectionResult, InputResult
 from ssdconv.parity.layers.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.parity.report.page import Drawn, Image, data_url, drawn, read_photo, render, write_files
 from ssdconv.parity.report.summary import detection_line, facts, failures, groups, verdict
-from ssdconv.ssd_ref.gate import read_input
+from ssdconv.ssd_ref.gate import read_input, reader
 from ssdconv.text import markdown_code, markdown_text
 
 LARGEST = 1e308
@@ -86,6 +86,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@reader
 def load(path: Path) -> ParityReport:
     """Read a report back.
 

@@ -13,13 +13,16 @@ import cv2
 import numpy as np
 import pytest
 
+from ssdconv.commands.train_setup import read_config
 from ssdconv.data.coco import open_coco
 from ssdconv.data.custom import read_description
 from ssdconv.data.voc import object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.accuracy.files import read_coco_results, read_stream
+from ssdconv.parity.oracles.gluon import read_symbol
+from ssdconv.parity.report.layers import load as load_report
 from ssdconv.ssd_ref import checkpoint, gate
-from ssdconv.ssd_ref.gate import UnreadableError, load_yaml, open_input, read_text, reading
+from ssdconv.ssd_ref.gate import UnreadableError, load_yaml, open_input, read_text, reader, reading
 from ssdconv.ssd_ref.image_file import image_head, read_image
 from ssdconv.train.run_folder import RunFolder, read_state
 
@@ -32,6 +35,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "annotation": object_names,
     "state": read_state,
     "detections": lambda path: read_stream([path]),
+    "config": read_config,
+    "report": load_report,
+    "symbol": lambda path: read_symbol(path, {}),
     "coco results": lambda path: read_coco_results(path, {}, ()),
 }
 
@@ -111,7 +117,10 @@ def test_yaml_with_an_anchor_is_read() -> None:
 def test_deep_json_is_refused(tmp_path: Path) -> None:
     deep = "[" * 200_000
     (tmp_path / "a.json").write_text(deep)
-    for name in ("coco", "description", "coco results"):
+    (tmp_path / "b.json").write_text(deep + "\n")
+    with pytest.raises(FormatError):
+        READERS["detections"](tmp_path / "b.json")
+    for name in ("coco", "description", "coco results", "config", "report", "symbol"):
         with pytest.raises(FormatError):
             READERS[name](tmp_path / "a.json")
     run = RunFolder(tmp_path / "run")
@@ -120,6 +129,12 @@ def test_deep_json_is_refused(tmp_path: Path) -> None:
         (run.path / file).write_text(deep)
     with pytest.raises(FormatError):
         run.read()
+
+
+def test_a_number_that_is_no_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"nodes": [{"op": "null", "name": "data"}], "heads": [[1e999, 0, 0]]}')
+    with pytest.raises(FormatError, match="not a symbol"):
+        READERS["symbol"](tmp_path / "x.json")
 
 
 def test_too_many_categories_are_refused(tmp_path: Path) -> None:
@@ -157,6 +172,13 @@ def test_what_a_parser_lets_through_becomes_an_error_with_the_files_name(error: 
         raise error
     assert caught.value.where == "some.file" and "secret" not in str(caught.value)
     assert caught.value.__cause__ is error
+
+    @reader
+    def failing(path: str) -> None:
+        raise error
+
+    with pytest.raises(UnreadableError, match=r"some\.file"):
+        failing("some.file")
     with pytest.raises(MissingError), reading("some.file"):
         raise MissingError("as it is")
 

@@ -488,3 +488,13 @@ def test_spoiled_texts_are_errors_of_ours(small: Path) -> None:
         except SsdconvError as error:
             assert str(error)
     assert good < 400
+
+
+@pytest.mark.parametrize("place", ["1e999", "NaN", "9" * 5000])
+def test_a_place_that_is_no_number_is_refused(place: str) -> None:
+    """JSON of other programs can hold infinities, which are no numbers of an output."""
+    layer = {"class_name": "ReLU", "name": "a", "config": {"name": "a"}, "inbound_nodes": []}
+    config = {"name": "m", "layers": [layer], "input_layers": [["a", 0, 0]], "output_layers": [["a", "PLACE", 0]]}
+    text = json.dumps({"class_name": "Functional", "config": config}).replace('"PLACE"', place)
+    with pytest.raises(FormatError, match=r"x\.json"):
+        parse(text, "x.json")
