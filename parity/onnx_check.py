@@ -21,7 +21,7 @@ from ssdconv.errors import FormatError, MissingError
 from ssdconv.parity.layers.activations import Probe, compare, derived
 from ssdconv.parity.layers.detections import Rows, compare_detections
 from ssdconv.parity.layers.inputs import make_inputs
-from ssdconv.parity.layers.results import InputResult, ProbeResult
+from ssdconv.parity.layers.results import InputResult, ProbeResult, detection_counts, worst_of
 from ssdconv.parity.layers.tolerance import Array
 from ssdconv.parity.oracles.base import Outputs
 from ssdconv.ssd_ref.model import SSD
@@ -49,18 +49,14 @@ class OnnxReport:
     @property
     def worst(self) -> ProbeResult:
         """The probe nearest to its limit, or furthest above it."""
-        return max((p for i in self.inputs for p in i.probes), key=lambda p: (bool(p.problem), p.excess))
+        worst = worst_of(p for i in self.inputs for p in i.probes)
+        assert worst is not None  # both heads of every input are compared
+        return worst
 
     def counts(self) -> dict[str, int]:
         """Detections over all inputs: the runtime's, the reference's, pairs, and one-sided ones, explained or not."""
-        found = [i.detections for i in self.inputs if i.detections is not None]
-        return {
-            "runtime": sum(d.oracle for d in found),
-            "reference": sum(d.reference for d in found),
-            "matched": sum(d.matched for d in found),
-            "boundary": sum(d.boundary for d in found),
-            "unexplained": sum(d.unexplained for d in found),
-        }
+        counts = detection_counts(self.inputs)
+        return {"runtime": counts.pop("oracle"), **counts}
 
     @property
     def reason(self) -> str:

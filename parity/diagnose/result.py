@@ -18,8 +18,16 @@ from ssdconv.text import console as safe_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 Kind = Literal["pixels", "weights", "config"]
 Verdict = Literal["explained", "partly explained", "unexplained", "no difference"]
+HEADS = {
+    "explained": "the difference is explained",
+    "partly explained": "part of the difference is explained",
+    "unexplained": "no known mistake explains the difference",
+    "no difference": "no difference: both compute the same",
+}
+Line = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -142,15 +150,6 @@ class Diagnosis:
             return msgspec.convert(data, cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"not a diagnosis: {error}") from None
-
-
-HEADS = {
-    "explained": "the difference is explained",
-    "partly explained": "part of the difference is explained",
-    "unexplained": "no known mistake explains the difference",
-    "no difference": "no difference: both compute the same",
-}
-Line = tuple[str, str]
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[Line]:

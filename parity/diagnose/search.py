@@ -33,52 +33,81 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.files import CHECKPOINTS
 from ssdconv.ssd_ref.model import reference_shapes
 
-
-def state_of(outcome: WholeRun, evidence: Evidence) -> Agreement:
-    """How far the suspect agrees: layers, stored tensors, detections."""
-    probes, found = outcome.probes, outcome.found
-    return Agreement(
-        outcome.name or evidence.first,
-        len(probes),
-        sum(not p for p in probes),
-        max((excess_of(p) for p in probes), default=0.0),
-        len(evidence.truth),
-        len(evidence.different),
-        None if found is None else found.oracle,
-        None if found is None else found.matched,
-    )
-
-
-def excess_at(outcome: WholeRun, place: int) -> float:
-    """Error over the limit at a place of the outcome; behind the last probe stand the detections."""
-    return missed(outcome.found) if place >= len(outcome.probes) else excess_of(outcome.probes[place])
-
-
-def verdict_of(before: Agreement, after: Agreement, causes: int) -> Verdict:
-    """The verdict, from both states and the number of causes."""
-    if before.first_divergent is None:
-        return "no difference"
-    if after.first_divergent is None:
-        return "explained"
-    return "partly explained" if causes else "unexplained"
-
-
-def unseen(net: Net, truth: SSDConfig) -> Iterator[str]:
-    """Settings of pixels and detection rule that differ from the truth's."""
-    for part in ("pixels", "detect"):
-        mine, theirs = getattr(net.config, part), getattr(truth, part)
-        for one in fields(mine):
-            own, other = getattr(mine, one.name), getattr(theirs, one.name)
-            if own != other:
-                yield f"{part}.{one.name} is {own}, the truth has {other}"
-
-
 SECONDS = 55.0
 MOST_CAUSES = 12
 PAIRS = 400
 TOGETHER = 25
 """The most promising single proposals that are tried in pairs."""
 Progress = Callable[[str, int, int], None]
+
+
+def diagnose(
+    weights: Path,
+    *,
+    source: Path | None = None,
+    reference: Path | None = None,
+    prototxt: Path | None = None,
+    images: Sequence[Path] = (),
+    seed: int = 0,
+    seconds: float = SECONDS,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Find out why ``weights`` differ, by undoing known mistakes in them.
+
+    Args:
+        weights: the suspect: a checkpoint of ssdconv, a state dict of somebody else, or a source file.
+        source: the original weight file, run by its own framework (the oracle); or
+        reference: a converted file that is believed.
+        prototxt: network definition of a Caffe source.
+        images: photos to compare on; none for a generated picture.
+        seed: of picture and noise.
+        seconds: after which no new trial begins.
+        progress: called with a text, steps done and steps in all.
+
+    Raises:
+        UsageError: neither or both of ``source`` and ``reference``.
+        MissingError: a file is missing, or the oracle cannot run here.
+        FormatError, UnsafeFileError: a file is damaged or refused.
+        MappingError: the files hold different networks.
+    """
+    if (source is None) == (reference is None):
+        raise UsageError(
+            "a diagnosis needs one thing to hold the weights against",
+            hint="--source FILE is the original weight file, --reference FILE a converted one that is right",
+        )
+    if reference is not None:
+        suspect, right = pair(weights, reference, prototxt)
+        if not right.pixels_told:
+            pixels = suspect.net.config.pixels
+            right = replace(right, net=right.net.with_pixels(pixels), notes=(*right.notes, PIXELS_UNTOLD))
+        truth = of_network(right.net, suspect.net, Path(reference).name, images, seed)
+        return _search(suspect, replace(truth, notes=(*right.notes, *suspect.notes)), seconds, progress)
+    assert source is not None
+    path = Path(weights)
+    held = own(path) if path.suffix in CHECKPOINTS else None
+    with recalled(held.provenance if held else {}, prototxt, Path(source), str(path)) as (definition, notes):
+        suspect, opened = _pair(path, held, Path(source), definition)
+        with opened.table:
+            truth = of_source(opened, suspect.net, definition, images, seed)
+            every = (*truth.notes, *suspect.notes, *notes)
+            return _search(suspect, replace(truth, notes=every), seconds, progress)
+
+
+def _search(suspect: WeightFile, truth: BelievedSide, seconds: float, progress: Progress | None) -> Diagnosis:
+    return Search(suspect.net, truth, suspect.path.name, seconds, progress).run()
+
+
+def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path | None) -> tuple[WeightFile, Opened]:
+    """The suspect and the opened source file, its mapping paired to the suspect's tensors."""
+    if held is not None:
+        return WeightFile(weights, Net.of(held)), open_as(source, prototxt, held)
+    opened = open_source(source, None, Request(prototxt=prototxt))
+    try:
+        suspect = load(weights, opened.plan.config)
+    except BaseException:
+        opened.table.close()
+        raise
+    return suspect, adopted(opened, suspect.net.config, reference_shapes(suspect.net.config))
 
 
 @dataclass
@@ -294,70 +323,40 @@ class Search:
             self.progress(text, len(self.causes), len(self.causes) + 1)
 
 
-def diagnose(
-    weights: Path,
-    *,
-    source: Path | None = None,
-    reference: Path | None = None,
-    prototxt: Path | None = None,
-    images: Sequence[Path] = (),
-    seed: int = 0,
-    seconds: float = SECONDS,
-    progress: Progress | None = None,
-) -> Diagnosis:
-    """Find out why ``weights`` differ, by undoing known mistakes in them.
-
-    Args:
-        weights: the suspect: a checkpoint of ssdconv, a state dict of somebody else, or a source file.
-        source: the original weight file, run by its own framework (the oracle); or
-        reference: a converted file that is believed.
-        prototxt: network definition of a Caffe source.
-        images: photos to compare on; none for a generated picture.
-        seed: of picture and noise.
-        seconds: after which no new trial begins.
-        progress: called with a text, steps done and steps in all.
-
-    Raises:
-        UsageError: neither or both of ``source`` and ``reference``.
-        MissingError: a file is missing, or the oracle cannot run here.
-        FormatError, UnsafeFileError: a file is damaged or refused.
-        MappingError: the files hold different networks.
-    """
-    if (source is None) == (reference is None):
-        raise UsageError(
-            "a diagnosis needs one thing to hold the weights against",
-            hint="--source FILE is the original weight file, --reference FILE a converted one that is right",
-        )
-    if reference is not None:
-        suspect, right = pair(weights, reference, prototxt)
-        if not right.pixels_told:
-            pixels = suspect.net.config.pixels
-            right = replace(right, net=right.net.with_pixels(pixels), notes=(*right.notes, PIXELS_UNTOLD))
-        truth = of_network(right.net, suspect.net, Path(reference).name, images, seed)
-        return _search(suspect, replace(truth, notes=(*right.notes, *suspect.notes)), seconds, progress)
-    assert source is not None
-    path = Path(weights)
-    held = own(path) if path.suffix in CHECKPOINTS else None
-    with recalled(held.provenance if held else {}, prototxt, Path(source), str(path)) as (definition, notes):
-        suspect, opened = _pair(path, held, Path(source), definition)
-        with opened.table:
-            truth = of_source(opened, suspect.net, definition, images, seed)
-            every = (*truth.notes, *suspect.notes, *notes)
-            return _search(suspect, replace(truth, notes=every), seconds, progress)
+def state_of(outcome: WholeRun, evidence: Evidence) -> Agreement:
+    """How far the suspect agrees: layers, stored tensors, detections."""
+    probes, found = outcome.probes, outcome.found
+    return Agreement(
+        outcome.name or evidence.first,
+        len(probes),
+        sum(not p for p in probes),
+        max((excess_of(p) for p in probes), default=0.0),
+        len(evidence.truth),
+        len(evidence.different),
+        None if found is None else found.oracle,
+        None if found is None else found.matched,
+    )
 
 
-def _search(suspect: WeightFile, truth: BelievedSide, seconds: float, progress: Progress | None) -> Diagnosis:
-    return Search(suspect.net, truth, suspect.path.name, seconds, progress).run()
+def excess_at(outcome: WholeRun, place: int) -> float:
+    """Error over the limit at a place of the outcome; behind the last probe stand the detections."""
+    return missed(outcome.found) if place >= len(outcome.probes) else excess_of(outcome.probes[place])
 
 
-def _pair(weights: Path, held: Checkpoint | None, source: Path, prototxt: Path | None) -> tuple[WeightFile, Opened]:
-    """The suspect and the opened source file, its mapping paired to the suspect's tensors."""
-    if held is not None:
-        return WeightFile(weights, Net.of(held), True), open_as(source, prototxt, held)
-    opened = open_source(source, None, Request(prototxt=prototxt))
-    try:
-        suspect = load(weights, opened.plan.config)
-    except BaseException:
-        opened.table.close()
-        raise
-    return suspect, adopted(opened, suspect.net.config, reference_shapes(suspect.net.config))
+def verdict_of(before: Agreement, after: Agreement, causes: int) -> Verdict:
+    """The verdict, from both states and the number of causes."""
+    if before.first_divergent is None:
+        return "no difference"
+    if after.first_divergent is None:
+        return "explained"
+    return "partly explained" if causes else "unexplained"
+
+
+def unseen(net: Net, truth: SSDConfig) -> Iterator[str]:
+    """Settings of pixels and detection rule that differ from the truth's."""
+    for part in ("pixels", "detect"):
+        mine, theirs = getattr(net.config, part), getattr(truth, part)
+        for one in fields(mine):
+            own, other = getattr(mine, one.name), getattr(theirs, one.name)
+            if own != other:
+                yield f"{part}.{one.name} is {own}, the truth has {other}"

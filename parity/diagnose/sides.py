@@ -35,6 +35,7 @@ from ssdconv.ssd_ref.priors import Priors
 PREFIXES = ("module.", "model.", "ssd.", "state_dict.")
 ONLY_TENSORS = "the file holds tensors alone: layers, pixels, priors and detection rule are taken from the other side"
 FALLBACK = "ssd_pytorch_ssd300_voc"
+PRIORS = "prior boxes"
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,12 @@ class WeightFile:
     Attributes:
         path: the file.
         net: its config and tensors.
-        ours: it is a checkpoint of ssdconv and tells its config itself.
         pixels_told: the file tells, or its network's name, how pixels are prepared.
         notes: what a reader should know.
     """
 
     path: Path
     net: Net
-    ours: bool = False
     pixels_told: bool = True
     notes: tuple[str, ...] = ()
 
@@ -76,7 +75,7 @@ def load(
         raise MissingError("no such file", where=str(path))
     if path.suffix in CHECKPOINTS:
         held = own(path)
-        return _foreign(path, like) if held is None else WeightFile(path, Net.of(held), True)
+        return _foreign(path, like) if held is None else WeightFile(path, Net.of(held))
     return _of_source(path, like, asked or Request(prototxt=prototxt))
 
 
@@ -129,15 +128,6 @@ def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
     """``like``'s layers with what the file itself tells about pixels, priors and detections."""
     priors = config.priors if len(config.priors) == len(like.priors) else like.priors
     return replace(like, pixels=config.pixels, priors=priors, detect=config.detect)
-
-
-def tensors_of(opened: Opened) -> dict[str, Array]:
-    """All tensors of an opened file through its mapping; half precision becomes float32."""
-    return {e.target: _single(np.asarray(a, order="C")) for e, a in opened.plan.mapping.forward(opened.table)}
-
-
-def _single(array: Array) -> Array:
-    return writable(array.astype(np.float32) if array.dtype == np.float16 else array)
 
 
 def _foreign(path: Path, like: SSDConfig | None) -> WeightFile:
@@ -197,7 +187,13 @@ def _state_dict(path: Path) -> dict[str, Array]:
         return {n: _single(np.asarray(t.load(), order="C")) for n, t in small.items()}
 
 
-PRIORS = "prior boxes"
+def tensors_of(opened: Opened) -> dict[str, Array]:
+    """All tensors of an opened file through its mapping; half precision becomes float32."""
+    return {e.target: _single(np.asarray(a, order="C")) for e, a in opened.plan.mapping.forward(opened.table)}
+
+
+def _single(array: Array) -> Array:
+    return writable(array.astype(np.float32) if array.dtype == np.float16 else array)
 
 
 @dataclass(frozen=True)
@@ -260,13 +256,6 @@ class BelievedSide:
         return ExpectedRun(name, image, pixels, outputs, answer.detections)
 
 
-def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:
-    """Photos, or a generated picture, then noise of the network's size."""
-    named = [(Path(p).name, read_image(p)) for p in photos]
-    named = named or [(f"synthetic picture, seed {seed}", synthetic_picture(seed))]
-    return (*named, (f"noise, seed {seed}", noise_image(config.pixels.size, seed)))
-
-
 def of_source(
     opened: Opened, suspect: Net, prototxt: Path | None, photos: Sequence[Path], seed: int, oracle: str = "opencv"
 ) -> BelievedSide:
@@ -307,6 +296,13 @@ def of_network(net: Net, suspect: Net, name: str, photos: Sequence[Path] = (), s
     return BelievedSide(
         name, net.config, net.tensors, probes, inputs(net.config, photos, seed), partial(_run, model, paths)
     )
+
+
+def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:
+    """Photos, or a generated picture, then noise of the network's size."""
+    named = [(Path(p).name, read_image(p)) for p in photos]
+    named = named or [(f"synthetic picture, seed {seed}", synthetic_picture(seed))]
+    return (*named, (f"noise, seed {seed}", noise_image(config.pixels.size, seed)))
 
 
 def same_tensors(truth: Net, suspect: Net, name: str) -> None:

@@ -23,10 +23,15 @@ from ssdconv.ssd_ref.evidence import BASES, INDEPENDENT, LINKS, STRENGTH, Basis,
 
 Outcome = Literal["passed", "failed", "not compared"]
 """What a check concluded; "not compared": nothing differs, but the oracle cannot tell about a part."""
-
 GapCode = Literal["oracle cannot", "oracle departs", "oracle crashed", "empty", "overflow", "undecided"]
 """Why a part was not compared: the oracle does not have it, has it otherwise than the source, or ended in it; neither side
 detects anything; boxes are infinite on both sides; every detection hangs on a decision within rounding."""
+WORDS: Mapping[Link, str] = {"tensors": "weights", "architecture": "layers"}
+"""How the headline calls a link, where not by its name."""
+LONGEST = 160
+"""Characters of reasons in a headline, beyond which it names the first alone."""
+SETTLED_ELSEWHERE: frozenset[Basis] = frozenset({"assumed", "user"})
+"""Bases that an oracle's run does not improve: it was given the same. A project's original code is given only what ``ran`` lists."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,11 @@ class ProbeResult:
             f"off by {self.ratio:.3g} x the rounding floor (rms {self.rms_ratio:.3g} x); worst at {m.at}: "
             f"oracle {m.oracle:.9g}, reference {m.reference:.9g}; would pass with rtol {self.needed:.2g}"
         )
+
+
+def worst_of(probes: Iterable[ProbeResult]) -> ProbeResult | None:
+    """The probe nearest to (or farthest beyond) its limits; one that failed for another reason first."""
+    return max(probes, key=lambda p: (bool(p.problem), p.excess), default=None)
 
 
 @dataclass(frozen=True)
@@ -203,7 +213,14 @@ class InputResult:
     @property
     def worst(self) -> ProbeResult | None:
         """The probe nearest to (or farthest beyond) its limits; one that failed for another reason first."""
-        return max(self.probes, key=lambda p: (bool(p.problem), p.excess), default=None)
+        return worst_of(self.probes)
+
+
+def detection_counts(inputs: Iterable[InputResult]) -> dict[str, int]:
+    """Detections over all inputs: each side's, pairs, and one-sided ones, explained by rounding at a boundary or not."""
+    found = [i.detections for i in inputs if i.detections is not None]
+    names = ("oracle", "reference", "matched", "boundary", "unexplained")
+    return {name: sum(getattr(d, name) for d in found) for name in names}
 
 
 @dataclass(frozen=True)
@@ -243,14 +260,6 @@ class TensorResult:
 
     def __bool__(self) -> bool:
         return self.compared > 0 and not self.different
-
-
-WORDS: Mapping[Link, str] = {"tensors": "weights", "architecture": "layers"}
-"""How the headline calls a link, where not by its name."""
-LONGEST = 160
-"""Characters of reasons in a headline, beyond which it names the first alone."""
-SETTLED_ELSEWHERE: frozenset[Basis] = frozenset({"assumed", "user"})
-"""Bases that an oracle's run does not improve: it was given the same. A project's original code is given only what ``ran`` lists."""
 
 
 @dataclass(frozen=True)
@@ -464,8 +473,7 @@ class ParityReport:
     @property
     def worst(self) -> ProbeResult | None:
         """The worst probe over all inputs."""
-        found = [i.worst for i in self.inputs if i.worst is not None]
-        return max(found, key=lambda p: (bool(p.problem), p.excess), default=None)
+        return worst_of(p for i in self.inputs for p in i.probes)
 
     @property
     def passed(self) -> bool:
