@@ -122,6 +122,35 @@ def graph_of(wire: Wire, size: int) -> tuple[int, int]:
     return graphs[0].begin, graphs[0].end
 
 
+def tensor_chain(wire: Wire, size: int, name: str) -> tuple[Field, ...]:
+    """The messages from the file down to the TensorProto of a constant, each within the one before.
+
+    Raises:
+        FormatError: there is no such constant.
+    """
+    begin, _ = graph_of(wire, size)
+    outer = _around(wire, size, begin) if begin else ()
+    for node in wire.fields(begin, outer[-1].end if outer else size):
+        parts = list(protos.messages(wire, node)) if node.number == 1 else []
+        if any(p.number == 1 and protos.string(wire, p) == name for p in parts):
+            for entry in (p for p in parts if p.number == 5):
+                inner = list(protos.messages(wire, entry))
+                if any(p.number == 1 and protos.string(wire, p) == "value" for p in inner):
+                    (held,) = (p for p in inner if p.number == 2)
+                    (tensor,) = (p for p in protos.messages(wire, held) if p.number == 8)
+                    return (*outer, node, entry, held, tensor)
+    raise FormatError("the graph has no such constant", where=wire.where, got=name)
+
+
+def _around(wire: Wire, size: int, begin: int) -> tuple[Field, ...]:
+    """The messages of a SavedModel that the GraphDef at ``begin`` lies in, itself last."""
+    for part in wire.fields(0, size):
+        if part.number == 2 and part.wire == LEN and part.begin < begin <= part.end:
+            (graph,) = (f for f in wire.fields(part.begin, part.end) if f.number == 2 and f.begin == begin)
+            return part, graph
+    raise FormatError("not a SavedModel", where=wire.where)
+
+
 def graph_nodes(wire: Wire, size: int, file: OpenedFile | None = None) -> tuple[dict[str, LazyTensor], dict[str, Node]]:
     """Constants by node name, and every node.
 

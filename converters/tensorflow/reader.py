@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,11 +38,13 @@ class CheckpointFile:
     Attributes:
         flavour: the format.
         nodes: of a graph, by name.
+        data: of a graph, the file's bytes.
         ends: of a detection graph that was planned, the nodes where it begins and ends: see ``whole.Whole.nodes``.
     """
 
     flavour: Literal["V2", "V1", "graph"]
     nodes: Mapping[str, Node] = field(default_factory=dict)
+    data: mmap.mmap | bytes = b""
     ends: dict[str, str] = field(default_factory=dict)
 
 
@@ -117,7 +120,7 @@ def _graph(path: Path, file: OpenedFile) -> TensorTable:
             got=error.got,
             hint="give a checkpoint's .index file, a V1 checkpoint, or a frozen GraphDef (.pb)",
         ) from None
-    return _made(path, CheckpointFile("graph", nodes), found, file.unchanged, file.close)
+    return _made(path, CheckpointFile("graph", nodes, file.data), found, file.unchanged, file.close)
 
 
 def _made(

@@ -7,6 +7,7 @@ HiKapok's SSD.TensorFlow calls Caffe's conv6 … conv9 conv8 … conv11. Kernels
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ import numpy as np
 from ssdconv.converters import aizoo
 from ssdconv.converters.assumed import Project, settle
 from ssdconv.converters.plan import Plan, Request
+from ssdconv.converters.protobuf_wire import Wire
 from ssdconv.converters.same_network import Layer, vgg_layers
+from ssdconv.converters.tensorflow.again import plain, text_of, write_again
 from ssdconv.converters.tensorflow.bundle import write_bundle
+from ssdconv.converters.tensorflow.graphdef import graph_nodes
 from ssdconv.converters.tensorflow.reader import CheckpointFile, read_checkpoint
 from ssdconv.converters.tensorflow.whole import network_of
 from ssdconv.converters.tensors import (
@@ -31,7 +35,7 @@ from ssdconv.converters.tensors import (
     permute_anchors,
 )
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Origin, SSDConfig
 from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.tensorflow import EXTRA_SCALES, NETWORKS, SCALES, hikapok, ratios
@@ -177,8 +181,19 @@ def whole_plan(table: TensorTable, request: Request) -> Plan:
     whole = network_of(table.found(CheckpointFile).nodes, table, request.settings, str(table.path))
     used = {entry.source for entry in whole.entries}
     drops = tuple(Drop(name, "a constant of the graph that is no weight") for name in table if name not in used)
-    table.found(CheckpointFile).ends.update(whole.nodes)
-    return Plan(whole.config, TensorMapping(whole.entries, drops), whole.warnings, whole.probes, whole.evidence)
+    found = table.found(CheckpointFile)
+    found.ends.update(whole.nodes)
+    graph = whole.config.graph
+    assert graph is not None
+    stored = {entry.target: entry.source for entry in whole.entries}
+    text = text_of(bytes(found.data), found.nodes, list(stored.values()))
+    config = replace(
+        whole.config,
+        graph=replace(
+            graph, origin=Origin(text, stored, {f"--set {key}": value for key, value in request.settings.items()})
+        ),
+    )
+    return Plan(config, TensorMapping(whole.entries, drops), whole.warnings, whole.probes, whole.evidence)
 
 
 def config_of(table: TensorTable, prefix: str, request: Request) -> SSDConfig:
@@ -202,13 +217,15 @@ def _side(table: TensorTable, name: str) -> int:
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
-    """Write a V2 checkpoint with ``global_step``; ``dst`` is its prefix, or its ``.index`` file.
+    """Write a V2 checkpoint with ``global_step``; ``dst`` is its prefix, or its ``.index`` file. A graph goes back to its own ``.pb``.
 
     Raises:
         MappingError: the network is not SSD.TensorFlow's: its code fixes padding, priors, pixels and rule.
         UsageError: another suffix.
         OutputError: a file could not be written.
     """
+    if config.graph is not None and config.graph.origin is not None and config.source == "tensorflow":
+        return [write_graph(config, tensors, dst)]
     prefix = dst.with_name(dst.name.removesuffix(".index"))
     if prefix.suffix != ".ckpt" and not prefix.name.rpartition("-")[2].isdigit():
         raise UsageError("a checkpoint's name ends in .ckpt or -STEP", where=str(dst))
@@ -226,6 +243,30 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
         )
     made = {e.source: apply_all(inverse(e.ops, e.source_shape), tensors[e.target]) for e in entries(config)}
     return write_bundle(prefix, {**made, "global_step": np.array(step_of(prefix), np.int64)})
+
+
+def write_graph(config: SSDConfig, tensors: Mapping[str, Array], dst: Path) -> Path:
+    """The graph that a network came from, with the network's tensors.
+
+    Raises:
+        UsageError: another suffix.
+        MappingError: the tensors are not those of the graph.
+        OutputError: the file could not be written.
+    """
+    assert config.graph is not None and config.graph.origin is not None
+    if dst.suffix != ".pb":
+        raise UsageError("the network came from a graph", where=str(dst), expected=".pb", got=dst.suffix)
+    origin, where = config.graph.origin, str(dst)
+    data = plain(origin.text, where)
+    constants, nodes = graph_nodes(Wire(data, where), len(data))
+    settings = {k.removeprefix("--set "): v for k, v in origin.facts.items() if k.startswith("--set ")}
+    arrays = {}
+    for entry in network_of(nodes, constants, settings, where).entries:
+        if entry.target not in tensors:
+            raise MappingError("the checkpoint lacks a tensor of the graph", where=where, got=entry.target)
+        array = apply_all(inverse(entry.ops, entry.source_shape), tensors[entry.target])
+        arrays[entry.source] = np.asarray(array, order="C")
+    return write_again(origin.text, arrays, dst)
 
 
 def step_of(prefix: Path) -> int:

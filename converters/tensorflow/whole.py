@@ -66,6 +66,7 @@ class Entrance:
         size: height and width, (0, 0) where the graph leaves them open.
         resize: the rule by which the graph makes images that size, None where it does not.
         channels: of the image.
+        scale, offset: per channel, what pixels are multiplied by and what is added before that resize.
     """
 
     value: str
@@ -73,6 +74,8 @@ class Entrance:
     size: tuple[int, int]
     resize: Resize | None
     channels: int = 3
+    scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+    offset: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,7 @@ def _entry(graph: Graph, ends: Ends, settings: Mapping[str, str]) -> Entrance:
     resize: Resize | None = None
     size = (0, 0)
     image = graph.node(inside or value)
+    scale, offset = np.ones(3), np.zeros(3)
     for _ in range(64):
         if image.op == "Placeholder":
             break
@@ -333,6 +337,10 @@ def _entry(graph: Graph, ends: Ends, settings: Mapping[str, str]) -> Entrance:
             image = graph.node(held)
         elif image.op in ("Identity", "Cast", "Squeeze", "ExpandDims") and image.inputs:
             image = graph.node(image.inputs[0])
+        elif image.op in AFFINE and resize is not None:
+            at, by, plus = _affine(image, known)
+            scale, offset = scale * by, offset + scale * plus
+            image = graph.node(image.inputs[at])
         else:
             raise image.fail(
                 f"images pass through {image.op} before they reach the network, which is not known",
@@ -353,7 +361,31 @@ def _entry(graph: Graph, ends: Ends, settings: Mapping[str, str]) -> Entrance:
         raise image.fail(
             "the input is no image", expected="1 or 3 channels, at most 16384 pixels a side", got=(*size, channels)
         )
-    return Entrance(value, image.name, size, resize, channels)
+    if (scale == 0).any() or (channels == 1 and len(set(scale)) + len(set(offset)) > 2):
+        raise image.fail("pixels are multiplied by 0, or a grey one by several numbers", got=scale)
+    return Entrance(value, image.name, size, resize, channels, tuple(scale.tolist()), tuple(offset.tolist()))
+
+
+AFFINE = ("Add", "AddV2", "Sub", "Mul", "RealDiv")
+
+
+def _affine(node: Node, known: Evaluator) -> tuple[int, Array, Array]:
+    """Arithmetic on pixels before they are resized: which input the image is, and the factor and the summand of each channel."""
+    values = [known.known(value) for value in node.inputs]
+    at = 1 if values[0] is not None else 0
+    number = values[1 - at]
+    if number is None or values[at] is not None or number.size not in (1, 3):
+        raise node.fail("pixels are computed on before they are resized in a way that is not known")
+    numbers = np.broadcast_to(np.asarray(number, np.float64).reshape(-1), (3,))
+    if node.op in ("Add", "AddV2"):
+        return at, np.ones(3), numbers
+    if node.op == "Mul":
+        return at, numbers, np.zeros(3)
+    if at == 0 and node.op == "Sub":
+        return at, np.ones(3), -numbers
+    if at == 0 and not (numbers == 0).any():
+        return at, 1 / numbers, np.zeros(3)
+    raise node.fail("pixels stand behind a minus or under a fraction, which is not known")
 
 
 def _takes_images(graph: Graph, node: Node) -> bool:
@@ -399,11 +431,13 @@ def _pixels(entry: Entrance, settings: Mapping[str, str]) -> tuple[Preprocess, l
         )
     if entry.resize is not None and "pixels.resize" in settings:
         raise UsageError("--set pixels.resize: the graph resizes its images itself", got=entry.resize)
+    mean, std = _normal(entry)
+    before = f", but for (x - {mean[0]:g} …) / {std[0]:g} … before the resize, done after it here" if any(mean) else ""
     claims = [
         Claim(
             "pixels",
             "stated",
-            f"images of {entry.size[1]}x{entry.size[0]} (width x height), values 0..255; what is computed on them are nodes of the graph",
+            f"images of {entry.size[1]}x{entry.size[0]} (width x height), values 0..255; what is computed on them are nodes of the graph{before}",
         )
     ]
     if entry.resize is None:
@@ -433,7 +467,16 @@ def _pixels(entry: Entrance, settings: Mapping[str, str]) -> tuple[Preprocess, l
             )
         )
     kept: Literal["RGB", "BGR", "GRAY"] = "GRAY" if order == "GRAY" else "RGB" if order == "RGB" else "BGR"
-    return Preprocess(entry.size, kept, resize=next(r for r in get_args(Resize) if r == resize)), claims
+    rule = next(r for r in get_args(Resize) if r == resize)
+    if len(set(std)) == 1:
+        return Preprocess(entry.size, kept, mean, scale=1 / std[0], resize=rule), claims
+    return Preprocess(entry.size, kept, mean, std, resize=rule), claims
+
+
+def _normal(entry: Entrance) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Arithmetic before the resize as a mean and a divisor per channel; behind it the same up to rounding, for a resize is linear."""
+    pairs = list(zip(entry.scale, entry.offset, strict=True))[: entry.channels]
+    return tuple(-b / a if b else 0.0 for a, b in pairs), tuple(1 / a for a, _ in pairs)
 
 
 def _head(network: Network, value: str, kind: str) -> tuple[int, int]:
