@@ -23,7 +23,7 @@ from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
 from ssdconv.train.loader import Batch
-from ssdconv.train.loop import Step
+from ssdconv.train.loop import TrainStep
 from ssdconv.train.matching import Targets
 from ssdconv.train.optimizer import make_optimizer
 from ssdconv.train.recipes import recipe_of
@@ -121,7 +121,7 @@ def main() -> None:
     runs["plain"] = lambda: plain_step(plain, priors, sgd, batch)
     for name, amp in (("float32", False), ("bfloat16", True)):
         model = fresh(options.network).to(memory_format=torch.channels_last)
-        step = Step(training_mode(model, recipe), recipe, make_optimizer(model, recipe, 1e-6), amp=amp)
+        step = TrainStep(training_mode(model, recipe), recipe, make_optimizer(model, recipe, 1e-6), amp=amp)
         runs[name] = lambda step=step: step(batch).total  # type: ignore[misc]
     losses = {name: run() for name, run in runs.items()}  # the first step also makes kernels and buffers
     wall = dict.fromkeys(runs, float("inf"))

@@ -17,7 +17,7 @@ from ssdconv.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from ssdconv.data.records import Dataset, Problems
-    from ssdconv.train.distributed import Place
+    from ssdconv.train.distributed import Rank
     from ssdconv.train.loop import Settings
     from ssdconv.train.run_folder import Identity, RunFolder
 
@@ -273,7 +273,7 @@ def _stored(folder: RunFolder, args: Namespace) -> tuple[Identity | None, dict[s
     return folder.read()
 
 
-def _settings(options: Namespace, place: Place) -> Settings:
+def _settings(options: Namespace, place: Rank) -> Settings:
     from ssdconv.commands.arguments import check_device
     from ssdconv.train.loop import Settings
 
@@ -302,7 +302,7 @@ def _train(
     held: Dataset | None,
     settings: Settings,
     options: Namespace,
-    place: Place,
+    place: Rank,
     start: str | None,
 ) -> Any:
     from ssdconv.commands.train_setup import watching

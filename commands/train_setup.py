@@ -22,7 +22,7 @@ from ssdconv.text import console
 from ssdconv.train.loop import Terms
 
 if TYPE_CHECKING:
-    from ssdconv.data.images import Progress
+    from ssdconv.data.images import OnProgress
     from ssdconv.data.records import Dataset, Problems
     from ssdconv.ssd_ref.model import SSD
     from ssdconv.train.recipe import Recipe
@@ -73,7 +73,7 @@ def training_data(options: Namespace, keep_going: Problems | None = None) -> Dat
 
 
 def looked_at(
-    dataset: Dataset, options: Namespace, keep_going: Problems | None, progress: Progress | None
+    dataset: Dataset, options: Namespace, keep_going: Problems | None, progress: OnProgress | None
 ) -> tuple[Dataset, list[str]]:
     """The data set once its images were looked at, before the first step, and lines that tell what is in it.
 

@@ -45,14 +45,14 @@ from ssdconv.data.records import (
     WrongRootError,
     report,
 )
-from ssdconv.data.voc import Entry, VocDataset, check_ids, listed_ids, object_names
+from ssdconv.data.voc import VocDataset, VocImage, check_ids, listed_ids, object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.gate import load_yaml, read_text, reader
 
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CocoPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One split of a COCO set."""
 
     annotations: str
@@ -65,7 +65,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     format: Literal["voc", "coco"] | None = None
     root: str = "."
     classes: tuple[str, ...] | None = None
-    splits: dict[str, str | Part] = {}
+    splits: dict[str, str | CocoPart] = {}
     annotations: str | None = None
     images: str | None = None
     origin: Literal[0, 1] = 1
@@ -199,7 +199,7 @@ def open_voc_part(
     check_ids(ids, str(listing))
     picture_folder = folder / images if images else folder / "JPEGImages"
     pictures = _pictures(picture_folder if picture_folder.is_dir() else folder)
-    entries = tuple(Entry(i, xml_folder / f"{i}.xml", pictures.get(i, picture_folder / f"{i}.jpg")) for i in ids)
+    entries = tuple(VocImage(i, xml_folder / f"{i}.xml", pictures.get(i, picture_folder / f"{i}.jpg")) for i in ids)
     found = tuple(classes) if classes is not None else _classes([_xml_folder(f, annotations) for f in class_folders])
     _usable(found, str(folder))
     return VocDataset(name, found, entries, origin=origin, problems=keep_going)
@@ -418,7 +418,7 @@ def _coco_parts(said: Description, base: Path) -> Mapping[str, tuple[Path, Path 
         described = {}
         for key, part in said.splits.items():
             text, images = (
-                (part.annotations, part.images or said.images) if isinstance(part, Part) else (part, said.images)
+                (part.annotations, part.images or said.images) if isinstance(part, CocoPart) else (part, said.images)
             )
             described[key] = base / text, base / images if images else _images_of(base / text, base)
         return described
@@ -434,8 +434,8 @@ def _coco_parts(said: Description, base: Path) -> Mapping[str, tuple[Path, Path 
     return found
 
 
-def _is_json(part: str | Part) -> bool:
-    return isinstance(part, Part) or part.lower().endswith(".json")
+def _is_json(part: str | CocoPart) -> bool:
+    return isinstance(part, CocoPart) or part.lower().endswith(".json")
 
 
 def _images_of(file: Path, base: Path) -> Path:
@@ -474,8 +474,8 @@ def _voc_parts(said: Description, base: Path) -> dict[str, _VocPart]:
     )
 
 
-def _described(base: Path, key: str, part: str | Part) -> _VocPart:
-    if isinstance(part, Part):
+def _described(base: Path, key: str, part: str | CocoPart) -> _VocPart:
+    if isinstance(part, CocoPart):
         raise UsageError(
             "a VOC split is a list or a folder", where=f"splits: {key}", expected="a text, such as train", got=part
         )

@@ -25,7 +25,7 @@ from ssdconv.errors import FormatError, SsdconvError
 from ssdconv.ssd_ref.image_file import ImageHead, image_head, read_image
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Called with (what is being done, images done, images in all)."""
 
 
@@ -55,7 +55,7 @@ def record_head(record: Record) -> ImageHead:
 
 
 def looked_at(
-    records: Sequence[Record], look: Callable[[Record], T], workers: int, doing: str, progress: Progress | None
+    records: Sequence[Record], look: Callable[[Record], T], workers: int, doing: str, progress: OnProgress | None
 ) -> Iterator[tuple[Record, T]]:
     """Every record with what ``look`` finds, in order; ``workers`` threads look ahead."""
     with ThreadPoolExecutor(max(workers, 1), "look") as pool:
@@ -71,7 +71,7 @@ def check_images(
     *,
     whole: bool = False,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> list[str]:
     """Check that every image is there and has its annotated size.
 

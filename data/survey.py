@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssdconv.data.images import Progress, looked_at, record_head, record_image
+from ssdconv.data.images import OnProgress, looked_at, record_head, record_image
 from ssdconv.data.records import Dataset, NoObjectsError, Problems, Record
 from ssdconv.errors import SsdconvError
 from ssdconv.ssd_ref.image_file import read_image
@@ -112,7 +112,7 @@ def alike_classes(classes: Sequence[str]) -> list[Finding]:
 
 
 def survey(
-    parts: Mapping[str, Dataset], problems: Problems, workers: int = 1, progress: Progress | None = None
+    parts: Mapping[str, Dataset], problems: Problems, workers: int = 1, progress: OnProgress | None = None
 ) -> Survey:
     """Look at everything.
 

@@ -180,7 +180,7 @@ VOC_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class VocImage:
     """An image of the set: its id, annotation and picture."""
 
     image_id: str
@@ -194,7 +194,7 @@ class VocDataset:
 
     name: str
     classes: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[VocImage, ...]
     origin: int = 1
     complete: bool = True
     problems: Problems | None = None
@@ -307,7 +307,7 @@ def open_voc(
         MissingError: no such split.
         AnnotationError: the split's file is empty or names an image twice.
     """
-    entries: list[Entry] = []
+    entries: list[VocImage] = []
     for year, split in sets:
         folder = _year_folder(Path(root), year)
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -319,7 +319,7 @@ def open_voc(
         ids = listed_ids(listing)
         if not ids:
             raise AnnotationError("the image set is empty", where=str(listing))
-        entries += [Entry(i, folder / "Annotations" / f"{i}.xml", folder / "JPEGImages" / f"{i}.jpg") for i in ids]
+        entries += [VocImage(i, folder / "Annotations" / f"{i}.xml", folder / "JPEGImages" / f"{i}.jpg") for i in ids]
     check_ids([entry.image_id for entry in entries], str(root))
     label = name or "+".join(f"VOC{year}-{split}" for year, split in sets)
     return VocDataset(label, tuple(classes), tuple(entries), origin=origin, problems=keep_going)

@@ -17,7 +17,7 @@ import torch
 
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.distributed import Place
+from ssdconv.train.distributed import Rank
 from ssdconv.train.loss import choose, encoded, multibox_loss, own_form
 from ssdconv.train.matching import IN_PIXELS, Anchors, Targets, match
 from ssdconv.train.recipes import recipe_of
@@ -232,7 +232,7 @@ def losses(golden: Path, key: str, only: Sequence[int] = range(12)) -> Iterator[
         mine_conf = torch.from_numpy(conf).requires_grad_()
         out = multibox_loss(mine_loc, mine_conf, priors, targets, rule, anchors=anchors)
         out.total.backward()  # type: ignore[no-untyped-call]
-        chosen = choose(mine_loc.detach(), mine_conf.detach(), priors, targets, rule, Place(), anchors)
+        chosen = choose(mine_loc.detach(), mine_conf.detach(), priors, targets, rule, Rank(), anchors)
         assert mine_loc.grad is not None and mine_conf.grad is not None
         wanted = {
             what: _spread(held[f"grad_{what}"], held[f"grad_{what}_where"], batch, width)
@@ -280,7 +280,7 @@ def keras_losses(golden: Path, key: str, only: Sequence[int] = range(8)) -> Iter
         out = multibox_loss(mine_loc, mine_conf, priors, targets, rule, anchors=anchors)
         out.total.backward()  # type: ignore[no-untyped-call]
         assert mine_loc.grad is not None and mine_conf.grad is not None
-        chosen = choose(mine_loc.detach(), mine_conf.detach(), priors, targets, rule, Place(), anchors)
+        chosen = choose(mine_loc.detach(), mine_conf.detach(), priors, targets, rule, Rank(), anchors)
         grads = mine_loc.grad[..., turn][:, order].numpy(), mine_conf.grad[:, order].numpy()
         ends = np.r_[0, np.cumsum(stored[f"b{batch}_rows_n"])]
         wanted = [np.zeros_like(g[:2]) for g in grads]

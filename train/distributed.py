@@ -42,7 +42,7 @@ class Peers(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """This process among those that ``torchrun`` started.
 
     Attributes:
@@ -80,7 +80,7 @@ class Place:
             dist.barrier()
 
 
-def place_from_environment() -> Place:
+def place_from_environment() -> Rank:
     """The place that ``torchrun`` tells; the only one without it.
 
     Raises:
@@ -96,11 +96,11 @@ def place_from_environment() -> Place:
             got=f"RANK={os.environ.get('RANK')}, WORLD_SIZE={os.environ.get('WORLD_SIZE')}",
             hint="let torchrun set them",
         )
-    return Place(rank, world, local)
+    return Rank(rank, world, local)
 
 
 @contextmanager
-def joined(place: Place, device: torch.device) -> Iterator[None]:
+def joined(place: Rank, device: torch.device) -> Iterator[None]:
     """Join the other processes for the block: NCCL between GPUs, gloo between CPUs."""
     if place.world == 1 or dist.is_initialized():
         yield

@@ -25,13 +25,13 @@ from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.distributed import Place
+from ssdconv.train.distributed import Rank
 from ssdconv.train.loader import Batch, EpochSampler, Loader, TrainingSet, network_input
 from ssdconv.train.loss import multibox_loss
 from ssdconv.train.matching import Anchors
 from ssdconv.train.optimizer import freeze, make_optimizer
 from ssdconv.train.recipe import Recipe, lr_at, set_factor, total_steps
-from ssdconv.train.run_folder import MetricsLog, Progress, RunFolder, newest_state, restore, write_state
+from ssdconv.train.run_folder import MetricsLog, RunFolder, RunProgress, newest_state, restore, write_state
 from ssdconv.train.start import training_mode
 
 
@@ -55,7 +55,7 @@ class Terms:
         return math.isfinite(self.total)
 
 
-class Step:
+class TrainStep:
     """The step of one process.
 
     Args:
@@ -67,10 +67,10 @@ class Step:
     """
 
     def __init__(
-        self, model: SSD, recipe: Recipe, optimizer: Optimizer, place: Place | None = None, amp: bool = False
+        self, model: SSD, recipe: Recipe, optimizer: Optimizer, place: Rank | None = None, amp: bool = False
     ) -> None:
         self.model, self.recipe, self.optimizer = model, recipe, optimizer
-        self.place = place or Place()
+        self.place = place or Rank()
         self.amp = amp
         where = next(model.parameters())
         self.device = where.device
@@ -118,7 +118,7 @@ def not_finite(tensors: dict[str, Tensor]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Score:
+class TrainScore:
     """An evaluation: the number that decides which checkpoint is best, its name, and others to be logged."""
 
     value: float | None
@@ -126,7 +126,7 @@ class Score:
     others: dict[str, float | None] = field(default_factory=dict)
 
 
-Evaluate = Callable[[SSD], Score]
+Evaluate = Callable[[SSD], TrainScore]
 """Scores the network, which is in eval mode."""
 
 
@@ -171,7 +171,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainOutcome:
     """What a run came to.
 
     Attributes:
@@ -264,11 +264,11 @@ class Training:
         recipe: Recipe,
         settings: Settings,
         listener: Listener,
-        place: Place | None = None,
+        place: Rank | None = None,
         evaluate: Evaluate | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.place = place or Place()
+        self.place = place or Rank()
         if recipe.batch_size % self.place.world:
             raise UsageError("the batch cannot be shared evenly", got=f"{recipe.batch_size} by {self.place.world}")
         self.folder, self.data, self.recipe, self.settings = folder, data, recipe, settings
@@ -282,7 +282,7 @@ class Training:
         self.optimizer = make_optimizer(self.model, recipe)
         self.per_epoch = len(sampler)
         self.total = total_steps(recipe.schedule, self.per_epoch)
-        self.progress = Progress()
+        self.progress = RunProgress()
         self._busy, self._waited, self._images = 0.0, 0.0, 0
         self._loss: float | None = None
         self._metric = "mAP"
@@ -294,7 +294,7 @@ class Training:
             self.progress = restore(state, self.model, self.optimizer)
         return self.progress.step
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainOutcome:
         """Train to the end.
 
         Raises:
@@ -302,7 +302,7 @@ class Training:
             OutputError, FormatError, MissingError: a file that cannot be written, or an image that cannot be read.
         """
         started = time.perf_counter()
-        step = Step(self.model, self.recipe, self.optimizer, self.place, self.settings.amp)
+        step = TrainStep(self.model, self.recipe, self.optimizer, self.place, self.settings.amp)
         training_mode(self.model, self.recipe)
         events = self.folder.path / "tensorboard" if self.settings.tensorboard and self.place.first else None
         log = MetricsLog(self.folder.metrics, events)
@@ -314,7 +314,7 @@ class Training:
         finally:
             log.close()
         p = self.progress
-        return Outcome(
+        return TrainOutcome(
             steps=p.step,
             epochs=p.epoch + (p.batch > 0),
             loss=self._loss,
@@ -328,7 +328,7 @@ class Training:
             best_path=self.folder.best if p.best is not None else None,
         )
 
-    def _epoch(self, step: Step, log: MetricsLog) -> None:
+    def _epoch(self, step: TrainStep, log: MetricsLog) -> None:
         """The rest of the running epoch, and what follows it."""
         p, began = self.progress, time.perf_counter()
         batch, terms = None, Terms(0.0, 0.0, 0, 0)
@@ -414,7 +414,7 @@ class Training:
         if broken:
             raise self._stop(f"tensor {broken[0]!r} is no number any more", self.progress.step, batch, terms)
 
-    def _checkpoint(self, path: Path, score: Score | None) -> None:
+    def _checkpoint(self, path: Path, score: TrainScore | None) -> None:
         p = self.progress
         made = {
             "step": p.step,

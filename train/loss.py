@@ -18,7 +18,7 @@ from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.boxes import area, decode, encode, iou_matrix
 from ssdconv.ssd_ref.loss_rule import LossRule, MiningRule
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.distributed import Peers, Place
+from ssdconv.train.distributed import Peers, Rank
 from ssdconv.train.matching import Anchors, Matches, Targets, match
 
 LEAST_AREA = 1e-5
@@ -194,7 +194,7 @@ def multibox_loss(
         UsageError: an image without objects, where the rule's source cannot take one.
     """
     rule = rule or LossRule()
-    peers = peers or Place()
+    peers = peers or Rank()
     anchors = anchors or Anchors.given(priors.corners, replace(rule.matching.numerics, units="fractions"))
     chosen = choose(loc.detach(), conf.detach(), priors, targets, rule, peers, anchors)
     loc_sum = _loc_each(loc, chosen.matches, targets, priors, rule, own_form(anchors, priors, rule)).sum()

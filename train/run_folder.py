@@ -203,7 +203,7 @@ PATTERN = "step-*.state"
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run is.
 
     Attributes:
@@ -222,7 +222,7 @@ class Progress:
     best_epoch: int = 0
 
 
-def write_state(folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress, keep: int) -> Path:
+def write_state(folder: Path, model: nn.Module, optimizer: Optimizer, progress: RunProgress, keep: int) -> Path:
     """Write ``step-<step>.state`` to ``folder`` and remove all but the newest ``keep`` states.
 
     Raises:
@@ -301,7 +301,7 @@ def _remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
-def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> Progress:
+def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> RunProgress:
     """Put a state into network, optimizer and random generators.
 
     Raises:
@@ -310,7 +310,7 @@ def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> Pr
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**state["progress"])
+        progress = RunProgress(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"the state belongs to another network: {str(error).splitlines()[0]}") from None
     torch.set_rng_state(state["random"]["cpu"])

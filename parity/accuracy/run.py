@@ -37,7 +37,7 @@ from ssdconv.ssd_ref.gate import open_input
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections
 from ssdconv.ssd_ref.preprocess import prepare
-from ssdconv.train.loop import Score
+from ssdconv.train.loop import TrainScore
 
 ALIASES = {
     "airplane": "aeroplane",
@@ -331,7 +331,7 @@ class Evaluation:
         self.dataset, self.folder, self.batch_size, self.workers = dataset, folder, batch_size, workers
         self.convention = convention
 
-    def __call__(self, model: SSD) -> Score:
+    def __call__(self, model: SSD) -> TrainScore:
         """mAP (VOC) or AP (COCO), and AP per class as ``AP:<class>``."""
         shutil.rmtree(self.folder, ignore_errors=True)  # of a process that was killed meanwhile
         try:
@@ -356,4 +356,4 @@ class Evaluation:
             worst=0,
         )
         others = {f"AP:{c.name}": c.ap for c in result.classes}
-        return Score(result.numbers[result.main], result.main, others)
+        return TrainScore(result.numbers[result.main], result.main, others)

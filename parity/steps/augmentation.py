@@ -20,7 +20,7 @@ from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.train.augment.draw import draw
 from ssdconv.train.augment.photometric import apply_changes, draw_changes
 from ssdconv.train.augment.render import fill_value, render_faithful
-from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric, Place, Window
+from ssdconv.train.augment.spec import AugmentSpec, CanvasPlace, ColourChange, CropWindow, Photometric
 from ssdconv.train.recipes import RECIPES
 
 Floats = npt.NDArray[np.float64]
@@ -170,8 +170,8 @@ def _drawn(
     for n in range(samples):
         plan = draw(spec, size, boxes, rng)
         before = (plan.window.width, plan.window.height) if first and plan.window else size
-        canvas = plan.place or Place(0, 0, *before)
-        window = plan.window or Window(0, 0, *(size if first else (canvas.width, canvas.height)))
+        canvas = plan.place or CanvasPlace(0, 0, *before)
+        window = plan.window or CropWindow(0, 0, *(size if first else (canvas.width, canvas.height)))
         rows[n, :5] = plan.place is not None, canvas.width, canvas.height, canvas.left, canvas.top
         rows[n, 5:11] = plan.window is not None, window.left, window.top, window.width, window.height, plan.flip
         names.append(plan.interpolation)
@@ -285,7 +285,7 @@ def colour_cases(golden: Path, original: OriginalSamples, spec: Photometric | No
     return ColourCases(len(cases), equal, one_level, largest)
 
 
-def case_changes(row: Floats, rule: Photometric) -> tuple[Change, ...]:
+def case_changes(row: Floats, rule: Photometric) -> tuple[ColourChange, ...]:
     """The changes of an exact case, in the order in which the rule carries them out."""
     drawn = dict(zip(("brightness", "contrast", "saturation", "hue"), row[:8].reshape(4, 2), strict=True))
     order = rule.orders[0]
@@ -293,17 +293,17 @@ def case_changes(row: Floats, rule: Photometric) -> tuple[Change, ...]:
         last = bool(row[8])
         order = next(o for o in rule.orders if (o.index("contrast") > o.index("saturation")) == last)
     always = rule.space == "hsv" and (rule.arithmetic == "float" or rule.visits == "once")
-    changes: list[Change] = []
+    changes: list[ColourChange] = []
     for kind in order:
         done, value = drawn[kind]
         if done:
-            changes.append(Change(kind, float(value)))  # type: ignore[arg-type]
+            changes.append(ColourChange(kind, float(value)))  # type: ignore[arg-type]
         elif kind == "saturation" and always:
-            changes.append(Change("saturation", 1.0))
+            changes.append(ColourChange("saturation", 1.0))
     if row[9] >= 0:
         from itertools import permutations
 
-        changes.append(Change("channels", order=tuple(permutations((0, 1, 2)))[int(row[9])]))  # type: ignore[arg-type]
+        changes.append(ColourChange("channels", order=tuple(permutations((0, 1, 2)))[int(row[9])]))  # type: ignore[arg-type]
     return tuple(changes)
 
 

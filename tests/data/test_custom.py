@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ssdconv.data.catalog import open_dataset
-from ssdconv.data.custom import Description, Part, open_custom, read_description
+from ssdconv.data.custom import CocoPart, Description, open_custom, read_description
 from ssdconv.data.images import record_image
 from ssdconv.data.records import (
     AnnotationError,
@@ -309,7 +309,11 @@ def test_the_documented_examples(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "b.yml").write_text(EXAMPLES[1])
     said = read_description(tmp_path / "b.yml")
-    assert said.format == "coco" and said.splits["val"] == Part("val.json", "photos") and said.classes == ("cat", "dog")
+    assert (
+        said.format == "coco"
+        and said.splits["val"] == CocoPart("val.json", "photos")
+        and said.classes == ("cat", "dog")
+    )
 
 
 def test_an_empty_description_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ssdconv.ssd_ref.model import SSD, seeded_tensors
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.train.distributed import joined, place_from_environment
 from ssdconv.train.loader import Batch
-from ssdconv.train.loop import Step
+from ssdconv.train.loop import TrainStep
 from ssdconv.train.matching import Targets
 from ssdconv.train.optimizer import make_optimizer
 from ssdconv.train.recipe import Recipe
@@ -31,7 +31,7 @@ def gradients(recipe: Recipe, data: dict[str, torch.Tensor]) -> dict[str, torch.
     part = slice(place.rank * count, (place.rank + 1) * count)
     targets = Targets(data["boxes"][part], data["labels"][part], data["valid"][part])
     batch = Batch(data["images"][part], targets, tuple(range(count)))
-    step = Step(training_mode(model, recipe), recipe, make_optimizer(model, recipe), place)
+    step = TrainStep(training_mode(model, recipe), recipe, make_optimizer(model, recipe), place)
     terms = step.gradients(batch)
     found: dict[str, torch.Tensor | float] = {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None

@@ -26,7 +26,7 @@ from ssdconv.ssd_ref.checkpoint import read
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.train.loader import TrainingSet
-from ssdconv.train.loop import Score, Settings, Terms, Training
+from ssdconv.train.loop import Settings, Terms, Training, TrainScore
 from ssdconv.train.recipe import edited
 from ssdconv.train.recipes import recipe_of
 from ssdconv.train.run_folder import Identity, RunFolder, describe_data
@@ -71,10 +71,10 @@ class Quiet:
     def note(self, text: str) -> None: ...
 
 
-def score(model: SSD) -> Score:
+def score(model: SSD) -> TrainScore:
     """Some number that depends on the weights, and costs little."""
     with torch.no_grad():
-        return Score(float(model(PIXELS)[1].double().std()))
+        return TrainScore(float(model(PIXELS)[1].double().std()))
 
 
 def train(data: Dataset, folder: RunFolder, listener: Quiet) -> int:

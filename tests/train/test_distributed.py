@@ -15,7 +15,7 @@ import torch
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.loss_rule import LossRule
-from ssdconv.train.distributed import Place, place_from_environment
+from ssdconv.train.distributed import Rank, place_from_environment
 from ssdconv.train.recipe import NormRule, Recipe
 from ssdconv.train.recipes import RECIPES
 
@@ -95,11 +95,11 @@ def test_gradients_are_those_of_one_process_with_the_whole_batch(tmp_path: Path)
 def test_the_place_comes_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert place_from_environment() == Place(0, 1, 0)
+    assert place_from_environment() == Rank(0, 1, 0)
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert place_from_environment() == Place(5, 8, 1)
+    assert place_from_environment() == Rank(5, 8, 1)
     assert not place_from_environment().first
     for wrong in ("8", "-1", "x"):
         monkeypatch.setenv("RANK", wrong)
@@ -109,7 +109,7 @@ def test_the_place_comes_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lone_process_needs_no_group() -> None:
     values = torch.tensor([1.0, 2.0])
-    place = Place()
+    place = Rank()
     assert torch.equal(place.total(values), values)
     assert torch.equal(place.gather(values), values)
     place.barrier()

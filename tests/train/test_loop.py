@@ -18,9 +18,9 @@ from ssdconv.ssd_ref.checkpoint import load, read
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.tools.shapes import write_shapes
-from ssdconv.train.distributed import Place
+from ssdconv.train.distributed import Rank
 from ssdconv.train.loader import TrainingSet
-from ssdconv.train.loop import DivergedError, Score, Settings, Training
+from ssdconv.train.loop import DivergedError, Settings, Training, TrainScore
 from ssdconv.train.recipe import Recipe, edited
 from ssdconv.train.run_folder import Identity, RunFolder, describe_data
 from ssdconv.train.start import begin
@@ -57,9 +57,9 @@ def test_log_states_and_checkpoints(
     recipe = edited(plain_recipe, 48, iterations=8, lr=0.001)  # an epoch has six updates
     scores = iter([0.5, 0.25])
 
-    def evaluate(model: SSD) -> Score:
+    def evaluate(model: SSD) -> TrainScore:
         assert not model.training
-        return Score(next(scores), others={"AP:circle": 0.1})
+        return TrainScore(next(scores), others={"AP:circle": 0.1})
 
     outcome = _training(tmp_path, shapes, recipe, heard, evaluate=evaluate, amp=amp, about={"data": "shapes"}).run()
     assert (outcome.steps, outcome.epochs, outcome.best, outcome.best_epoch) == (8, 2, 0.5, 1)
@@ -132,7 +132,7 @@ def test_a_broken_weight_is_never_written(shapes: Dataset, plain_recipe: Recipe,
 
 def test_a_batch_has_to_be_shared_evenly(shapes: Dataset, plain_recipe: Recipe, heard: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="evenly"):
-        _training(tmp_path, shapes, plain_recipe, heard, place=Place(0, 3, 0))
+        _training(tmp_path, shapes, plain_recipe, heard, place=Rank(0, 3, 0))
 
 
 def test_resuming_a_finished_run_does_nothing(

@@ -14,7 +14,7 @@ from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.loss_rule import LossRule, MatchRule, MiningRule, Numerics, sane
 from ssdconv.ssd_ref.networks.small import small_ssd
 from ssdconv.ssd_ref.priors import Priors
-from ssdconv.train.distributed import Place
+from ssdconv.train.distributed import Rank
 from ssdconv.train.loop import Terms, diverged
 from ssdconv.train.loss import choose, multibox_loss
 from ssdconv.train.matching import Anchors, Targets
@@ -74,7 +74,7 @@ def test_ssd_pytorchs_mining_underflows_at_large_outputs() -> None:
     anchors = Anchors.of(CONFIG.priors, CONFIG.pixels.size, rule.matching.numerics)
 
     def mined(kind: LossRule, scale: float) -> torch.Tensor:
-        return choose(*heads(scale), PRIORS, objects(LARGE, LARGE), kind, Place(), anchors).negative
+        return choose(*heads(scale), PRIORS, objects(LARGE, LARGE), kind, Rank(), anchors).negative
 
     assert torch.equal(mined(rule, 3.0), mined(sane(rule), 3.0))
     assert not torch.equal(mined(rule, 300.0), mined(sane(rule), 300.0))

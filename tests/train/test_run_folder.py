@@ -28,8 +28,8 @@ from ssdconv.train.recipes import recipe_of
 from ssdconv.train.run_folder import (
     Identity,
     MetricsLog,
-    Progress,
     RunFolder,
+    RunProgress,
     check_same,
     describe_data,
     differences,
@@ -116,11 +116,11 @@ def _trained(steps: int) -> tuple[nn.Module, VelocitySGD]:
 
 def test_restored_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     model, optimizer = _trained(3)
-    path = write_state(tmp_path, model, optimizer, Progress(3, 1, 2, 0.5, 4, 0.25, 1), keep=2)
+    path = write_state(tmp_path, model, optimizer, RunProgress(3, 1, 2, 0.5, 4, 0.25, 1), keep=2)
     drawn = torch.rand(3)
     other, empty = _trained(0)
     progress = restore(read_state(path), other, empty)
-    assert progress == Progress(3, 1, 2, 0.5, 4, 0.25, 1)
+    assert progress == RunProgress(3, 1, 2, 0.5, 4, 0.25, 1)
     assert torch.equal(torch.rand(3), drawn)  # the random state is that of the moment of writing
     data = torch.ones(5, 3) * torch.arange(5)[:, None]
     for m, o in ((model, optimizer), (other, empty)):
@@ -134,12 +134,12 @@ def test_restored_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) ->
 def test_only_the_last_ones_stay(tmp_path: Path) -> None:
     model, optimizer = _trained(1)
     for step in (5, 10, 1000, 20):
-        write_state(tmp_path, model, optimizer, Progress(step), keep=2)
+        write_state(tmp_path, model, optimizer, RunProgress(step), keep=2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-000000020.state", "step-000001000.state"]
 
 
 def test_any_cut_and_any_flipped_bit_is_seen(tmp_path: Path) -> None:
-    path = write_state(tmp_path, *_trained(1), Progress(1), keep=1)
+    path = write_state(tmp_path, *_trained(1), RunProgress(1), keep=1)
     whole = path.read_bytes()
     for cut in [0, 1, 20, 79, 80, 81, *range(100, len(whole), 997), len(whole) - 1]:
         path.write_bytes(whole[:cut])
@@ -156,7 +156,7 @@ def test_any_cut_and_any_flipped_bit_is_seen(tmp_path: Path) -> None:
 def test_a_damaged_newest_state_falls_back_and_says_so(tmp_path: Path) -> None:
     model, optimizer = _trained(1)
     for step in (1, 2, 3):
-        write_state(tmp_path, model, optimizer, Progress(step), keep=3)
+        write_state(tmp_path, model, optimizer, RunProgress(step), keep=3)
     newest = tmp_path / "step-000000003.state"
     newest.write_bytes(newest.read_bytes()[:-10])
     (tmp_path / ".step-000000004.state.1.aa.tmp").write_bytes(b"half")
@@ -176,7 +176,7 @@ def test_a_damaged_newest_state_falls_back_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
-    path = write_state(tmp_path, *_trained(1), Progress(1), keep=1)
+    path = write_state(tmp_path, *_trained(1), RunProgress(1), keep=1)
     with pytest.raises(FormatError, match="another network"):
         restore(read_state(path), nn.Linear(2, 2), _trained(0)[1])
 

@@ -21,16 +21,16 @@ import numpy.typing as npt
 from ssdconv.errors import UsageError
 from ssdconv.train.augment.photometric import draw_changes
 from ssdconv.train.augment.spec import (
+    AugmentPlan,
     AugmentSpec,
-    Change,
-    Crop,
+    CanvasPlace,
+    ColourChange,
     CropSampler,
+    CropWindow,
     Expand,
     Indices,
-    Place,
-    Plan,
+    RandomCrop,
     Retry,
-    Window,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -84,11 +84,13 @@ class Cut:
     the last pixel inside where corners do).
     """
 
-    window: Window
+    window: CropWindow
     frame: Floats
 
 
-def draw_crop(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float) -> Cut | None:
+def draw_crop(
+    crop: RandomCrop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float
+) -> Cut | None:
     """Draw a crop.
 
     Args:
@@ -108,7 +110,9 @@ def draw_crop(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.G
     return _found(crop, size, boxes, rng, extra) if crop.choice == "found" else _mode(crop, size, boxes, rng, extra)
 
 
-def _found(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float) -> Cut | None:
+def _found(
+    crop: RandomCrop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float
+) -> Cut | None:
     samplers = (*crop.samplers, *([CropSampler()] if crop.unconstrained else []))
     tried = _trials(crop, size, len(samplers) * crop.trials, rng, extra)
     shape = (len(samplers), crop.trials)
@@ -127,7 +131,7 @@ def _found(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Gene
     return None if chosen is None else tried.cut(chosen)
 
 
-def _mode(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float) -> Cut | None:
+def _mode(crop: RandomCrop, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float) -> Cut | None:
     samplers: list[CropSampler | None] = [
         *([None] if crop.whole else []),
         *crop.samplers,
@@ -144,7 +148,7 @@ def _mode(crop: Crop, size: tuple[int, int], boxes: Floats, rng: np.random.Gener
 
 
 def _one(
-    crop: Crop, sampler: CropSampler, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float
+    crop: RandomCrop, sampler: CropSampler, size: tuple[int, int], boxes: Floats, rng: np.random.Generator, extra: float
 ) -> Cut | None:
     """The first crop of ``trials`` that fits."""
     counted, last = 0, None
@@ -164,7 +168,7 @@ def _one(
     return last
 
 
-def _fits(crop: Crop, samplers: Sequence[CropSampler], overlap: Floats, tried: _Trials, boxes: Floats) -> Bools:
+def _fits(crop: RandomCrop, samplers: Sequence[CropSampler], overlap: Floats, tried: _Trials, boxes: Floats) -> Bools:
     """(samplers, trials) whether each window meets its sampler's limits; ``overlap`` is (samplers, trials, g)."""
     if crop.meets == "never":
         return np.ones(overlap.shape[:2], np.bool_)
@@ -189,10 +193,10 @@ class _Trials:
         if not self.real[index]:
             return None
         left, top, width, height = (int(v) for v in self.pixels[index])
-        return Cut(Window(left, top, width, height), self.frames[index])
+        return Cut(CropWindow(left, top, width, height), self.frames[index])
 
 
-def _trials(crop: Crop, size: tuple[int, int], count: int, rng: np.random.Generator, extra: float) -> _Trials:
+def _trials(crop: RandomCrop, size: tuple[int, int], count: int, rng: np.random.Generator, extra: float) -> _Trials:
     full = np.asarray(size, np.float64)
     sides, usable = _sides(crop, full, count, rng)
     draws = rng.random((count, 2))
@@ -212,7 +216,7 @@ def _trials(crop: Crop, size: tuple[int, int], count: int, rng: np.random.Genera
     return _Trials(frames, pixels, usable & (pixels[:, 2:] >= 1).all(axis=1))
 
 
-def _sides(crop: Crop, full: Floats, count: int, rng: np.random.Generator) -> tuple[Floats, Bools]:
+def _sides(crop: RandomCrop, full: Floats, count: int, rng: np.random.Generator) -> tuple[Floats, Bools]:
     """(count, 2) widths and heights in pixels, and which of them are within the aspect's range."""
     if crop.shape != "scale_aspect":
         if crop.shape == "sides":
@@ -234,7 +238,7 @@ def _sides(crop: Crop, full: Floats, count: int, rng: np.random.Generator) -> tu
     return full * np.stack([scale * root, scale / root], axis=1), np.ones(count, np.bool_)
 
 
-def draw_expand(expand: Expand, size: tuple[int, int], rng: np.random.Generator) -> Place | None:
+def draw_expand(expand: Expand, size: tuple[int, int], rng: np.random.Generator) -> CanvasPlace | None:
     """Draw a place for an image of (width, height); None for no expansion. One ratio serves both sides, in all sources."""
     if rng.random() >= expand.probability:
         return None
@@ -246,7 +250,7 @@ def draw_expand(expand: Expand, size: tuple[int, int], rng: np.random.Generator)
     elif expand.offsets == "uncut":
         free = np.asarray(size) * ratio - np.asarray(size)
     drawn = rng.random(2) * free
-    return Place(int(drawn[0]), int(drawn[1]), width, height)
+    return CanvasPlace(int(drawn[0]), int(drawn[1]), width, height)
 
 
 _ORDERS = tuple(
@@ -272,7 +276,7 @@ def check(spec: AugmentSpec) -> None:
         )
 
 
-def draw(spec: AugmentSpec, size: tuple[int, int], boxes: Floats, rng: np.random.Generator) -> Plan:
+def draw(spec: AugmentSpec, size: tuple[int, int], boxes: Floats, rng: np.random.Generator) -> AugmentPlan:
     """Draw one image's augmentation.
 
     Args:
@@ -281,7 +285,7 @@ def draw(spec: AugmentSpec, size: tuple[int, int], boxes: Floats, rng: np.random
         boxes: (g, 4) xyxy in its pixels.
         rng: source of random numbers.
     """
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ColourChange, ...] = ()
     if "photometric" in spec.stages and spec.photometric is not None:
         changes = draw_changes(spec.photometric, rng)
     place, window, left, index, frame = _geometry(spec, size, boxes, rng)
@@ -290,10 +294,10 @@ def draw(spec: AugmentSpec, size: tuple[int, int], boxes: Floats, rng: np.random
     if flip:
         left = mirror(left, frame[0] - (1.0 if spec.inclusive else 0.0))
     first = window is not None and "expand" in spec.stages and spec.stages.index("crop") < spec.stages.index("expand")
-    return Plan(changes, place, window, flip, interpolation, left / np.tile(frame, 2), index, first)
+    return AugmentPlan(changes, place, window, flip, interpolation, left / np.tile(frame, 2), index, first)
 
 
-_Geometry = tuple[Place | None, Window | None, Floats, Indices, Floats]
+_Geometry = tuple[CanvasPlace | None, CropWindow | None, Floats, Indices, Floats]
 """Place, window, boxes in pixels of the result, which objects they are, and the result's size that the boxes refer to."""
 
 

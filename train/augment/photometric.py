@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ssdconv.train.augment.spec import Change, Photometric
+from ssdconv.train.augment.spec import ColourChange, Photometric
 
 _GREY = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 _FROM_YIQ = np.array([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.107, 1.705]])
 
 
-def yiq_matrix(changes: Sequence[Change]) -> npt.NDArray[np.float64]:
+def yiq_matrix(changes: Sequence[ColourChange]) -> npt.NDArray[np.float64]:
     """(3, 4): RGB and a one to changed RGB."""
     whole = np.eye(3, 4)
     for change in changes:
@@ -44,7 +44,7 @@ def yiq_matrix(changes: Sequence[Change]) -> npt.NDArray[np.float64]:
     return whole
 
 
-def in_yiq(image: npt.NDArray[Any], changes: Sequence[Change]) -> npt.NDArray[np.float32]:
+def in_yiq(image: npt.NDArray[Any], changes: Sequence[ColourChange]) -> npt.NDArray[np.float32]:
     """The changed BGR image in float32, not limited to 0..255."""
     if not changes:
         return image.astype(np.float32)
@@ -58,7 +58,7 @@ _ORDERS = tuple(permutations((0, 1, 2)))
 _VALUES = np.arange(256)
 
 
-def draw_changes(spec: Photometric, rng: np.random.Generator) -> tuple[Change, ...]:
+def draw_changes(spec: Photometric, rng: np.random.Generator) -> tuple[ColourChange, ...]:
     """The changes of one image, in order."""
     changes = []
     for kind in spec.orders[int(rng.integers(len(spec.orders)))]:
@@ -73,11 +73,11 @@ def draw_changes(spec: Photometric, rng: np.random.Generator) -> tuple[Change, .
             low, high = spec.contrast if kind == "contrast" else spec.saturation
             value, neutral = low + (high - low) * place, 1.0
         if done:
-            changes.append(Change(cast(Any, kind), float(value)))
+            changes.append(ColourChange(cast(Any, kind), float(value)))
         elif kind == "saturation" and _always_through_hsv(spec):
-            changes.append(Change("saturation", neutral))
+            changes.append(ColourChange("saturation", neutral))
     if spec.channel_shuffle and rng.random() < spec.channel_shuffle:
-        changes.append(Change("channels", order=cast(Any, _ORDERS[int(rng.integers(6))])))
+        changes.append(ColourChange("channels", order=cast(Any, _ORDERS[int(rng.integers(6))])))
     return tuple(changes)
 
 
@@ -85,7 +85,7 @@ def _always_through_hsv(spec: Photometric) -> bool:
     return spec.space == "hsv" and (spec.arithmetic == "float" or spec.visits == "once")
 
 
-def apply_changes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: Photometric) -> Image:
+def apply_changes(image: npt.NDArray[np.uint8], changes: Sequence[ColourChange], spec: Photometric) -> Image:
     """The changed image: uint8, or float32 with ``arithmetic`` ``float``."""
     if spec.arithmetic != "float":
         return in_bytes(image, changes, spec)
@@ -93,7 +93,7 @@ def apply_changes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec:
     return np.clip(out, 0.0, 255.0) if spec.clip else out
 
 
-def in_bytes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: Photometric) -> npt.NDArray[np.uint8]:
+def in_bytes(image: npt.NDArray[np.uint8], changes: Sequence[ColourChange], spec: Photometric) -> npt.NDArray[np.uint8]:
     """All changes on bytes, each rounded or cut to bytes by itself."""
     out: Image = image
     left = list(changes)
@@ -111,7 +111,9 @@ def in_bytes(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: Phot
     return out
 
 
-def through_hsv(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: Photometric) -> npt.NDArray[np.uint8]:
+def through_hsv(
+    image: npt.NDArray[np.uint8], changes: Sequence[ColourChange], spec: Photometric
+) -> npt.NDArray[np.uint8]:
     """Saturation and hue changes on bytes, in one visit to HSV (hue 0..179)."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     tables = np.repeat(_VALUES.astype(np.uint8)[:, None], 3, axis=1)
@@ -121,7 +123,7 @@ def through_hsv(image: npt.NDArray[np.uint8], changes: Sequence[Change], spec: P
     return np.asarray(cv2.cvtColor(cv2.LUT(hsv, tables[:, None, :]), cv2.COLOR_HSV2BGR))
 
 
-def table(change: Change, spec: Photometric) -> npt.NDArray[np.uint8]:
+def table(change: ColourChange, spec: Photometric) -> npt.NDArray[np.uint8]:
     """(256,) what a change makes of each byte; of a hue, on OpenCV's scale of half degrees."""
     kind = np.dtype(
         np.float64 if spec.arithmetic == "truncate" else np.float32
@@ -141,7 +143,9 @@ def table(change: Change, spec: Photometric) -> npt.NDArray[np.uint8]:
     return np.clip(whole, 0, 255).astype(np.uint8)
 
 
-def _in_floats(image: npt.NDArray[np.float32], changes: Sequence[Change], spec: Photometric) -> npt.NDArray[np.float32]:
+def _in_floats(
+    image: npt.NDArray[np.float32], changes: Sequence[ColourChange], spec: Photometric
+) -> npt.NDArray[np.float32]:
     out = image
     left = list(changes)
     while left:
@@ -160,7 +164,9 @@ def _in_floats(image: npt.NDArray[np.float32], changes: Sequence[Change], spec: 
     return np.ascontiguousarray(out)
 
 
-def _float_hsv(image: npt.NDArray[np.float32], changes: Sequence[Change], spec: Photometric) -> npt.NDArray[np.float32]:
+def _float_hsv(
+    image: npt.NDArray[np.float32], changes: Sequence[ColourChange], spec: Photometric
+) -> npt.NDArray[np.float32]:
     """OpenCV's float HSV: hue in degrees, saturation 0..1, value on the image's own scale."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     for change in changes:

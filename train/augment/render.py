@@ -19,7 +19,16 @@ import numpy.typing as npt
 from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.ssd_ref.preprocess import resize as by_rule
 from ssdconv.train.augment.photometric import apply_changes, in_yiq, table, through_hsv
-from ssdconv.train.augment.spec import AugmentSpec, Change, Interpolation, Photometric, Place, Plan, Stage, Window
+from ssdconv.train.augment.spec import (
+    AugmentPlan,
+    AugmentSpec,
+    CanvasPlace,
+    ColourChange,
+    CropWindow,
+    Interpolation,
+    Photometric,
+    Stage,
+)
 
 CODES: dict[Interpolation, int] = {
     "linear": cv2.INTER_LINEAR,
@@ -39,7 +48,7 @@ def resized(image: npt.NDArray[Any], size: tuple[int, int], interpolation: Inter
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=CODES[interpolation]))
 
 
-def on_canvas(image: npt.NDArray[Any], place: Place, fill: Colour) -> npt.NDArray[Any]:
+def on_canvas(image: npt.NDArray[Any], place: CanvasPlace, fill: Colour) -> npt.NDArray[Any]:
     """The image on its canvas, of its own type; fills of byte images are rounded."""
     bottom = place.height - place.top - image.shape[0]
     right = place.width - place.left - image.shape[1]
@@ -64,7 +73,7 @@ _JPEG_QUALITY = 95  # OpenCV's default, which Caffe leaves
 
 
 def render_faithful(
-    image: npt.NDArray[np.uint8], plan: Plan, spec: AugmentSpec, size: tuple[int, int], fill: Colour | None
+    image: npt.NDArray[np.uint8], plan: AugmentPlan, spec: AugmentSpec, size: tuple[int, int], fill: Colour | None
 ) -> npt.NDArray[Any]:
     """Carry out a plan.
 
@@ -87,7 +96,7 @@ def render_faithful(
 
 
 def _stage(
-    stage: Stage, image: npt.NDArray[Any], plan: Plan, spec: AugmentSpec, size: tuple[int, int], fill: Colour
+    stage: Stage, image: npt.NDArray[Any], plan: AugmentPlan, spec: AugmentSpec, size: tuple[int, int], fill: Colour
 ) -> npt.NDArray[Any]:
     if stage == "photometric" and spec.photometric is not None:
         changed = _again(apply_changes(image, plan.changes, spec.photometric), spec)
@@ -117,14 +126,16 @@ _BLACK: Colour = (0.0, 0.0, 0.0)
 _CODES = CODES | {"lanczos4": cv2.INTER_CUBIC}
 
 
-def render_fast(image: Bytes, plan: Plan, spec: AugmentSpec, size: tuple[int, int], fill: Colour | None) -> Bytes:
+def render_fast(
+    image: Bytes, plan: AugmentPlan, spec: AugmentSpec, size: tuple[int, int], fill: Colour | None
+) -> Bytes:
     """Carry out a plan; arguments as in ``render_faithful``, but always (height, width, 3) uint8."""
     height, width = size
     first = plan.window if plan.crop_first else None
     if first is not None:
         image = image[first.top : first.top + first.height, first.left : first.left + first.width]
-    canvas = plan.place or Place(0, 0, image.shape[1], image.shape[0])
-    cut = (None if first else plan.window) or Window(0, 0, canvas.width, canvas.height)
+    canvas = plan.place or CanvasPlace(0, 0, image.shape[1], image.shape[0])
+    cut = (None if first else plan.window) or CropWindow(0, 0, canvas.width, canvas.height)
     x, y, wide, high = cut.left - canvas.left, cut.top - canvas.top, cut.width, cut.height
     across = _Axis(x, wide, image.shape[1], width)
     down = _Axis(y, high, image.shape[0], height)
@@ -176,7 +187,7 @@ def _part(image: Bytes, across: _Axis, down: _Axis, code: int) -> Bytes:
     return np.asarray(warped, np.uint8)
 
 
-def _coloured(image: Bytes, plan: Plan, spec: Photometric | None) -> Bytes:
+def _coloured(image: Bytes, plan: AugmentPlan, spec: Photometric | None) -> Bytes:
     """The plan's colour changes on bytes: neighbouring tables become one, neighbours in HSV share one visit."""
     if spec is None or not plan.changes:
         return image
@@ -200,5 +211,5 @@ def _coloured(image: Bytes, plan: Plan, spec: Photometric | None) -> Bytes:
     return out
 
 
-def _idle(change: Change) -> bool:
+def _idle(change: ColourChange) -> bool:
     return change.value == (1.0 if change.kind in ("contrast", "saturation") else 0.0)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ssdconv.train.augment.spec import AugmentSpec, Crop, CropSampler, Expand, Photometric, Retry
+from ssdconv.train.augment.spec import AugmentSpec, CropSampler, Expand, Photometric, RandomCrop, Retry
 
 _FIVE = ("linear", "area", "nearest", "cubic", "lanczos4")
 _LINEAR = ("linear",)
@@ -103,7 +103,7 @@ SOURCES = {
     name: AugmentSpec(
         photometric=Photometric(**_column(_PHOTOMETRIC, place)),
         expand=Expand(**_column(_EXPAND, place)),
-        crop=Crop(**_column(_CROP, place)),
+        crop=RandomCrop(**_column(_CROP, place)),
         **_column(_WHOLE, place),
     )
     for place, name in enumerate(_NAMES)

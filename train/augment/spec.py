@@ -90,7 +90,7 @@ class CropSampler:
 
 
 @dataclass(frozen=True)
-class Crop:
+class RandomCrop:
     """Random crop under an overlap constraint.
 
     Attributes:
@@ -185,7 +185,7 @@ class AugmentSpec:
     stages: tuple[Stage, ...] = ("photometric", "expand", "crop", "resize", "flip")
     photometric: Photometric | None = field(default_factory=Photometric)
     expand: Expand | None = field(default_factory=Expand)
-    crop: Crop | None = field(default_factory=Crop)
+    crop: RandomCrop | None = field(default_factory=RandomCrop)
     flip: float = 0.5
     interpolations: tuple[Interpolation, ...] = ("linear", "area", "nearest", "cubic", "lanczos4")
     jpeg: bool = False
@@ -200,7 +200,7 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Change:
+class ColourChange:
     """One photometric change: ``value`` is added (brightness, hue) or multiplied (contrast, saturation); for ``channels``
     it is the new order of the BGR channels.
     """
@@ -211,7 +211,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Place:
+class CanvasPlace:
     """The image on a larger canvas: its top left corner, and the canvas' size, in pixels."""
 
     left: int
@@ -221,7 +221,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """The part that is cut out of what the stages before have left (the canvas, or the image), in pixels."""
 
     left: int
@@ -231,7 +231,7 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class AugmentPlan:
     """One image's augmentation.
 
     Attributes:
@@ -244,9 +244,9 @@ class Plan:
         index: (g,) which objects those are.
     """
 
-    changes: tuple[Change, ...]
-    place: Place | None
-    window: Window | None
+    changes: tuple[ColourChange, ...]
+    place: CanvasPlace | None
+    window: CropWindow | None
     flip: bool
     interpolation: Interpolation
     boxes: Boxes

@@ -22,7 +22,7 @@ from ssdconv.parity.steps.augmentation import (
     p_values,
 )
 from ssdconv.train.augment import sources
-from ssdconv.train.augment.spec import AugmentSpec, Crop, Expand, Photometric
+from ssdconv.train.augment.spec import AugmentSpec, Expand, Photometric, RandomCrop
 from ssdconv.train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +112,7 @@ def test_another_colour_rule_would_be_noticed(name: str, change: dict[str, Any],
 
 def test_every_field_of_every_source_is_written_out() -> None:
     """No source takes over another's value by leaving it unsaid."""
-    kinds = {kind.__name__: {f.name for f in fields(kind)} for kind in (AugmentSpec, Photometric, Expand, Crop)}
+    kinds = {kind.__name__: {f.name for f in fields(kind)} for kind in (AugmentSpec, Photometric, Expand, RandomCrop)}
     seen = []
     for node in ast.walk(ast.parse(Path(sources.__file__).read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:

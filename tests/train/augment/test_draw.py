@@ -18,14 +18,14 @@ from ssdconv.ssd_ref.config import Preprocess
 from ssdconv.train.augment.draw import Cut, centre_inside, check, cut, draw, draw_crop, draw_expand, iou, mirror
 from ssdconv.train.augment.render import fill_value, on_canvas
 from ssdconv.train.augment.sources import CAFFE, CHAINER, GLUON, JEDOL, SOURCES, SSD_KERAS, SSD_PYTORCH, TENSORFLOW
-from ssdconv.train.augment.spec import AugmentSpec, Crop, CropSampler, Expand, Place, Plan
+from ssdconv.train.augment.spec import AugmentPlan, AugmentSpec, CanvasPlace, CropSampler, Expand, RandomCrop
 
 SIZE = (500, 375)
 OBJECTS = np.array([[40.0, 60.0, 260.0, 300.0], [300.0, 20.0, 480.0, 200.0], [10.0, 10.0, 30.0, 25.0]])
 PLAIN = AugmentSpec(photometric=None, expand=None, crop=None, flip=0.0, interpolations=("linear",))
 
 
-def plan(spec: AugmentSpec, seed: int = 0, objects: np.ndarray = OBJECTS, size: tuple[int, int] = SIZE) -> Plan:
+def plan(spec: AugmentSpec, seed: int = 0, objects: np.ndarray = OBJECTS, size: tuple[int, int] = SIZE) -> AugmentPlan:
     return draw(spec, size, objects, np.random.default_rng(seed))
 
 
@@ -55,7 +55,7 @@ def test_boxes_follow_the_place() -> None:
 @pytest.mark.parametrize("boxes", ["pixels", "fractions"])
 def test_boxes_follow_the_window(boxes: str) -> None:
     """By hand: centre inside stays, is moved, is limited."""
-    crop = Crop(samplers=(CropSampler(0.1),), whole=False, boxes=boxes)  # type: ignore[arg-type]
+    crop = RandomCrop(samplers=(CropSampler(0.1),), whole=False, boxes=boxes)  # type: ignore[arg-type]
     for seed in range(30):
         drawn = plan(replace(PLAIN, crop=crop), seed)
         assert drawn.window is not None
@@ -131,7 +131,7 @@ def test_orders_of_stages() -> None:
 def test_a_crop_before_the_expansion() -> None:
     spec = replace(
         PLAIN, stages=("crop", "expand", "resize"), expand=Expand(1.0),
-        crop=Crop(samplers=(CropSampler(0.3),), whole=False, boxes="pixels"),
+        crop=RandomCrop(samplers=(CropSampler(0.3),), whole=False, boxes="pixels"),
     )  # fmt: skip
     drawn = plan(spec, 3)
     assert drawn.crop_first and drawn.place and drawn.window
@@ -146,7 +146,7 @@ CROPS = {"caffe": CAFFE, "chainer": CHAINER, "gluon": GLUON, "pytorch": SSD_PYTO
          "jedol": JEDOL, "ssd_keras": SSD_KERAS}  # fmt: skip
 
 
-def rule(name: str) -> Crop:
+def rule(name: str) -> RandomCrop:
     crop = CROPS[name].crop
     assert crop is not None
     return crop
@@ -162,7 +162,7 @@ def one_iou(window: np.ndarray, box: np.ndarray) -> float:
 
 
 def draws(
-    crop: Crop, count: int = 400, objects: np.ndarray = OBJECTS, seed: int = 0, extra: float = 0
+    crop: RandomCrop, count: int = 400, objects: np.ndarray = OBJECTS, seed: int = 0, extra: float = 0
 ) -> list[Cut | None]:
     rng = np.random.default_rng(seed)
     return [draw_crop(crop, SIZE, objects, rng, extra) for _ in range(count)]
@@ -320,7 +320,7 @@ def test_tensorflow_asks_only_objects_inside() -> None:
 def test_any_inside_needs_the_overlapping_object_itself() -> None:
     """A big object overlaps the window, but its centre is outside; a tiny one is inside."""
     objects = np.array([[0.0, 0.0, 500.0, 375.0], [470.0, 345.0, 490.0, 365.0]])
-    crop = Crop(samplers=(CropSampler(0.1),), whole=False, choice="mode", shape="sides", scale=(0.35, 0.45),
+    crop = RandomCrop(samplers=(CropSampler(0.1),), whole=False, choice="mode", shape="sides", scale=(0.35, 0.45),
                 boxes="pixels", edge="open", needs_object="trial", trials=4000)  # fmt: skip
     corner = [d for d in draws(crop, 40, objects) if d is not None and d.frame[0] > 260]
     assert corner
@@ -435,12 +435,12 @@ def test_the_last_free_pixel() -> None:
 
 def test_the_canvas() -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    out = on_canvas(image, Place(1, 2, 7, 5), (103.94, 116.78, 123.5))
+    out = on_canvas(image, CanvasPlace(1, 2, 7, 5), (103.94, 116.78, 123.5))
     assert out.shape == (5, 7, 3) and out.dtype == np.uint8
     assert np.array_equal(out[2:4, 1:5], image)
     out[2:4, 1:5] = (104, 117, 124)
     assert (out == (104, 117, 124)).all()
-    floats = on_canvas(image.astype(np.float32), Place(1, 2, 7, 5), (103.94, 116.78, 123.5))
+    floats = on_canvas(image.astype(np.float32), CanvasPlace(1, 2, 7, 5), (103.94, 116.78, 123.5))
     assert floats.dtype == np.float32 and np.allclose(floats[0, 0], (103.94, 116.78, 123.5))
 
 

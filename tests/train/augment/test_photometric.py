@@ -15,7 +15,7 @@ import pytest
 
 from ssdconv.train.augment.photometric import apply_changes, draw_changes, in_bytes, in_yiq, through_hsv, yiq_matrix
 from ssdconv.train.augment.sources import CAFFE, CHAINER, JEDOL, SSD_KERAS, SSD_PYTORCH, TENSORFLOW
-from ssdconv.train.augment.spec import AugmentSpec, Change, Photometric
+from ssdconv.train.augment.spec import AugmentSpec, ColourChange, Photometric
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -39,22 +39,27 @@ def hsv_channel(image: np.ndarray, channel: int, factor: float, shift: float) ->
 
 @pytest.mark.parametrize("value", [-31.7, -3.5, 0.25, 12.5, 31.99])
 def test_caffes_brightness_and_hue(value: float) -> None:
-    got = apply_changes(PICTURE, [Change("brightness", value)], colours(CAFFE))
+    got = apply_changes(PICTURE, [ColourChange("brightness", value)], colours(CAFFE))
     assert got.dtype == np.uint8 and np.array_equal(got, scaled(PICTURE, 1.0, value))
-    got = apply_changes(PICTURE, [Change("hue", value)], colours(CAFFE))
+    got = apply_changes(PICTURE, [ColourChange("hue", value)], colours(CAFFE))
     assert np.array_equal(got, hsv_channel(PICTURE, 0, 1.0, value))  # saturates at 0, passes 180
 
 
 @pytest.mark.parametrize("value", [0.5, 0.77, 1.0, 1.31, 1.5])
 def test_caffes_contrast_and_saturation(value: float) -> None:
-    got = apply_changes(PICTURE, [Change("contrast", value)], colours(CAFFE))
+    got = apply_changes(PICTURE, [ColourChange("contrast", value)], colours(CAFFE))
     assert np.array_equal(got, scaled(PICTURE, value, 0.0))
-    got = apply_changes(PICTURE, [Change("saturation", value)], colours(CAFFE))
+    got = apply_changes(PICTURE, [ColourChange("saturation", value)], colours(CAFFE))
     assert np.array_equal(got, hsv_channel(PICTURE, 1, value, 0.0))
 
 
 def test_changes_follow_each_other_in_order() -> None:
-    changes = [Change("brightness", 20.0), Change("contrast", 1.4), Change("saturation", 0.6), Change("hue", 9.0)]
+    changes = [
+        ColourChange("brightness", 20.0),
+        ColourChange("contrast", 1.4),
+        ColourChange("saturation", 0.6),
+        ColourChange("hue", 9.0),
+    ]
     wanted = scaled(scaled(PICTURE, 1.0, 20.0), 1.4, 0.0)
     wanted = hsv_channel(hsv_channel(wanted, 1, 0.6, 0.0), 0, 1.0, 9.0)
     assert np.array_equal(apply_changes(PICTURE, changes, colours(CAFFE)), wanted)
@@ -63,25 +68,25 @@ def test_changes_follow_each_other_in_order() -> None:
 
 def test_chainer_cuts_off_and_turns_round() -> None:
     spec = colours(CHAINER)
-    got = apply_changes(PICTURE, [Change("contrast", 1.37)], spec)
+    got = apply_changes(PICTURE, [ColourChange("contrast", 1.37)], spec)
     assert np.array_equal(got, np.clip(PICTURE.astype(float) * 1.37, 0, 255).astype(np.uint8))
     hsv = cv2.cvtColor(PICTURE, cv2.COLOR_BGR2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(int) - 18) % 180
-    got = apply_changes(PICTURE, [Change("hue", -18.0)], spec)
+    got = apply_changes(PICTURE, [ColourChange("hue", -18.0)], spec)
     assert np.array_equal(got, cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
 
 
 def test_floats_agree_with_the_standard_librarys_hsv() -> None:
     """ssd.pytorch: neither rounding nor limits; hue in degrees."""
     spec = colours(SSD_PYTORCH)
-    got = apply_changes(PICTURE, [Change("saturation", 1.3), Change("hue", -15.0)], spec)
+    got = apply_changes(PICTURE, [ColourChange("saturation", 1.3), ColourChange("hue", -15.0)], spec)
     assert got.dtype == np.float32
     for y, x in ((0, 0), (5, 9), (17, 33), (47, 63), (20, 2)):
         blue, green, red = (float(v) for v in PICTURE[y, x])
         h, s, v = colorsys.rgb_to_hsv(red, green, blue)
         rgb = colorsys.hsv_to_rgb((h - 15 / 360) % 1, s * 1.3, v)
         assert got[y, x].tolist() == pytest.approx(rgb[::-1], abs=0.02)
-    bright = apply_changes(PICTURE, [Change("brightness", 30.5)], spec)
+    bright = apply_changes(PICTURE, [ColourChange("brightness", 30.5)], spec)
     assert np.array_equal(bright, PICTURE.astype(np.float32) + np.float32(30.5)) and bright.max() > 255
 
 
@@ -91,7 +96,7 @@ def test_floats_visit_hsv_though_nothing_changes_there() -> None:
     changes = draw_changes(spec, np.random.default_rng(0))
     assert [(c.kind, c.value) for c in changes] == [("saturation", 1.0)]
     dark = np.array([[[3, 9, 20]]], np.uint8)
-    got = apply_changes(dark, [Change("brightness", -25.0), *changes], spec)
+    got = apply_changes(dark, [ColourChange("brightness", -25.0), *changes], spec)
     there = cv2.cvtColor(dark.astype(np.float32) - 25, cv2.COLOR_BGR2HSV)
     assert np.allclose(got, cv2.cvtColor(there, cv2.COLOR_HSV2BGR))
     assert not np.allclose(got, dark.astype(np.float32) - 25)
@@ -99,20 +104,20 @@ def test_floats_visit_hsv_though_nothing_changes_there() -> None:
 
 def test_tensorflow_limits_saturation_and_the_result() -> None:
     spec = colours(TENSORFLOW)
-    got = apply_changes(PICTURE, [Change("saturation", 1.5), Change("brightness", 32.0)], spec)
+    got = apply_changes(PICTURE, [ColourChange("saturation", 1.5), ColourChange("brightness", 32.0)], spec)
     assert got.dtype == np.float32 and got.min() >= 0 and got.max() <= 255
     vivid = np.array([[[0, 10, 200]]], np.uint8)
-    blue, green, red = apply_changes(vivid, [Change("saturation", 1.5)], spec)[0, 0].tolist()
+    blue, green, red = apply_changes(vivid, [ColourChange("saturation", 1.5)], spec)[0, 0].tolist()
     assert blue == 0 and red == pytest.approx(200) and green == pytest.approx(10, abs=0.01)  # S was 1 and stays 1
 
 
 def test_ssd_keras_turns_contrast_about_the_middle() -> None:
-    got = apply_changes(PICTURE, [Change("contrast", 0.5)], colours(SSD_KERAS))
+    got = apply_changes(PICTURE, [ColourChange("contrast", 0.5)], colours(SSD_KERAS))
     assert np.array_equal(got, np.rint(127.5 + 0.5 * (PICTURE.astype(np.float32) - 127.5)).astype(np.uint8))
 
 
 def test_channels() -> None:
-    change = Change("channels", order=(2, 0, 1))
+    change = ColourChange("channels", order=(2, 0, 1))
     for spec in (CAFFE, SSD_PYTORCH):
         got = apply_changes(PICTURE, [change], colours(spec))
         assert np.array_equal(got, PICTURE[..., [2, 0, 1]])
@@ -126,14 +131,14 @@ def test_opencv_takes_hues_beyond_180() -> None:
 
 
 def test_one_visit_to_hsv_for_two_changes() -> None:
-    both = through_hsv(PICTURE, [Change("saturation", 0.8), Change("hue", 7.0)], colours(CAFFE))
-    apart = in_bytes(PICTURE, [Change("saturation", 0.8), Change("hue", 7.0)], colours(CAFFE))
+    both = through_hsv(PICTURE, [ColourChange("saturation", 0.8), ColourChange("hue", 7.0)], colours(CAFFE))
+    apart = in_bytes(PICTURE, [ColourChange("saturation", 0.8), ColourChange("hue", 7.0)], colours(CAFFE))
     assert np.abs(both.astype(int) - apart).mean() < 1.5
-    alone = through_hsv(PICTURE, [Change("hue", 7.0)], colours(CAFFE))
+    alone = through_hsv(PICTURE, [ColourChange("hue", 7.0)], colours(CAFFE))
     assert np.array_equal(alone, hsv_channel(PICTURE, 0, 1.0, 7.0))
 
 
-def drawn(spec: Photometric, count: int = 8000) -> list[tuple[Change, ...]]:
+def drawn(spec: Photometric, count: int = 8000) -> list[tuple[ColourChange, ...]]:
     rng = np.random.default_rng(4)
     return [draw_changes(spec, rng) for _ in range(count)]
 
@@ -182,32 +187,37 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def test_brightness_and_contrast_are_plain() -> None:
-    got = in_yiq(YIQ_PICTURE, [Change("brightness", -40.0), Change("contrast", 1.5)])
+    got = in_yiq(YIQ_PICTURE, [ColourChange("brightness", -40.0), ColourChange("contrast", 1.5)])
     assert got.dtype == np.float32 and got.min() < 0
     assert np.allclose(got, (YIQ_PICTURE.astype(float) - 40) * 1.5, atol=1e-3)
 
 
 def test_saturation_mixes_with_grey() -> None:
-    got = in_yiq(YIQ_PICTURE, [Change("saturation", 0.3)])
+    got = in_yiq(YIQ_PICTURE, [ColourChange("saturation", 0.3)])
     assert np.allclose(got, 0.3 * YIQ_PICTURE + 0.7 * grey(YIQ_PICTURE)[..., None], atol=1e-3)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, -17.3])
 def test_hue_keeps_luma_and_turns_all_the_way_round(angle: float) -> None:
-    got = in_yiq(YIQ_PICTURE, [Change("hue", angle)])
+    got = in_yiq(YIQ_PICTURE, [ColourChange("hue", angle)])
     assert np.allclose(grey(got), grey(YIQ_PICTURE), atol=1.5)  # the source's matrices are rounded to three digits
-    again = in_yiq(YIQ_PICTURE, [Change("hue", angle + 2.0)])
+    again = in_yiq(YIQ_PICTURE, [ColourChange("hue", angle + 2.0)])
     assert np.allclose(got, again, atol=1e-2)
 
 
 def test_half_a_turn_inverts_colour() -> None:
-    got = in_yiq(YIQ_PICTURE, [Change("hue", 1.0)])
+    got = in_yiq(YIQ_PICTURE, [ColourChange("hue", 1.0)])
     luma = grey(YIQ_PICTURE)[..., None]
     assert np.allclose(got - luma, luma - YIQ_PICTURE, atol=2.0)
 
 
 def test_the_product_is_the_changes_one_by_one() -> None:
-    changes = [Change("brightness", 12.0), Change("saturation", 1.4), Change("hue", 3.3), Change("contrast", 0.7)]
+    changes = [
+        ColourChange("brightness", 12.0),
+        ColourChange("saturation", 1.4),
+        ColourChange("hue", 3.3),
+        ColourChange("contrast", 0.7),
+    ]
     one_by_one: np.ndarray = YIQ_PICTURE
     for change in changes:
         one_by_one = in_yiq(one_by_one, [change])

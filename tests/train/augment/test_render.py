@@ -16,12 +16,21 @@ from ssdconv.ssd_ref.preprocess import resize
 from ssdconv.train.augment.draw import draw
 from ssdconv.train.augment.render import render_faithful, render_fast
 from ssdconv.train.augment.sources import CAFFE, CHAINER, SOURCES, SSD_PYTORCH, TENSORFLOW
-from ssdconv.train.augment.spec import AugmentSpec, Change, Crop, Expand, Photometric, Place, Plan, Window
+from ssdconv.train.augment.spec import (
+    AugmentPlan,
+    AugmentSpec,
+    CanvasPlace,
+    ColourChange,
+    CropWindow,
+    Expand,
+    Photometric,
+    RandomCrop,
+)
 
 PICTURE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8), (0, 0), 2)
 FILL_EXACT = (103.6, 117.0, 123.2)
 NO_BOXES = np.zeros((0, 4))
-PLAN = Plan((Change("brightness", 20.4),), Place(30, 10, 200, 150), Window(20, 5, 120, 90), True, "linear", NO_BOXES,
+PLAN = AugmentPlan((ColourChange("brightness", 20.4),), CanvasPlace(30, 10, 200, 150), CropWindow(20, 5, 120, 90), True, "linear", NO_BOXES,
             np.zeros(0, np.int64))  # fmt: skip
 
 
@@ -112,7 +121,7 @@ def photo() -> np.ndarray:
 PHOTO = photo()
 
 
-def difference(plan: Plan, spec: AugmentSpec = PLAIN) -> float:
+def difference(plan: AugmentPlan, spec: AugmentSpec = PLAIN) -> float:
     """Mean absolute difference of the two ways in levels."""
     first = np.clip(render_faithful(PHOTO, plan, spec, SIZE, FILL), 0, 255).astype(np.float64)
     second = render_fast(PHOTO, plan, spec, SIZE, FILL)
@@ -123,8 +132,8 @@ def difference(plan: Plan, spec: AugmentSpec = PLAIN) -> float:
 @pytest.mark.parametrize("interpolation", ["linear", "area", "nearest", "cubic"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_without_a_canvas_it_is_the_same_resize(interpolation: Any, flip: bool) -> None:
-    for window in (None, Window(120, 31, 203, 177), Window(0, 0, 60, 50)):
-        assert difference(Plan((), None, window, flip, interpolation, NONE, NOTHING)) == 0
+    for window in (None, CropWindow(120, 31, 203, 177), CropWindow(0, 0, 60, 50)):
+        assert difference(AugmentPlan((), None, window, flip, interpolation, NONE, NOTHING)) == 0
 
 
 @pytest.mark.parametrize(
@@ -132,30 +141,44 @@ def test_without_a_canvas_it_is_the_same_resize(interpolation: Any, flip: bool) 
 )
 @pytest.mark.parametrize(
     "window",
-    [None, Window(100, 20, 400, 500), Window(290, 200, 130, 160), Window(270, 190, 60, 61), Window(310, 260, 91, 90)],
+    [
+        None,
+        CropWindow(100, 20, 400, 500),
+        CropWindow(290, 200, 130, 160),
+        CropWindow(270, 190, 60, 61),
+        CropWindow(310, 260, 91, 90),
+    ],
 )
-def test_on_a_canvas_pixels_are_nearly_the_same(interpolation: Any, limit: float, window: Window | None) -> None:
-    plan = Plan((), Place(307, 210, 1203, 902), window, True, interpolation, NONE, NOTHING)
+def test_on_a_canvas_pixels_are_nearly_the_same(interpolation: Any, limit: float, window: CropWindow | None) -> None:
+    plan = AugmentPlan((), CanvasPlace(307, 210, 1203, 902), window, True, interpolation, NONE, NOTHING)
     assert difference(plan) < limit
 
 
 def test_half_a_pixel_would_be_noticed() -> None:
     """The bounds above are tight enough: the image moved by one canvas pixel in ten makes a difference."""
-    plan = Plan((), Place(307, 210, 1203, 902), None, False, "linear", NONE, NOTHING)
-    moved = replace(plan, place=Place(313, 210, 1203, 902))
+    plan = AugmentPlan((), CanvasPlace(307, 210, 1203, 902), None, False, "linear", NONE, NOTHING)
+    moved = replace(plan, place=CanvasPlace(313, 210, 1203, 902))
     exact = render_faithful(PHOTO, plan, PLAIN, SIZE, FILL).astype(float)
     assert np.abs(exact - render_fast(PHOTO, moved, PLAIN, SIZE, FILL)).mean() > 2 * difference(plan)
 
 
 def test_a_window_beside_the_image_is_all_canvas() -> None:
-    plan = Plan(
-        (Change("brightness", 30.0),), Place(0, 0, 1200, 900), Window(600, 400, 300, 200), True, "area", NONE, NOTHING
+    plan = AugmentPlan(
+        (ColourChange("brightness", 30.0),),
+        CanvasPlace(0, 0, 1200, 900),
+        CropWindow(600, 400, 300, 200),
+        True,
+        "area",
+        NONE,
+        NOTHING,
     )
     assert (render_fast(PHOTO, plan, PLAIN, SIZE, FILL) == np.array(FILL)).all()
 
 
 def test_colour_changes_leave_the_canvas_alone() -> None:
-    plan = Plan((Change("brightness", 30.0),), Place(400, 300, 1000, 750), None, False, "linear", NONE, NOTHING)
+    plan = AugmentPlan(
+        (ColourChange("brightness", 30.0),), CanvasPlace(400, 300, 1000, 750), None, False, "linear", NONE, NOTHING
+    )
     out = render_fast(PHOTO, plan, PLAIN, SIZE, FILL)
     assert (out[:30] == np.array(FILL)).all() and (out[:, :30] == np.array(FILL)).all()
 
@@ -163,18 +186,23 @@ def test_colour_changes_leave_the_canvas_alone() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        (Change("brightness", 25.0), Change("contrast", 1.4)),
-        (Change("brightness", -25.0), Change("saturation", 0.6), Change("hue", 11.0), Change("contrast", 0.7)),
-        (Change("hue", -14.0), Change("channels", order=(2, 0, 1))),
+        (ColourChange("brightness", 25.0), ColourChange("contrast", 1.4)),
+        (
+            ColourChange("brightness", -25.0),
+            ColourChange("saturation", 0.6),
+            ColourChange("hue", 11.0),
+            ColourChange("contrast", 0.7),
+        ),
+        (ColourChange("hue", -14.0), ColourChange("channels", order=(2, 0, 1))),
     ],
 )
 @pytest.mark.parametrize("name", SOURCES)
-def test_colours(name: str, changes: tuple[Change, ...]) -> None:
+def test_colours(name: str, changes: tuple[ColourChange, ...]) -> None:
     """Colours first or resize first: nearly the same, for every source's arithmetic."""
     spec = replace(SOURCES[name], jpeg=False, interpolations=("linear",))
     if name == "gluon" and changes[-1].kind == "channels":
         pytest.skip("GluonCV does not shuffle channels")
-    plan = Plan(changes, None, None, False, spec.interpolations[0], NONE, NOTHING)
+    plan = AugmentPlan(changes, None, None, False, spec.interpolations[0], NONE, NOTHING)
     assert difference(plan, spec) < 3.0
     untouched = replace(plan, changes=())
     assert (
@@ -188,7 +216,7 @@ def test_colours(name: str, changes: tuple[Change, ...]) -> None:
 def test_a_crop_before_the_expansion() -> None:
     spec = replace(
         PLAIN, stages=("crop", "photometric", "expand", "flip", "resize"), expand=Expand(1.0), interpolations=("linear",),
-        crop=Crop(whole=False, samplers=PLAIN.crop.samplers[:1], boxes="pixels"), photometric=None,
+        crop=RandomCrop(whole=False, samplers=PLAIN.crop.samplers[:1], boxes="pixels"), photometric=None,
     )  # fmt: skip
     for seed in range(6):
         plan = draw(spec, (500, 375), OBJECTS, np.random.default_rng(seed))
@@ -213,8 +241,8 @@ def features(spec: AugmentSpec, way: Any, seed: int) -> dict[str, np.ndarray]:
     plans = [draw(spec, (500, 375), OBJECTS, rng) for _ in range(GEOMETRY)]
     seen, overlap, ratio = [], [], []
     for plan in plans:
-        canvas = plan.place or Place(0, 0, 500, 375)
-        w = plan.window or Window(0, 0, canvas.width, canvas.height)
+        canvas = plan.place or CanvasPlace(0, 0, 500, 375)
+        w = plan.window or CropWindow(0, 0, canvas.width, canvas.height)
         box = OBJECTS[0] + np.tile([canvas.left, canvas.top], 2)
         corner = np.array([w.left, w.top])
         size = np.array([w.width, w.height])
