@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ssdconv.converters.tensors import Array, flip_channels
+from ssdconv.converters.tensors import Array, TensorTable, flip_channels
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import UNITS, ScaleSpec
 from ssdconv.ssd_ref.config import ConvSpec, Preprocess, SSDConfig
@@ -93,6 +93,49 @@ def prior_gap(config: SSDConfig, other: SSDConfig) -> float:
         for a, b in zip(cell, twin, strict=True)
     ]
     return max(gaps, default=0.0)
+
+
+def refuse_priors(config: SSDConfig, theirs: Sequence[SSDConfig], source: str, allowed: bool) -> None:
+    """Raise where the code of ``source`` would decode with prior sizes of another network; ``allowed`` lets it pass.
+
+    Up to two pixels are let pass: Caffe cuts sizes to whole pixels.
+
+    Raises:
+        MappingError: the sizes are none of ``theirs``.
+    """
+    if theirs and not allowed and min(prior_gap(config, other) for other in theirs) > 2.0:
+        raise MappingError(
+            f"{source} has other prior sizes than this network: its boxes would be wrong there",
+            where=config.name,
+            expected=f"first map {' or '.join(str(other.priors[0].cells[0]) for other in theirs)}",
+            got=config.priors[0].cells[0],
+            hint="allow it with the option foreign_priors, and give the project's code these sizes",
+        )
+
+
+def length_of(table: TensorTable, name: str) -> int:
+    """Length of a tensor of one axis, 0 where the file has none of that name."""
+    shape = table[name].shape if name in table else ()
+    return shape[0] if len(shape) == 1 else 0
+
+
+def counts_of(table: TensorTable, conf: str, first: str, num_classes: int | None) -> tuple[int | None, int]:
+    """Classes and width of a VGG16 SSD, from two biases: of the first conf head (four boxes per cell) and the first convolution.
+
+    Args:
+        conf, first: the names of the two.
+        num_classes: what the user says; wins.
+
+    Raises:
+        MappingError: more than any SSD has.
+    """
+    channels, width = length_of(table, conf), length_of(table, first) or 64
+    classes = num_classes or (max(channels // 4, 1) if channels else None)
+    if width > 64 or (classes or 0) > 2_000:
+        raise MappingError(
+            "no SSD has such layers", where=str(table.path), got=f"{width} channels in {first}, {classes} classes"
+        )
+    return classes, width
 
 
 Role = Literal["backbone", "extras", "l2norm", "loc", "conf"]

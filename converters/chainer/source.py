@@ -12,7 +12,15 @@ from pathlib import Path
 from ssdconv.converters.assumed import Project, flipped, settle
 from ssdconv.converters.chainer.npz import NpzFile, read_npz, write_npz
 from ssdconv.converters.plan import Plan, Request
-from ssdconv.converters.same_network import Layer, check_pixels, first_layer_as, prior_gap, same_extras, vgg_layers
+from ssdconv.converters.same_network import (
+    Layer,
+    check_pixels,
+    counts_of,
+    first_layer_as,
+    refuse_priors,
+    same_extras,
+    vgg_layers,
+)
 from ssdconv.converters.tensors import (
     Array,
     Drop,
@@ -109,13 +117,8 @@ def config_of(table: TensorTable, request: Request) -> SSDConfig:
         )
     if name not in NETWORKS:
         raise UsageError(f"ChainerCV has no network {name!r}", expected=f"one of {', '.join(NETWORKS)}")
-    channels = _side(table, f"{prefix}multibox/conf/0/b")
-    width = _side(table, f"{prefix}extractor/conv1_1/b") or 64
-    if width > 64:
-        raise MappingError("no SSD has such a first layer", where=str(table.path), expected="<= 64 channels", got=width)
-    classes = request.num_classes or (max(channels // 4, 1) if channels else None)
-    if classes is not None and classes > 2_000:
-        raise MappingError("no SSD has so many classes", where=str(table.path), got=classes)
+    first, conf = f"{prefix}extractor/conv1_1/b", f"{prefix}multibox/conf/0/b"
+    classes, width = counts_of(table, conf, first, request.num_classes)
     return chainer(name, classes, width=width, preset=request.options.get("preset", "evaluate"))
 
 
@@ -135,11 +138,6 @@ def _is_large(table: TensorTable) -> bool:
     prefix = table.found(NpzFile).prefix or ""
     large = (f"{prefix}multibox/loc/6/", f"{prefix}multibox/conf/6/", f"{prefix}extractor/conv12_")
     return any(name.startswith(large) for name in table)
-
-
-def _side(table: TensorTable, name: str) -> int:
-    shape = table[name].shape if name in table else ()
-    return shape[0] if len(shape) == 1 else 0
 
 
 def _outside(name: str, prefix: str) -> bool:
@@ -179,12 +177,4 @@ def refuse_differences(config: SSDConfig, foreign_priors: bool = False) -> None:
     if not name or not same_extras(config, chainer(name)):
         raise MappingError("ChainerCV has SSD300 and SSD512 only", where=config.name)
     check_pixels(config, MEAN, "ChainerCV")
-    theirs = chainer(name)
-    if prior_gap(config, theirs) > 2.0 and not foreign_priors:
-        raise MappingError(
-            f"ChainerCV's {name[:6].upper()} has VOC's prior sizes, this network has others: its boxes would be wrong there",
-            where=config.name,
-            expected=f"first map {theirs.priors[0].cells[0]}",
-            got=f"{config.priors[0].cells[0]}",
-            hint="allow it with the option foreign_priors, and give ChainerCV's SSD class these sizes",
-        )
+    refuse_priors(config, (chainer(name),), f"ChainerCV's {name[:6].upper()}", foreign_priors)

@@ -28,8 +28,10 @@ from ssdconv.converters.same_network import (
     Layer,
     Role,
     check_pixels,
+    counts_of,
     first_layer_as,
-    prior_gap,
+    length_of,
+    refuse_priors,
     same_extras,
     vgg_layers,
 )
@@ -220,6 +222,8 @@ def write_state_dict(dst: Path, arrays: Mapping[str, Array]) -> None:
 FIRST = {"torchvision": "backbone.features.0.weight", "ssd.pytorch": "vgg.0.weight", "vgg16_reducedfc": "0.weight"}
 """Style -> name of its first convolution."""
 FIRST_BIAS = {"torchvision": "backbone.features.0.bias", "ssd.pytorch": "vgg.0.bias", "simple-ssd": "vgg.0.bias"}
+CONF_BIAS = {"torchvision": "head.classification_head.module_list.0.bias"}
+"""Style -> name of the first conf head's bias, where it is not ``conf.0.bias``."""
 FED = {"ssd.pytorch": "RGB", "simple-ssd": "BGR", "torchvision": "RGB", "vgg16_reducedfc": "BGR"}
 """Style -> channel order that its code feeds; the backbone file is Caffe's, in Caffe's order."""
 PRIORS = ("priors", "priorbox", "dbox_list", "default_boxes")
@@ -255,14 +259,9 @@ def plan(table: TensorTable, request: Request) -> Plan:
         raise UsageError(f"no network {name!r} of PyTorch projects", expected=f"one of {', '.join(KINDS)}")
     style = _agreed(style, name, table)
     order, told = _order(table, style, prefix, request)
-    channels, width = _side(table, prefix, entries_name(style, "conf")), _side(table, prefix, FIRST_BIAS[style]) or 64
-    if width > 64 or channels > 8_000:
-        raise MappingError(
-            "no SSD has such layers", where=str(table.path), got=f"{width} first channels, {channels} conf channels"
-        )
-    config = pytorch(
-        name, request.num_classes or (max(channels // 4, 1) if channels else None), width=width, order=order
-    )
+    first = prefix + FIRST_BIAS[style]
+    classes, width = counts_of(table, prefix + CONF_BIAS.get(style, "conf.0.bias"), first, request.num_classes)
+    config = pytorch(name, classes, width=width, order=order)
     claims: tuple[Claim, ...] = ()
     if style != "torchvision":
         config, claims = settle(config, request.settings, project_of(name, style, told))
@@ -291,12 +290,6 @@ def _evidence(config: SSDConfig) -> tuple[Claim, ...]:
         return ()
     text = "COCO's 80 names in channels 1 to 80, as ssd.pytorch's label map numbers them; 120 channels are unused"
     return (Claim("classes", "rebuilt", text, "classes"),)
-
-
-def entries_name(style: str, role: str) -> str:
-    """Name of the first conf (or loc) bias of a style."""
-    kind = "classification_head" if role == "conf" else "regression_head"
-    return f"head.{kind}.module_list.0.bias" if style == "torchvision" else f"{role}.0.bias"
 
 
 def style_of(table: TensorTable) -> tuple[str, str]:
@@ -342,7 +335,7 @@ def network_of(table: TensorTable, style: str, prefix: str, scales: str = "") ->
     """
     if style == "torchvision":
         return "torchvision_ssd300_vgg16"
-    classes = _side(table, prefix, "conf.0.bias") // 4
+    classes = length_of(table, prefix + "conf.0.bias") // 4
     if style == "simple-ssd":
         return "simple_ssd_ssd300_voc"
     fits = [n for n, kind in KINDS.items() if kind.style == style and kind.num_classes == classes]
@@ -380,11 +373,6 @@ def _order(table: TensorTable, style: str, prefix: str, request: Request) -> tup
     raise UsageError(
         "the file does not tell which channel order its first layer reads", where=str(table.path), hint=EXPLANATION
     )
-
-
-def _side(table: TensorTable, prefix: str, name: str) -> int:
-    shape = table[prefix + name].shape if prefix + name in table else ()
-    return shape[0] if len(shape) == 1 else 0
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
@@ -431,13 +419,5 @@ def refuse_differences(config: SSDConfig, style: str, foreign_priors: bool = Fal
         MappingError: other mean pixels or prior sizes.
     """
     check_pixels(config, MEANS["RGB"], style)
-    names = [name for name, kind in KINDS.items() if kind.style == style]
-    gap = min((prior_gap(config, pytorch(name)) for name in names), default=0.0)
-    if gap > 2.0 and not foreign_priors:
-        raise MappingError(
-            f"{style} has other prior sizes than this network: its boxes would be wrong there",
-            where=config.name,
-            expected=f"first map {' or '.join(str(pytorch(n).priors[0].cells[0]) for n in names)}",
-            got=f"{config.priors[0].cells[0]}",
-            hint="allow it with the option foreign_priors, and give the project's code these sizes",
-        )
+    theirs = [pytorch(name) for name, kind in KINDS.items() if kind.style == style]
+    refuse_priors(config, theirs, style, foreign_priors)

@@ -16,7 +16,7 @@ from ssdconv.converters import aizoo
 from ssdconv.converters.assumed import Project, settle
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.protobuf_wire import Wire
-from ssdconv.converters.same_network import Layer, vgg_layers
+from ssdconv.converters.same_network import Layer, counts_of, vgg_layers
 from ssdconv.converters.tensorflow.again import plain, text_of, write_again
 from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.converters.tensorflow.graphdef import graph_nodes
@@ -201,19 +201,9 @@ def config_of(table: TensorTable, prefix: str, request: Request) -> SSDConfig:
     name = request.network or next(iter(NETWORKS))
     if name not in NETWORKS:
         raise UsageError(f"TensorFlow has no network {name!r}", expected=f"one of {', '.join(NETWORKS)}")
-    channels = _side(table, f"{prefix}multibox_head/cls_0/bias")
-    width = _side(table, f"{prefix}conv1/conv1_1/bias") or 64
-    classes = request.num_classes or (channels // 4 or None)
-    if width > 64 or (classes or 0) > 2_000:
-        raise MappingError(
-            "no SSD has such layers", where=str(table.path), got=f"{width} channels in conv1_1, {classes} classes"
-        )
+    first, conf = f"{prefix}conv1/conv1_1/bias", f"{prefix}multibox_head/cls_0/bias"
+    classes, width = counts_of(table, conf, first, request.num_classes)
     return hikapok(name, classes, width=width)
-
-
-def _side(table: TensorTable, name: str) -> int:
-    shape = table[name].shape if name in table else ()
-    return shape[0] if len(shape) == 1 else 0
 
 
 def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:

@@ -146,7 +146,7 @@ def test_absurd_sides_build_no_network(npz: Make, name: str, side: int) -> None:
         (gluon("ssd_512_resnet50_v1_voc"), "VGG16 SSDs"),
         (gluon("ssd_300_vgg16_atrous_voc"), "input scale"),
         (network("mobilenet_ssd_voc"), "VGG16 SSDs"),
-        (vgg("ssd300_coco"), "VOC's prior sizes"),
+        (vgg("ssd300_coco"), "SSD300 has other prior sizes"),
         (dataclasses.replace(vgg("ssd300_voc"), pixels=gluon("ssd_300_vgg16_atrous_voc").pixels), "other pixels"),
     ],
     ids=["resnet", "input_scale", "mobilenet", "coco", "pixels"],
