@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +27,16 @@ from ssdconv.converters.plan import Plan, Request, class_names, completed, speci
 from ssdconv.converters.registry import Source, head_of, located, recognise
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.spec import Spec, read_spec, spec_of
-from ssdconv.converters.tensors import Array, Drop, LazyTensor, MappedTensor, TensorTable, apply_all, sha256_file
+from ssdconv.converters.tensors import (
+    Array,
+    Drop,
+    LazyTensor,
+    MappedTensor,
+    TensorMapping,
+    TensorTable,
+    apply_all,
+    sha256_file,
+)
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.containers import TensorSource
@@ -373,9 +382,8 @@ def convert(
         head_of(path)
         digest = pool.submit(sha256_file, path)
         opened = open_source(path, source, wish)
+        plan = opened.plan
         with opened.table as table:
-            odd: dict[str, None] = {}
-            sources = [_source(entry, table, odd) for entry in opened.plan.mapping]
             provenance = {
                 "ssdconv": __version__,
                 "source": opened.source.name,
@@ -383,29 +391,54 @@ def convert(
                 "format": table.format,
                 "sha256": "",
                 "parity": "not measured",
-                "evidence": to_plain(opened.plan.evidence),
+                "evidence": to_plain(plan.evidence),
                 "settings": dict(wish.settings),
-                **remember(wish, opened.plan.config),
+                **remember(wish, plan.config),
             }
-            if opened.plan.stored:
-                provenance["stored_shapes"] = {name: list(shape) for name, shape in opened.plan.stored.items()}
-            for output in outputs:
-                save(output, opened.plan.config, sources, provenance, digest=digest)
-            rows = tuple(describe(e, table, digests=digests) for e in opened.plan.mapping)
-            table.unchanged()
-            finite = tuple(f"tensor {name!r} holds NaN or infinite values" for name in odd)
+            if plan.stored:
+                provenance["stored_shapes"] = {name: list(shape) for name, shape in plan.stored.items()}
+            rows, notes = transfer(
+                table,
+                plan.mapping,
+                outputs,
+                lambda output, sources: save(output, plan.config, sources, provenance, digest=digest),
+                digests=digests,
+            )
             return ConversionReport(
-                config=opened.plan.config,
+                config=plan.config,
                 rows=rows,
-                drops=opened.plan.mapping.drops,
+                drops=plan.mapping.drops,
                 outputs=tuple(outputs),
                 source=path,
                 source_format=table.format,
                 source_sha256=digest.result(),
-                warnings=(*table.warnings, *opened.plan.warnings, *finite),
-                evidence=opened.plan.evidence,
+                warnings=(*table.warnings, *plan.warnings, *notes),
+                evidence=plan.evidence,
                 seconds=time.perf_counter() - started,
             )
+
+
+def transfer(
+    table: TensorTable,
+    mapping: TensorMapping,
+    outputs: Sequence[Path],
+    save: Callable[[Path, Sequence[TensorSource]], object],
+    *,
+    digests: bool = True,
+) -> tuple[tuple[ConvertedTensor, ...], tuple[str, ...]]:
+    """Save a file's tensors as the reference's, one in memory at a time; the report's rows, and what to know about the values.
+
+    Raises:
+        FormatError: the file was changed meanwhile.
+        OutputError: see ``save``.
+    """
+    odd: dict[str, None] = {}
+    sources = [_source(entry, table, odd) for entry in mapping]
+    for output in outputs:
+        save(output, sources)
+    rows = tuple(describe(entry, table, digests=digests) for entry in mapping)
+    table.unchanged()
+    return rows, tuple(f"tensor {name!r} holds NaN or infinite values" for name in odd)
 
 
 def _source(entry: MappedTensor, table: TensorTable, odd: dict[str, None]) -> TensorSource:

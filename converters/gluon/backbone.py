@@ -6,17 +6,15 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ssdconv import __version__
-from ssdconv.converters.convert import FileReport, describe, output_paths
+from ssdconv.converters.convert import FileReport, output_paths, transfer
 from ssdconv.converters.gluon.mapping import ParamName, backbone_parts, bare, resolve
 from ssdconv.converters.gluon.params import read_params
-from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, sha256_file
+from ssdconv.converters.tensors import Drop, MappedTensor, TensorMapping, TensorTable, sha256_file
 from ssdconv.ssd_ref.config import Backbone
-from ssdconv.ssd_ref.containers import TensorSource
 from ssdconv.ssd_ref.networks.gluon import backbone
 
 _STATISTICS = "(gamma|beta|running_mean|running_var)"
@@ -98,14 +96,11 @@ def convert_backbone(
     with ThreadPoolExecutor(1, "sha256") as pool, read_params(src) as table:
         digest = pool.submit(sha256_file, src)
         mapping = backbone_mapping(spec, table)
-        sources = [
-            TensorSource(e.target, e.target_shape, table[e.source].dtype, partial(_load, e, table)) for e in mapping
-        ]
         about = {"ssdconv": __version__, "source": "gluon", "name": name, "file": src.name, "format": table.format}
-        for output in outputs:
-            save_backbone(output, spec, sources, {**about, "sha256": ""}, digest=digest)
-        rows = tuple(describe(entry, table) for entry in mapping)
-        table.unchanged()
+        about["sha256"] = ""
+        rows, notes = transfer(
+            table, mapping, outputs, lambda output, sources: save_backbone(output, spec, sources, about, digest=digest)
+        )
         seconds = time.perf_counter() - started
         return BackboneReport(
             name=name,
@@ -116,10 +111,6 @@ def convert_backbone(
             source=src,
             source_format=table.format,
             source_sha256=digest.result(),
-            warnings=table.warnings,
+            warnings=(*table.warnings, *notes),
             seconds=seconds,
         )
-
-
-def _load(entry: MappedTensor, table: TensorTable) -> Array:
-    return apply_all(entry.ops, table[entry.source].load())
