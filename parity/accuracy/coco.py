@@ -10,9 +10,9 @@ equality was shown for it.
 hotcoco gets the ground truth as a dictionary in COCO's form and the detections as the (n, 7) array of COCO's results
 form, which the tests compare with the referee too.
 
-COCO's matching as match tables (area "all", 100 detections), vectorised, for resampling, curves and worst images.
-
-The rule (pycocotools, cocoeval.py): per image, category and threshold, in order of score, a detection takes the free
+``match_coco`` gives COCO's matching as match tables (area "all", 100 detections) for resampling, curves and worst images. It is
+our own because the evaluators hand their matches out as a dictionary per image and category: with 200,000 detections on 5,000
+images hotcoco's took 19 s, this 1 s. The rule (pycocotools, cocoeval.py): per image, category and threshold, in order of score, a detection takes the free
 object it overlaps best, if the overlap reaches the threshold; of equal ones the last. Crowds are never used up, come
 second to any free ordinary object, and what matches them is ignored; the overlap with a crowd is intersection over the
 detection's own area. Since an object's being free depends on the detections before, all groups advance together, one

@@ -1,10 +1,8 @@
-"""Detections as columns, and the checks they pass before anything is computed from them.
+"""A data set's detections and objects as columns, and the checks that detections pass before anything is computed from them.
 
 Boxes are (n, 4) float64, xyxy, in pixels of the original image. ``written`` says in which frame: False = as the network
 gives them (0..width, 0..height); True = as a detection file of the VOC kit holds them, after whatever shift and
 rounding the writer applied. Conventions shift and round only what is not yet written.
-
-The objects of a whole data set as columns, ready for vectorised matching.
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
-"""Detections on disk: whatever form they have, and our own stream that an interrupted run continues.
+"""Detections on disk, in three forms: our own stream, the VOC kit's files, COCO's results.
 
-The stream is JSON lines. The first line is the header ``{"format": "ssdconv-detections", "version": 1, "dataset": ...,
+Our stream, which an interrupted run continues, is JSON lines. The first line is the header ``{"format": "ssdconv-detections", "version": 1, "dataset": ...,
 "network": ..., "classes": [...], "written": false}``; then one line per image, ``{"image_id": "000001", "detections":
 [[label, score, x1, y1, x2, y2], ...]}``, labels counted in the header's classes, corners in pixels of the original image,
 every digit kept. A line is flushed when its image is done; a line cut short by a crash is dropped on resume. Several
 processes write a file each (``detections.0.jsonl`` ...); these are read together.
 
-Detections in COCO's results form: a JSON list of {image_id, category_id, bbox [x, y, width, height], score}.
+The VOC kit has one text file per class, lines ``image_id score xmin ymin xmax ymax``. The usual name is
+``comp4_det_test_<class>.txt``; any name that ends in ``_<class>.txt``, or is ``<class>.txt``, is taken.
 
-Detection files of the VOC kit: one text file per class, lines ``image_id score xmin ymin xmax ymax``.
-
-The usual name is ``comp4_det_test_<class>.txt``; any name that ends in ``_<class>.txt``, or is ``<class>.txt``, is
-taken.
+COCO's results are a JSON list of ``{image_id, category_id, bbox [x, y, width, height], score}``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""What matching leaves: per class the detections in order of score, each true, false or ignored; and curves from it.
-
-Ragged pairing of detections with the objects of the same image and class, without a loop over either.
+"""Matching for both metrics: detections paired with the objects of their image and class without a loop over either, and
+what is left of it: per class the detections in order of score, each true, false or ignored; curves and AP from that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The published accuracy tables that concern our networks, as rows with protocol and source (``published.json``).
+"""The published accuracy tables that concern our networks, and whether a measured number is the published one.
 
-A row's ``role`` says how it relates to its network:
+``published.json`` holds rows with protocol and source. A row's ``role`` says how it relates to its network:
 
 - ``primary``: the source's own number for the weights it released; a verdict rests on these;
 - ``alternative``: the same network with other weights (other training data or recipe);
@@ -8,9 +8,7 @@ A row's ``role`` says how it relates to its network:
 - ``quoted``: a number that another document repeats;
 - ``context``: not a network of ours.
 
-Is a measured number the published one? reproduced, differs, or not comparable, and why.
-
-The tolerance is nobody's choice: the measured number is uncertain by the 95 % bootstrap interval over the data set's
+``judge`` says reproduced, differs, or not comparable, and why. The tolerance is nobody's choice: the measured number is uncertain by the 95 % bootstrap interval over the data set's
 images, the published one by half a unit of its last printed digit. The two agree when these ranges touch.
 """
 

@@ -1,8 +1,7 @@
 """The outcome of an evaluation as one frozen object with a JSON round trip; everything the reports show is in it.
 
 Numbers are 0..1; None stands for "not measured" or "nothing to be found". JSON has no NaN, and neither has this.
-
-From match tables to what a report shows: thinned curves, the score histogram, and the worst images.
+``thinned``, ``histogram`` and ``worst_images`` make the parts that are drawn from the match tables.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ best, taken or not. If the overlap reaches the threshold, it is ignored when tha
 object was not yet found, and false otherwise; below the threshold it is false. Since the choice of object does not
 depend on what was matched before, all overlaps are computed at once and the first claim of each object wins.
 
-The conventions in which published VOC numbers differ, each as a named field, and the presets that bundle them.
-
-Where the facts come from: the evaluation code of the PASCAL VOC development kit (VOCevaldet.m, VOCap.m), ChainerCV
+Published VOC numbers differ in conventions: each is a named field of ``Convention``, ``PRESETS`` bundle them. Where the facts
+come from: the evaluation code of the PASCAL VOC development kit (VOCevaldet.m, VOCap.m), ChainerCV
 (evaluations/eval_detection_voc.py), GluonCV (utils/metrics/voc_detection.py and scripts/detection/ssd), amdegroot's
 ssd.pytorch (eval.py) and weiliu89's Caffe (detection_evaluate_layer.cpp, bbox_util.cpp).
 """
