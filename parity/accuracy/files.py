@@ -33,216 +33,39 @@ from ssdconv.parity.accuracy.detections import (
     EmptyClassFileError,
     UnknownCategoryError,
     check_detections,
+    make_detections,
 )
 from ssdconv.ssd_ref.gate import read_input, reader
 
-
-class _Result(msgspec.Struct):
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    score: float
-
-
-@reader
-def read_coco_results(
-    file: str | Path, classes: Sequence[str], category_ids: Sequence[int], keep_going: Problems | None = None
-) -> DetectionSet:
-    """Read a results file; rows stay in file order, and ``xywh`` holds the file's own numbers.
-
-    Raises:
-        MissingError: no such file.
-        ColumnCountError: not JSON of that form.
-        UnknownCategoryError: a category id that the data set has not.
-        NonFiniteError, InvertedBoxError, ZeroBoxError, DuplicateDetectionError: see ``check_detections``.
-    """
-    path = Path(file)
-    try:
-        results = msgspec.json.decode(read_input(path, "detections", "detection file"), type=list[_Result])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ColumnCountError(
-            f"not a COCO results file: {error}",
-            where=str(path),
-            expected="a list of {image_id, category_id, bbox: [x, y, width, height], score} with finite numbers",
-        ) from None
-    labels = {c: label for label, c in enumerate(category_ids)}
-    rows = np.arange(len(results))
-    label = np.asarray([labels.get(r.category_id, -1) for r in results], np.int64)
-    for row in np.flatnonzero(label < 0).tolist():
-        report(
-            UnknownCategoryError(
-                "unknown category",
-                where=f"{path}: result {row + 1}",
-                got=f"category_id {results[row].category_id}",
-                hint="COCO's ids run from 1 to 90 with gaps; contiguous labels must be mapped back before writing",
-            ),
-            keep_going,
-        )
-    rows = rows[label >= 0]
-    table: dict[int, int] = {}
-    image = np.asarray([table.setdefault(r.image_id, len(table)) for r in results], np.int64)
-    xywh = np.asarray([r.bbox for r in results], np.float64).reshape(-1, 4)
-    found = DetectionSet(
-        classes=tuple(classes),
-        image_ids=tuple(str(i) for i in table),
-        image=image[rows],
-        labels=label[rows],
-        scores=np.asarray([r.score for r in results], np.float64)[rows],
-        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[rows],
-        xywh=xywh[rows],
-        written=True,
-    )
-    return check_detections(found, lambda row: f"{path}: result {rows[row] + 1}", keep_going)
-
-
-def write_coco_results(file: str | Path, detections: DetectionSet, category_ids: Sequence[int]) -> None:
-    """Write a results file with every digit; image ids must be numbers.
-
-    Raises:
-        ValueError: an image id is not a number (VOC's ids have no place in this form).
-    """
-    from ssdconv.parity.accuracy.coco import results_array
-
-    ids = [int(i) for i in detections.image_ids]
-    rows = [
-        _Result(int(r[0]), int(r[6]), (r[1], r[2], r[3], r[4]), r[5])
-        for r in results_array(detections, ids, category_ids).tolist()
-    ]
-    Path(file).write_bytes(msgspec.json.encode(rows))
-
-
-def class_files(folder: Path, classes: Sequence[str]) -> dict[str, Path]:
-    """Class name -> its file.
-
-    Raises:
-        MissingError: a class has no file.
-        FormatError: a class has several.
-    """
-    texts = sorted(folder.glob("*.txt"))
-    found: dict[str, Path] = {}
-    for name in classes:
-        mine = [p for p in texts if p.stem == name or p.stem.endswith(f"_{name}")]
-        if len(mine) > 1:
-            raise FormatError(
-                f"several detection files for {name}",
-                where=str(folder),
-                got=", ".join(p.name for p in mine),
-                hint="keep one set of files in the folder",
-            )
-        if not mine:
-            raise MissingError(
-                f"no detection file for {name}",
-                where=str(folder),
-                expected=f"comp4_det_test_{name}.txt or any *_{name}.txt",
-                got=f"{len(texts)} .txt files",
-            )
-        found[name] = mine[0]
-    return found
-
-
-@reader
-def _columns(path: Path, keep_going: Problems | None) -> tuple[list[str], np.ndarray, list[int]]:
-    """(image ids, (n, 5) numbers, line numbers) of one file."""
-    try:
-        lines = read_input(path, "detections", "detection file").decode("ascii").splitlines()
-    except UnicodeDecodeError as error:
-        raise ColumnCountError("not a text file", where=str(path), got=f"byte {error.start}") from None
-    parts = [line.split() for line in lines]
-    rows, numbers = [], []
-    for number, fields in enumerate(parts, 1):
-        if len(fields) == 6:
-            rows.append(fields)
-            numbers.append(number)
-        elif fields:
-            short = ColumnCountError(
-                "wrong number of columns",
-                where=f"{path}: line {number}",
-                expected="6: image_id score xmin ymin xmax ymax",
-                got=f"{len(fields)}: {' '.join(fields)[:80]}",
-            )
-            report(short, keep_going)
-    try:
-        values = np.asarray([fields[1:] for fields in rows], dtype=np.float64).reshape(-1, 5)
-    except ValueError:
-        good = []
-        for place, fields in enumerate(rows):
-            try:
-                good.append([float(v) for v in fields[1:]])
-            except ValueError:
-                where = f"{path}: line {numbers[place]}"
-                report(ColumnCountError("a column is not a number", where=where, got=" ".join(fields)[:80]), keep_going)
-                numbers[place] = -1
-        rows = [fields for fields, number in zip(rows, numbers, strict=True) if number > 0]
-        numbers = [number for number in numbers if number > 0]
-        values = np.asarray(good, np.float64).reshape(-1, 5)
-    return [fields[0] for fields in rows], values, numbers
-
-
-def read_voc_detections(folder: str | Path, classes: Sequence[str], keep_going: Problems | None = None) -> DetectionSet:
-    """Read a folder of per-class files; rows stay in file order, class after class.
-
-    Raises:
-        MissingError, FormatError: see ``class_files``.
-        EmptyClassFileError, ColumnCountError: with the file, and the line where there is one.
-        NonFiniteError, InvertedBoxError, DuplicateDetectionError: see ``check_detections``; a box with x2 == x1 is one
-            pixel wide here and fine.
-    """
-    base = Path(folder)
-    ids: list[str] = []
-    labels, values, origins = [], [], []
-    files = class_files(base, classes)
-    for label, name in enumerate(classes):
-        names, numbers, lines = _columns(files[name], keep_going)
-        if not names:
-            report(
-                EmptyClassFileError(
-                    "the class has no detection",
-                    where=str(files[name]),
-                    hint="an interrupted writer leaves empty files; keep_going accepts them",
-                ),
-                keep_going,
-            )
-        ids += names
-        labels.append(np.full(len(names), label, np.int64))
-        values.append(numbers)
-        origins += [(label, line) for line in lines]
-    table: dict[str, int] = {}
-    image = np.asarray([table.setdefault(name, len(table)) for name in ids], np.int64)
-    columns = np.concatenate(values)
-    found = DetectionSet(
-        tuple(classes),
-        tuple(table),
-        image,
-        np.concatenate(labels),
-        columns[:, 0].copy(),
-        columns[:, 1:].copy(),
-        written=True,
-    )
-
-    def where(row: int) -> str:
-        label, line = origins[row]
-        return f"{files[classes[label]]}: line {line}"
-
-    return check_detections(found, where, keep_going, zero_boxes=True)
-
-
-def write_voc_detections(folder: str | Path, detections: DetectionSet, prefix: str = "comp4_det_test_") -> list[Path]:
-    """Write per-class files with every digit of the numbers; returns the files."""
-    base = Path(folder)
-    base.mkdir(parents=True, exist_ok=True)
-    files = []
-    for label, name in enumerate(detections.classes):
-        rows = np.flatnonzero(detections.labels == label)
-        path = base / f"{prefix}{name}.txt"
-        with open(path, "w", encoding="ascii") as file:
-            for row in rows.tolist():
-                numbers = " ".join(repr(v) for v in (float(detections.scores[row]), *detections.boxes[row].tolist()))
-                file.write(f"{detections.image_ids[detections.image[row]]} {numbers}\n")
-        files.append(path)
-    return files
-
-
 FORMAT, VERSION = "ssdconv-detections", 1
+
+
+def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems | None = None) -> DetectionSet:
+    """Read detections in any known form.
+
+    Args:
+        source: a folder of per-class VOC files or of ``*.jsonl`` streams; a ``.jsonl`` stream; a COCO results ``.json``.
+        dataset: gives the class names and category ids.
+        keep_going: collector; bad rows are then left out and counted.
+
+    Raises:
+        MissingError: nothing there, or a folder without detections.
+        DetectionsError and its subclasses: see the readers.
+    """
+    path = Path(source)
+    if path.is_dir():
+        streams = sorted(path.glob("*.jsonl"))
+        return (
+            read_stream(streams, keep_going)[1] if streams else read_voc_detections(path, dataset.classes, keep_going)
+        )
+    if not path.exists():
+        raise MissingError("no such detection file or folder", where=str(path))
+    if path.suffix == ".jsonl":
+        return read_stream([path], keep_going)[1]
+    if path.suffix == ".json":
+        return read_coco_results(path, dataset.classes, dataset.category_ids, keep_going)
+    known = "a folder of comp4_det_test_<class>.txt, a COCO results .json, or a .jsonl stream"
+    raise UsageError("unknown form of detections", where=str(path), expected=known)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,35 +82,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 class _Line(msgspec.Struct):
     image_id: str
     detections: list[tuple[int, float, float, float, float, float]]
-
-
-@reader
-def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
-    """(header, (line number, line) of every complete line, bytes that are complete)."""
-    data = read_input(path, "detections", "detection stream")
-    whole = data.rfind(b"\n") + 1
-    lines = data[:whole].split(b"\n")[:-1]
-    if not lines:
-        raise FormatError("no header line", where=str(path), expected=f'{{"format": "{FORMAT}", ...}}')
-    try:
-        header = msgspec.json.decode(lines[0], type=Header)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"not a detection stream: {error}", where=f"{path}: line 1") from None
-    if (header.format, header.version) != (FORMAT, VERSION):
-        raise FormatError(
-            "another format or version",
-            where=f"{path}: line 1",
-            expected=f"{FORMAT} {VERSION}",
-            got=f"{header.format} {header.version}",
-        )
-    decoder = msgspec.json.Decoder(_Line)
-    found = []
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            found.append((number, decoder.decode(line)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ColumnCountError(f"damaged line: {error}", where=f"{path}: line {number}") from None
-    return header, found, whole
 
 
 class DetectionsWriter:
@@ -378,6 +172,35 @@ class DetectionsWriter:
         self.close()
 
 
+@reader
+def _decode(path: Path) -> tuple[Header, list[tuple[int, _Line]], int]:
+    """(header, (line number, line) of every complete line, bytes that are complete)."""
+    data = read_input(path, "detections", "detection stream")
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].split(b"\n")[:-1]
+    if not lines:
+        raise FormatError("no header line", where=str(path), expected=f'{{"format": "{FORMAT}", ...}}')
+    try:
+        header = msgspec.json.decode(lines[0], type=Header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"not a detection stream: {error}", where=f"{path}: line 1") from None
+    if (header.format, header.version) != (FORMAT, VERSION):
+        raise FormatError(
+            "another format or version",
+            where=f"{path}: line 1",
+            expected=f"{FORMAT} {VERSION}",
+            got=f"{header.format} {header.version}",
+        )
+    decoder = msgspec.json.Decoder(_Line)
+    found = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            found.append((number, decoder.decode(line)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ColumnCountError(f"damaged line: {error}", where=f"{path}: line {number}") from None
+    return header, found, whole
+
+
 def read_done(folder: str | Path) -> set[str]:
     """Ids of the images that the streams in a folder hold already, whichever process wrote them.
 
@@ -427,38 +250,172 @@ def read_stream(paths: Sequence[str | Path], keep_going: Problems | None = None)
                 places.append(where)
     if header is None:
         raise UsageError("no detection file was given")
-    table = np.asarray(rows, np.float64).reshape(-1, 7)
-    index = table[:, :2].astype(np.int64)
-    found = DetectionSet(
-        header.classes, tuple(seen), index[:, 0], index[:, 1], table[:, 2].copy(), table[:, 3:].copy(),
-        written=header.written, covers=True,
-    )  # fmt: skip
+    found = make_detections(header.classes, tuple(seen), np.asarray(rows), written=header.written)
     return header, check_detections(found, lambda row: places[row], keep_going, zero_boxes=True, repeats=True)
 
 
-def read_detections(source: str | Path, dataset: Dataset, keep_going: Problems | None = None) -> DetectionSet:
-    """Read detections in any known form.
-
-    Args:
-        source: a folder of per-class VOC files or of ``*.jsonl`` streams; a ``.jsonl`` stream; a COCO results ``.json``.
-        dataset: gives the class names and category ids.
-        keep_going: collector; bad rows are then left out and counted.
+def read_voc_detections(folder: str | Path, classes: Sequence[str], keep_going: Problems | None = None) -> DetectionSet:
+    """Read a folder of per-class files; rows stay in file order, class after class.
 
     Raises:
-        MissingError: nothing there, or a folder without detections.
-        DetectionsError and its subclasses: see the readers.
+        MissingError, FormatError: see ``class_files``.
+        EmptyClassFileError, ColumnCountError: with the file, and the line where there is one.
+        NonFiniteError, InvertedBoxError, DuplicateDetectionError: see ``check_detections``; a box with x2 == x1 is one
+            pixel wide here and fine.
     """
-    path = Path(source)
-    if path.is_dir():
-        streams = sorted(path.glob("*.jsonl"))
-        return (
-            read_stream(streams, keep_going)[1] if streams else read_voc_detections(path, dataset.classes, keep_going)
+    base = Path(folder)
+    ids: list[str] = []
+    labels, values, origins = [], [], []
+    files = class_files(base, classes)
+    for label, name in enumerate(classes):
+        names, numbers, lines = _columns(files[name], keep_going)
+        if not names:
+            report(
+                EmptyClassFileError(
+                    "the class has no detection",
+                    where=str(files[name]),
+                    hint="an interrupted writer leaves empty files; keep_going accepts them",
+                ),
+                keep_going,
+            )
+        ids += names
+        labels.append(np.full(len(names), label, np.int64))
+        values.append(numbers)
+        origins += [(label, line) for line in lines]
+    table: dict[str, int] = {}
+    image = np.asarray([table.setdefault(name, len(table)) for name in ids], np.int64)
+    columns = np.concatenate(values)
+    found = DetectionSet(
+        tuple(classes),
+        tuple(table),
+        image,
+        np.concatenate(labels),
+        columns[:, 0].copy(),
+        columns[:, 1:].copy(),
+        written=True,
+    )
+
+    def where(row: int) -> str:
+        label, line = origins[row]
+        return f"{files[classes[label]]}: line {line}"
+
+    return check_detections(found, where, keep_going, zero_boxes=True)
+
+
+def class_files(folder: Path, classes: Sequence[str]) -> dict[str, Path]:
+    """Class name -> its file.
+
+    Raises:
+        MissingError: a class has no file.
+        FormatError: a class has several.
+    """
+    texts = sorted(folder.glob("*.txt"))
+    found: dict[str, Path] = {}
+    for name in classes:
+        mine = [p for p in texts if p.stem == name or p.stem.endswith(f"_{name}")]
+        if len(mine) > 1:
+            raise FormatError(
+                f"several detection files for {name}",
+                where=str(folder),
+                got=", ".join(p.name for p in mine),
+                hint="keep one set of files in the folder",
+            )
+        if not mine:
+            raise MissingError(
+                f"no detection file for {name}",
+                where=str(folder),
+                expected=f"comp4_det_test_{name}.txt or any *_{name}.txt",
+                got=f"{len(texts)} .txt files",
+            )
+        found[name] = mine[0]
+    return found
+
+
+@reader
+def _columns(path: Path, keep_going: Problems | None) -> tuple[list[str], np.ndarray, list[int]]:
+    """(image ids, (n, 5) numbers, line numbers) of one file."""
+    try:
+        lines = read_input(path, "detections", "detection file").decode("ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise ColumnCountError("not a text file", where=str(path), got=f"byte {error.start}") from None
+    ids, values, numbers = [], [], []
+    for number, fields in enumerate(map(str.split, lines), 1):
+        try:
+            row = [float(text) for text in fields[1:]]
+        except ValueError:
+            row, what = [], "a column is not a number"
+        else:
+            what = "wrong number of columns"
+        if len(row) == 5:
+            ids.append(fields[0])
+            values.append(row)
+            numbers.append(number)
+        elif fields:
+            report(
+                ColumnCountError(
+                    what,
+                    where=f"{path}: line {number}",
+                    expected="6: image_id score xmin ymin xmax ymax",
+                    got=f"{len(fields)}: {' '.join(fields)[:80]}",
+                ),
+                keep_going,
+            )
+    return ids, np.asarray(values, np.float64).reshape(-1, 5), numbers
+
+
+class _Result(msgspec.Struct):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+@reader
+def read_coco_results(
+    file: str | Path, classes: Sequence[str], category_ids: Sequence[int], keep_going: Problems | None = None
+) -> DetectionSet:
+    """Read a results file; rows stay in file order, and ``xywh`` holds the file's own numbers.
+
+    Raises:
+        MissingError: no such file.
+        ColumnCountError: not JSON of that form.
+        UnknownCategoryError: a category id that the data set has not.
+        NonFiniteError, InvertedBoxError, ZeroBoxError, DuplicateDetectionError: see ``check_detections``.
+    """
+    path = Path(file)
+    try:
+        results = msgspec.json.decode(read_input(path, "detections", "detection file"), type=list[_Result])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ColumnCountError(
+            f"not a COCO results file: {error}",
+            where=str(path),
+            expected="a list of {image_id, category_id, bbox: [x, y, width, height], score} with finite numbers",
+        ) from None
+    labels = {c: label for label, c in enumerate(category_ids)}
+    rows = np.arange(len(results))
+    label = np.asarray([labels.get(r.category_id, -1) for r in results], np.int64)
+    for row in np.flatnonzero(label < 0).tolist():
+        report(
+            UnknownCategoryError(
+                "unknown category",
+                where=f"{path}: result {row + 1}",
+                got=f"category_id {results[row].category_id}",
+                hint="COCO's ids run from 1 to 90 with gaps; contiguous labels must be mapped back before writing",
+            ),
+            keep_going,
         )
-    if not path.exists():
-        raise MissingError("no such detection file or folder", where=str(path))
-    if path.suffix == ".jsonl":
-        return read_stream([path], keep_going)[1]
-    if path.suffix == ".json":
-        return read_coco_results(path, dataset.classes, dataset.category_ids, keep_going)
-    known = "a folder of comp4_det_test_<class>.txt, a COCO results .json, or a .jsonl stream"
-    raise UsageError("unknown form of detections", where=str(path), expected=known)
+    rows = rows[label >= 0]
+    table: dict[int, int] = {}
+    image = np.asarray([table.setdefault(r.image_id, len(table)) for r in results], np.int64)
+    xywh = np.asarray([r.bbox for r in results], np.float64).reshape(-1, 4)
+    found = DetectionSet(
+        classes=tuple(classes),
+        image_ids=tuple(str(i) for i in table),
+        image=image[rows],
+        labels=label[rows],
+        scores=np.asarray([r.score for r in results], np.float64)[rows],
+        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[rows],
+        xywh=xywh[rows],
+        written=True,
+    )
+    return check_detections(found, lambda row: f"{path}: result {rows[row] + 1}", keep_going)

@@ -1,32 +1,59 @@
-"""The resumable stream, and the dispatch by what a path holds."""
+"""Detections on disk, good and bad: the resumable stream, per-class VOC files, COCO results; and which of them a path holds."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ssdconv.data.coco import open_coco
 from ssdconv.data.records import Problems
+from ssdconv.data.voc import VOC_CLASSES
 from ssdconv.errors import FormatError, MissingError, OutputError, SsdconvError, UsageError
+from ssdconv.parity.accuracy.coco import results_array
 from ssdconv.parity.accuracy.detections import (
     ColumnCountError,
+    DetectionSet,
     DuplicateDetectionError,
+    EmptyClassFileError,
     IncompleteDetectionsError,
     InvertedBoxError,
+    NonFiniteError,
+    UnknownCategoryError,
+    ZeroBoxError,
+    make_detections,
 )
 from ssdconv.parity.accuracy.files import (
     DetectionsWriter,
+    read_coco_results,
     read_detections,
     read_stream,
-    write_coco_results,
-    write_voc_detections,
+    read_voc_detections,
 )
 
 CLASSES = ("person", "dog")
 AWKWARD = [0.1 + 0.2, 1 / 3, 97.00000000000001, 2.5e2]
+
+
+def write_voc(folder: Path, found: DetectionSet) -> None:
+    folder.mkdir(exist_ok=True)
+    for label, name in enumerate(found.classes):
+        lines = [
+            " ".join(
+                [found.image_ids[found.image[row]], *map(repr, [found.scores[row].item(), *found.boxes[row].tolist()])]
+            )
+            for row in np.flatnonzero(found.labels == label)
+        ]
+        (folder / f"comp4_det_test_{name}.txt").write_text("".join(line + "\n" for line in lines))
+
+
+def write_coco(file: Path, found: DetectionSet, categories: tuple[int, ...]) -> None:
+    rows = results_array(found, list(map(int, found.image_ids)), categories).tolist()
+    names = ("image_id", "bbox", "score", "category_id")
+    file.write_text(json.dumps([dict(zip(names, (int(r[0]), r[1:5], r[5], int(r[6])), strict=True)) for r in rows]))
 
 
 def writer(path: Path, **changes: object) -> DetectionsWriter:
@@ -172,8 +199,8 @@ def test_any_form(tmp_path: Path, stream: Path) -> None:
     found = found.select(found.scores < 2)
     moved = found.boxes + np.asarray([0.0, 0.0, 200.0, 0.0])
     proper = type(found)(found.classes, found.image_ids, found.image, found.labels, found.scores, moved)
-    write_coco_results(tmp_path / "r.json", proper, (1, 4))
-    write_voc_detections(tmp_path / "voc", proper)
+    write_coco(tmp_path / "r.json", proper, (1, 4))
+    write_voc(tmp_path / "voc", proper)
     assert read_detections(tmp_path / "r.json", dataset).labels.tolist() == [1]
     assert read_detections(tmp_path / "voc", dataset, Problems()).boxes.tolist() == moved.tolist()
     with pytest.raises(IncompleteDetectionsError):
@@ -184,3 +211,140 @@ def test_any_form(tmp_path: Path, stream: Path) -> None:
     (tmp_path / "x.csv").write_text("")
     with pytest.raises(UsageError, match="unknown form"):
         read_detections(tmp_path / "x.csv", dataset)
+
+
+VOC = ("car", "dog")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "comp4_det_test_car.txt").write_text("000004 0.9 1 2 3 4\n000006 0.8 5.5 6.5 7.5 8.5\n")
+    (tmp_path / "comp4_det_test_dog.txt").write_text("000004 0.7 1 1 1 2\n")
+    return tmp_path
+
+
+def test_plain_voc_files(folder: Path) -> None:
+    found = read_voc_detections(folder, VOC)
+    assert found.image_ids == ("000004", "000006") and found.image.tolist() == [0, 1, 0]
+    assert found.labels.tolist() == [0, 0, 1] and found.scores.tolist() == [0.9, 0.8, 0.7]
+    assert found.boxes.tolist() == [[1, 2, 3, 4], [5.5, 6.5, 7.5, 8.5], [1, 1, 1, 2]]
+    assert found.written and not found.covers
+
+
+def test_round_trip_keeps_every_digit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.column_stack(
+        [rng.integers(0, 3, 50), rng.integers(0, 2, 50), rng.random(50), rng.random((50, 2)), 1 + rng.random((50, 2))]
+    )
+    found = make_detections(VOC, ("a", "b", "c"), rows[np.argsort(rows[:, 1], kind="stable")])
+    write_voc(tmp_path, found)
+    again = read_voc_detections(tmp_path, VOC).aligned(("a", "b", "c"), VOC)
+    for name in ("image", "labels", "scores", "boxes"):
+        assert np.array_equal(getattr(again, name), getattr(found, name)), name
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        ("000004 0.9 1 2 3", ColumnCountError, "line 3.*6: image_id score"),
+        ("000004 0.9 1 2 3 4 5", ColumnCountError, "got 7"),
+        ("000004 high 1 2 3 4", ColumnCountError, "line 3.*not a number"),
+        ("000004 nan 1 2 3 4", NonFiniteError, "line 3"),
+        ("000004 0.9 5 2 3 4", InvertedBoxError, "line 3"),
+        ("000004 0.9 1 2 3 4", DuplicateDetectionError, "line 3"),
+    ],
+)
+def test_each_fault_of_a_voc_file_has_its_error(
+    folder: Path, line: str, kind: type[SsdconvError], message: str
+) -> None:
+    with open(folder / "comp4_det_test_car.txt", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(kind, match=message) as caught:
+        read_voc_detections(folder, VOC)
+    assert "comp4_det_test_car.txt" in str(caught.value)
+    problems = Problems()
+    assert len(read_voc_detections(folder, VOC, problems)) == 3 and problems.counts == {kind.__name__: 1}
+
+
+def test_line_numbers_survive_blank_and_bad_lines(folder: Path) -> None:
+    (folder / "comp4_det_test_car.txt").write_text("\n000004 x 1 2 3 4\n\n000004 0.9 5 2 3 4\n")
+    problems = Problems()
+    read_voc_detections(folder, VOC, problems)
+    assert [str(e).split(": ")[1] for e in problems.errors] == ["line 2", "line 4"]
+
+
+def test_empty_class_file(folder: Path) -> None:
+    (folder / "comp4_det_test_dog.txt").write_text("")
+    with pytest.raises(EmptyClassFileError, match="keep_going"):
+        read_voc_detections(folder, VOC)
+    assert len(read_voc_detections(folder, VOC, Problems())) == 2
+
+
+def test_missing_and_ambiguous_files(folder: Path) -> None:
+    with pytest.raises(MissingError, match="no detection file for cat"):
+        read_voc_detections(folder, ("cat",))
+    (folder / "det_test_dog.txt").write_text("000004 0.7 1 1 1 2\n")
+    with pytest.raises(FormatError, match="several detection files for dog"):
+        read_voc_detections(folder, VOC)
+
+
+def test_not_text(folder: Path) -> None:
+    (folder / "comp4_det_test_dog.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ColumnCountError, match="not a text file"):
+        read_voc_detections(folder, VOC)
+
+
+@pytest.mark.shared
+def test_real_sets(yolov2_files: Path, ssd300_files: Path) -> None:
+    assert len(read_voc_detections(yolov2_files, VOC_CLASSES)) == 101_139
+    assert len(read_voc_detections(ssd300_files, VOC_CLASSES)) == 57_322
+
+
+GOOD = {"image_id": 139, "category_id": 90, "bbox": [1.1, 2.2, 3.3, 4.4], "score": 0.5}
+
+
+def write(path: Path, *results: Any) -> Path:
+    file = path / "r.json"
+    file.write_text(json.dumps(results))
+    return file
+
+
+def test_plain_coco_results(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD, GOOD | {"image_id": 7, "score": 1, "category_id": 1})
+    found = read_coco_results(file, ("person", "toothbrush"), (1, 90))
+    assert found.image_ids == ("139", "7") and found.labels.tolist() == [1, 0] and found.scores.tolist() == [0.5, 1.0]
+    assert found.xywh is not None and found.xywh[0].tolist() == [1.1, 2.2, 3.3, 4.4]
+    assert found.boxes[0].tolist() == [1.1, 2.2, 1.1 + 3.3, 2.2 + 4.4]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"category_id": 2}, UnknownCategoryError, "result 2.*category_id 2"),
+        ({"bbox": [1, 2, -3, 4]}, InvertedBoxError, "result 2"),
+        ({"bbox": [1, 2, 0, 4]}, ZeroBoxError, "result 2"),
+        ({}, DuplicateDetectionError, "result 2"),
+    ],
+)
+def test_each_fault_of_a_coco_file_has_its_error(
+    tmp_path: Path, fields: dict[str, Any], kind: type[SsdconvError], message: str
+) -> None:
+    file = write(tmp_path, GOOD, GOOD | fields, GOOD | {"score": 0.25})
+    with pytest.raises(kind, match=message):
+        read_coco_results(file, ("person", "toothbrush"), (1, 90))
+    problems = Problems()
+    found = read_coco_results(file, ("person", "toothbrush"), (1, 90), problems)
+    assert found.scores.tolist() == [0.5, 0.25] and problems.counts == {kind.__name__: 1}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"image_id": 1}]', json.dumps([GOOD | {"score": float("nan")}]),
+                                  json.dumps([GOOD | {"bbox": [1, 2, 3]}]), json.dumps([GOOD | {"image_id": "139"}])])  # fmt: skip
+def test_other_forms(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ColumnCountError, match="not a COCO results file"):
+        read_coco_results(tmp_path / "r.json", ("a",), (1,))
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingError):
+        read_coco_results(tmp_path / "none.json", ("a",), (1,))
