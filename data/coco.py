@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,25 +27,28 @@ from ssdconv.data.records import (
 from ssdconv.errors import UnsafeFileError, UsageError
 from ssdconv.ssd_ref.gate import MAX_CLASSES, read_input, reader
 
+Whole = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""What a machine's integer holds, as arrays of ids do."""
+
 
 class _Image(msgspec.Struct):
-    id: int
-    width: int
-    height: int
+    id: Whole
+    width: Whole
+    height: Whole
     file_name: str = ""
 
 
 class _Object(msgspec.Struct):
-    id: int
-    image_id: int
-    category_id: int
+    id: Whole
+    image_id: Whole
+    category_id: Whole
     bbox: tuple[float, float, float, float]
     area: float | None = None
-    iscrowd: int = 0
+    iscrowd: Whole = 0
 
 
 class _Category(msgspec.Struct):
-    id: int
+    id: Whole
     name: str
 
 

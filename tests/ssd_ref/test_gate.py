@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,14 @@ def test_yaml_that_multiplies_is_refused(text: str) -> None:
         load_yaml(text, "x.yaml")
 
 
+@pytest.mark.parametrize("text", ["[" * 60_000, "a: " + "{b: " * 9_000, "- " * 30_000, "a: 1\n" * 60_000])
+def test_yaml_that_takes_minutes_is_refused_at_once(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(FormatError, match="deeper or longer"):
+        load_yaml(text, "x.yaml")
+    assert time.process_time() - start < 2
+
+
 def test_yaml_with_an_anchor_is_read() -> None:
     assert load_yaml("a: &a [1, 2]\nb: *a", "x.yaml") == {"a": [1, 2], "b": [1, 2]}
 
@@ -135,6 +144,18 @@ def test_a_number_that_is_no_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"nodes": [{"op": "null", "name": "data"}], "heads": [[1e999, 0, 0]]}')
     with pytest.raises(FormatError, match="not a symbol"):
         READERS["symbol"](tmp_path / "x.json")
+
+
+def test_ids_that_no_number_of_a_machine_holds_are_refused(tmp_path: Path) -> None:
+    text = (
+        '{"images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}], "categories": [{"id": 1, "name": "c"}],'
+        ' "annotations": [{"id": %d, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}'
+    )
+    (tmp_path / "a.json").write_text(text % (1 << 63))
+    with pytest.raises(FormatError, match="not a COCO detection file"):
+        open_coco(annotations=tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(text % ((1 << 63) - 1))
+    assert open_coco(annotations=tmp_path / "a.json")[0].object_ids[0] == (1 << 63) - 1
 
 
 def test_too_many_categories_are_refused(tmp_path: Path) -> None:
