@@ -23,16 +23,20 @@ import torch
 
 from ssdconv.converters.convert import convert
 from ssdconv.converters.gluon.params import read_params
-from ssdconv.parity.oracles.gluon import WORKER, GluonOracle
+from ssdconv.parity.oracles.gluon import GluonOracle
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.ssd_ref.checkpoint import load
 from ssdconv.ssd_ref.networks.gluon import gluon
 from ssdconv.ssd_ref.postprocess import detect
+
+MAKER = Worker("gluon", str(Path(__file__).resolve().parents[1] / "tests/parity/oracles/workers/gluon_maker"))
 
 MEMORY = """
 import sys, threading, time
 from pathlib import Path
 from ssdconv.converters.convert import convert
 import ssdconv.converters.gluon.source, ssdconv.ssd_ref.checkpoint, safetensors.torch
+
 def anonymous():
     return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("RssAnon")).split()[1])
 def watch():
@@ -80,7 +84,7 @@ def conversion(params: Path, folder: Path, repeat: int) -> dict[str, object]:
     for _ in range(repeat):
         for name, road in roads.items():
             seconds[name] = min(seconds[name], best(road))
-    answer = WORKER.ask([{"do": "bench_load", "path": str(params), "repeat": repeat}])
+    answer = MAKER.ask([{"do": "bench_load", "path": str(params), "repeat": repeat}])
     seconds["mxnet_load"] = min(answer.jobs[0]["seconds"])
     run = subprocess.run(
         [sys.executable, "-c", MEMORY, str(params), str(folder / "memory.safetensors")],
@@ -131,7 +135,7 @@ def throughput(params: Path, folder: Path, network: str, repeat: int, batch: int
                     seconds.setdefault(name, []).append(took)
         for backend in ("NONE", "MKLDNN"):
             os.environ["MXNET_SUBGRAPH_BACKEND"] = backend
-            answer = WORKER.ask([job], {"0/input": array}).jobs[0]
+            answer = MAKER.ask([job], {"0/input": array}).jobs[0]
             assert answer["threads"] == str(torch.get_num_threads()) and answer["backend"] == backend
             seconds.setdefault(f"gluoncv, subgraph backend {backend}", []).extend(answer["seconds"])
     rates = {name: batch / float(np.median(values)) for name, values in seconds.items()}
@@ -155,7 +159,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = {"do": "build", "network": args.network, "seed": 1, "size": 300, "folder": name, "stem": "net"}
-        built = WORKER.ask([{**job, "dialects": ["structural"]}])
+        built = MAKER.ask([{**job, "dialects": ["structural"]}])
         params = Path(built.jobs[0]["paths"]["structural"])
         result = {
             "bench": "gluon_convert",

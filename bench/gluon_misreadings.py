@@ -23,11 +23,14 @@ import torch
 
 from ssdconv.converters.convert import open_source
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.gluon import WORKER, GluonOracle
+from ssdconv.parity.oracles.gluon import GluonOracle
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.ssd_ref.config import NormSpec, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import detect
 from ssdconv.ssd_ref.preprocess import prepare
+
+MAKER = Worker("gluon", str(Path(__file__).resolve().parents[1] / "tests/parity/oracles/workers/gluon_maker"))
 
 
 def as_ported(config: SSDConfig) -> SSDConfig:
@@ -93,7 +96,7 @@ def main() -> None:
         params = args.params
         if params is None:
             job = {"do": "build", "network": args.network, "seed": 3, "size": 300, "folder": folder, "stem": "net"}
-            answer = WORKER.ask([{**job, "dialects": ["structural"]}])
+            answer = MAKER.ask([{**job, "dialects": ["structural"]}])
             params = Path(answer.jobs[0]["paths"]["structural"])
         opened = open_source(params, "gluon")
         config = opened.plan.config
@@ -103,7 +106,7 @@ def main() -> None:
         pixels = prepare(photos, config.pixels)
         oracle = GluonOracle(params, config, nodes=["ssd0_softmax0"])
         jobs = [oracle.job() for _ in photos]
-        answer = WORKER.ask(jobs, {f"{k}/input": pixels[k : k + 1].numpy() for k in range(len(photos))}, timeout=1800)
+        answer = MAKER.ask(jobs, {f"{k}/input": pixels[k : k + 1].numpy() for k in range(len(photos))}, timeout=1800)
         truth = [oracle.read(answer.arrays.under(f"{k}/"), 1).detections[0] for k in range(len(photos))]  # type: ignore[index]
     result: dict[str, Any] = {
         "bench": "gluon_misreadings",

@@ -36,7 +36,7 @@ from ssdconv.data.records import Dataset
 from ssdconv.parity.accuracy.detections import DetectionSet
 from ssdconv.parity.accuracy.evaluate import evaluate
 from ssdconv.parity.accuracy.run import Evaluation
-from ssdconv.parity.oracles import chainer, gluon
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import network
@@ -123,7 +123,7 @@ def framework(
         "size": config.pixels.size[0],
     }
     job |= {"npz": str(start), "width": WIDTH} if name == "chainer" else {"network": "ssd_300_mobilenet0.25_custom"}
-    answer = {"chainer": chainer, "gluon": gluon}[name].WORKER.ask([job], timeout=24 * 3600)
+    answer = Worker(name, str(Path(__file__).parent / "workers" / f"{name}_epochs")).ask([job], timeout=24 * 3600)
     rows: list[Row] = answer.jobs[0]["epochs"]
     for row in rows:
         found = answer.arrays.get(f"0/rows{row['epoch']}")

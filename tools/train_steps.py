@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssdconv.parity.oracles.tensorflow import WORKER
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.steps.compare import StepReport, oracle_trace, step_parity
 from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace, made_batch, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
@@ -36,6 +36,7 @@ UPDATES = {
 """Recipe -> TensorFlow's rule, form of the penalty, and the number that the project writes."""
 SOLVERS = {"caffe": StepPlan((1, 2, 3, 4, 5), 1e-3, (2,)), "caffe-mobilenet": StepPlan((1, 2, 3), 1e-6, (2,))}
 """Recipe -> updates by Caffe's solver: SGD, RMSProp. The rate drops to a tenth before the third."""
+WORKER = Worker("tensorflow", str(Path(__file__).parent / "workers" / "tf_updates"))
 SEED, RATE, STEPS = 3, 1e-4, 3
 NUMBERS = Path(__file__).resolve().parents[1] / "tests" / "parity" / "steps"
 UPDATE_STEPS, DROP = 5, 2

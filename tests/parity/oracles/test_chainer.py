@@ -21,8 +21,9 @@ from ssdconv.converters.convert import convert
 from ssdconv.converters.plan import Request
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.oracles.chainer import COLUMN, WORKER, ChainerOracle, detection_rows
+from ssdconv.parity.oracles.chainer import COLUMN, ChainerOracle, detection_rows
 from ssdconv.parity.oracles.opencv import OpenCVOracle
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import load, save
 from ssdconv.ssd_ref.config import SSDConfig
@@ -32,6 +33,8 @@ from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.preprocess import prepare as prepare_pixels
 from ssdconv.ssd_ref.priors import prior_boxes
+
+MAKER = Worker("chainer", str(Path(__file__).parent / "workers" / "chainer_maker"))
 
 pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("chainer_env")]
 
@@ -109,7 +112,7 @@ def test_default_boxes(tmp_path: Path) -> None:
         write(config, quiet(config, 1), tmp_path / "x.npz", Request())
         job = ChainerOracle(tmp_path / "x.npz", config).job()
         size = config.pixels.size[0]
-        answer = WORKER.ask([job], {"0/input": np.zeros((1, 3, size, size), np.float32)})
+        answer = MAKER.ask([job], {"0/input": np.zeros((1, 3, size, size), np.float32)})
         mine = prior_boxes(config.priors, config.pixels.size).numpy()[:, [1, 0, 3, 2]] * size
         np.testing.assert_allclose(mine, answer.arrays["0/defaults"], rtol=3e-7, atol=5e-5)
 
@@ -121,7 +124,7 @@ def test_pixels_equal_those_of_chainercv(shared: Path, size: int) -> None:
     images = [read_image(path) for path in paths]
     assert len(images) == 19
     arrays = {f"0/{i}": np.ascontiguousarray(image[..., ::-1]) for i, image in enumerate(images)}
-    answer = WORKER.ask([{"do": "prepare", "size": size, "classes": 21}], arrays)
+    answer = MAKER.ask([{"do": "prepare", "size": size, "classes": 21}], arrays)
     mine = prepare_pixels(images, chainer(f"ssd{size}_voc").pixels).numpy()
     for index in range(len(images)):
         theirs = answer.arrays[f"0/{index}"]
@@ -139,7 +142,7 @@ def test_files_that_chainer_itself_wrote(tmp_path: Path) -> None:
         {**oracle.job("save"), "out": str(tmp_path / f"{word}.npz"), "compression": word == "deflated"}
         for word in ("stored", "deflated")
     ]
-    WORKER.ask(jobs)
+    MAKER.ask(jobs)
     for word in ("stored", "deflated"):
         report = convert(tmp_path / f"{word}.npz", tmp_path / "y.pth")
         held = load(tmp_path / "y.pth").state_dict()
@@ -194,7 +197,7 @@ def test_a_photo_end_to_end(tmp_path: Path, shared: Path) -> None:
     image = read_image(sorted((shared / "data/images").rglob("*.jpg"))[3])
     (ours,) = load(tmp_path / "x.pth").detect([image])
     job = ChainerOracle(tmp_path / "x.npz", config).job("predict")
-    answer = WORKER.ask([job], {"0/image": np.ascontiguousarray(image[..., ::-1])})
+    answer = MAKER.ask([job], {"0/image": np.ascontiguousarray(image[..., ::-1])})
     theirs = detection_rows(answer.arrays.under("0/"), config, image.shape[:2])
     height, width = image.shape[:2]
     scale = np.array([width, height, width, height], np.float32)

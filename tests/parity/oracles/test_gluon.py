@@ -20,11 +20,14 @@ from ssdconv.converters.gluon.params import ParamsFile
 from ssdconv.converters.gluon.source import probes
 from ssdconv.parity.layers.activations import compare, derived
 from ssdconv.parity.layers.detections import compare_detections
-from ssdconv.parity.oracles.gluon import COLUMN, INPUT, WORKER, GluonOracle, class_names
+from ssdconv.parity.oracles.gluon import COLUMN, INPUT, GluonOracle, class_names
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.gluon import DESIGNS, gluon
+
+MAKER = Worker("gluon", str(Path(__file__).parent / "workers" / "gluon_maker"))
 
 pytestmark = pytest.mark.oracle
 
@@ -60,7 +63,7 @@ def build(folder: Path, name: str, dialects: tuple[str, ...] = ("structural",), 
     config = options.pop("config", gluon(name))
     job = {"do": "build", "network": name, "classes": class_names(config), "seed": 7, "size": input_size(name)}
     job |= {"folder": str(folder), "stem": "net", "dialects": list(dialects), **options}
-    answer = WORKER.ask([job])
+    answer = MAKER.ask([job])
     return {dialect: Path(path) for dialect, path in answer.jobs[0]["paths"].items()}
 
 
@@ -119,7 +122,7 @@ def test_other_network(mxnet: str, tmp_path: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def graphs(mxnet: str) -> dict[str, Any]:
     """Network -> what MXNet's graph says."""
-    answer = WORKER.ask([{"do": "graph", "network": name} for name in DESIGNS])
+    answer = MAKER.ask([{"do": "graph", "network": name} for name in DESIGNS])
     return dict(zip(DESIGNS, answer.jobs, strict=True))
 
 
@@ -164,7 +167,7 @@ def test_custom_classes_dialects_and_reverse(mxnet: str, tmp_path: Path) -> None
     reverse(tmp_path / "out.pth", tmp_path / "back.params", "gluon")
     jobs = [{"do": "load", "path": str(p)} for p in (paths["structural"], tmp_path / "back.params")]
     jobs.append({**GluonOracle(tmp_path / "back.params", config).job(), "nodes": ["ssd0_softmax0"]})
-    answer = WORKER.ask(jobs, {"2/input": np.zeros((1, 3, 300, 300), "f4")})
+    answer = MAKER.ask(jobs, {"2/input": np.zeros((1, 3, 300, 300), "f4")})
     names, back = (answer.jobs[i]["names"] for i in (0, 1))
     assert sorted(names) == sorted(back)
     for index, name in enumerate(names):
@@ -207,9 +210,7 @@ def test_pixels(mxnet: str, shared: Path) -> None:
     arrays |= {"tiny.jpg": first[:150, :200], "tall.jpg": first[:, :120], "half.jpg": first[:187, :250]}
     seen = {"area": 0, "linear": 0, "cubic": 0}
     for size in (300, 512):
-        answer = WORKER.ask(
-            [{"do": "preprocess", "size": size}], {f"0/{name}": array for name, array in arrays.items()}
-        )
+        answer = MAKER.ask([{"do": "preprocess", "size": size}], {f"0/{name}": array for name, array in arrays.items()})
         pixels = gluon(f"ssd_{size}_vgg16_atrous_voc").pixels
         level = np.array(pixels.std)[:, None, None] * 255
         for name, array in arrays.items():

@@ -10,10 +10,12 @@ import torch
 
 from ssdconv.converters.gluon.backbone import convert_backbone
 from ssdconv.converters.gluon.mapping import backbone_parts, without_counters
-from ssdconv.parity.oracles.gluon import WORKER
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.ssd_ref.backbones import build_backbone
 from ssdconv.ssd_ref.checkpoint import BackboneFile, read_backbone
 from ssdconv.ssd_ref.networks.gluon import BACKBONES
+
+MAKER = Worker("gluon", str(Path(__file__).parent / "workers" / "gluon_maker"))
 
 pytestmark = pytest.mark.oracle
 ONE_OF_A_KIND = ("resnet50_v1s", "mobilenet1.0", "resnet18_v2", "vgg16_atrous")
@@ -28,7 +30,7 @@ def check(name: str, folder: Path) -> None:
         {"do": "build", **job, "dialects": ["structural", "legacy"]},
         {"do": "activations", "network": name, "params": str(params)},
     ]
-    answer = WORKER.ask(jobs, {"1/input": pixels})
+    answer = MAKER.ask(jobs, {"1/input": pixels})
     theirs = {
         without_counters(key.removeprefix("1/nodes/")): value
         for key, value in answer.arrays.items()

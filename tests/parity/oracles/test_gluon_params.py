@@ -10,7 +10,9 @@ import pytest
 
 from ssdconv.converters.gluon.params import ParamsFile, read_params, write_params
 from ssdconv.errors import FormatError
-from ssdconv.parity.oracles.gluon import WORKER
+from ssdconv.parity.oracles.worker import Worker
+
+MAKER = Worker("gluon", str(Path(__file__).parent / "workers" / "gluon_maker"))
 
 pytestmark = pytest.mark.oracle
 
@@ -42,7 +44,7 @@ def test_files_that_mxnet_writes(mxnet: str, tmp_path: Path) -> None:
     given = {f"{j}/{i}": a for j in range(3) for i, a in enumerate(arrays)}
     given[f"2/{len(arrays)}"] = np.array(2.5, "f4")
     jobs[2]["names"] = [*names, "scalar"]
-    WORKER.ask(jobs, given)
+    MAKER.ask(jobs, given)
     for file, expected in (("named", names), ("list", [str(i) for i in range(len(arrays))])):
         with read_params(tmp_path / f"{file}.params") as table:
             assert list(table) == expected
@@ -60,7 +62,7 @@ def test_files_that_we_write(mxnet: str, tmp_path: Path) -> None:
         {"do": "load", "path": str(tmp_path / "ours.params")},
         {"do": "save", "path": str(tmp_path / "theirs.params"), "names": list(arrays)},
     ]
-    answer = WORKER.ask(jobs, {f"1/{i}": a for i, a in enumerate(arrays.values())})
+    answer = MAKER.ask(jobs, {f"1/{i}": a for i, a in enumerate(arrays.values())})
     assert answer.jobs[0]["names"] == list(arrays)
     for index, array in enumerate(arrays.values()):
         assert same(array, answer.arrays[f"0/{index}"])
@@ -80,7 +82,7 @@ def test_old_and_new_forms_as_mxnet_reads_them(mxnet: str, tmp_path: Path, versi
     body = head + struct.pack("<3i", 2, 1, 0) + array.tobytes()  # stored from the second GPU
     path = tmp_path / "x.params"
     path.write_bytes(struct.pack("<3Q", 0x112, 0, 1) + body + struct.pack("<2Q", 1, 1) + b"w")
-    answer = WORKER.ask([{"do": "load", "path": str(path), "np_shape": version == "V3"}])
+    answer = MAKER.ask([{"do": "load", "path": str(path), "np_shape": version == "V3"}])
     with read_params(path) as table:
         assert same(table["w"].load(), array) and same(answer.arrays["0/0"], array)
 
@@ -90,6 +92,6 @@ def test_sparse_files_of_mxnet_are_refused_by_name(mxnet: str, tmp_path: Path, k
     dense = np.zeros((4, 3), "f4")
     dense[2] = 1
     path = tmp_path / "x.params"
-    WORKER.ask([{"do": "save_sparse", "kind": kind, "path": str(path)}], {"0/dense": dense})
+    MAKER.ask([{"do": "save_sparse", "kind": kind, "path": str(path)}], {"0/dense": dense})
     with pytest.raises(FormatError, match=f"array 1 is stored as {kind}"):
         read_params(path)

@@ -11,11 +11,14 @@ import pytest
 from ssdconv.cli import main
 from ssdconv.converters.convert import convert, open_source
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.oracles.gluon import COLUMN, WORKER, beside, class_names
+from ssdconv.parity.oracles.gluon import COLUMN, beside, class_names
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.gluon import gluon
+
+MAKER = Worker("gluon", str(Path(__file__).parent / "workers" / "gluon_maker"))
 
 pytestmark = pytest.mark.oracle
 
@@ -27,7 +30,7 @@ def exported(mxnet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = gluon("ssd_300_mobilenet0.25_voc", 5)
     job = {"do": "build", "network": config.name, "classes": class_names(config), "seed": 7, "size": 300}
     job |= {"folder": str(folder), "stem": "net", "dialects": ["export"], "prefix": "finetuned3_"}
-    WORKER.ask([job])
+    MAKER.ask([job])
     convert(folder / "net-0000.params", folder / "out.pth")
     return folder / "net-0000.params"
 

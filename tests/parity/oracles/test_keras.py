@@ -16,10 +16,13 @@ import torch
 
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.keras.files import KerasFile, read_keras
-from ssdconv.parity.oracles.keras import WORKER, KerasOracle
+from ssdconv.parity.oracles.keras import KerasOracle
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.networks.keras import NETWORKS
 from ssdconv.ssd_ref.preprocess import prepare
+
+MAKER = Worker("tensorflow", str(Path(__file__).parent / "workers" / "keras_maker"))
 
 pytestmark = pytest.mark.oracle
 
@@ -43,7 +46,7 @@ def job(name: str, folder: Path, width: int, classes: int, flavours: list[str]) 
 def written(tensorflow: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]:
     """Narrow networks with random weights in the flavours that Keras writes."""
     folder = tmp_path_factory.mktemp("keras")
-    answer = WORKER.ask([job(name, folder, *how) for name, how in BUILT.items()])
+    answer = MAKER.ask([job(name, folder, *how) for name, how in BUILT.items()])
     found = {}
     for index, name in enumerate(BUILT):
         head = f"{index}/"
@@ -117,7 +120,7 @@ def test_keras_reads_what_we_write(written: dict, tmp_path: Path) -> None:
         width, classes, _ = BUILT[name]
         config = NETWORKS[name](name, classes, width=width)
         jobs.append(KerasOracle(tmp_path / f"{name}.h5", config).job("read"))
-    answer = WORKER.ask(jobs)
+    answer = MAKER.ask(jobs)
     for index, case in enumerate(written.values()):
         for key, array in case.values.items():
             assert answer.arrays[f"{index}/{key}"].tobytes() == array.tobytes(), key
@@ -128,7 +131,7 @@ def test_keras_reads_what_we_write(written: dict, tmp_path: Path) -> None:
 def test_full_size(tensorflow: str, name: str, tmp_path: Path) -> None:
     config = replace(NETWORKS[name](name, None), class_names=())
     width = 32 if name == "ssd7" else 64
-    answer = WORKER.ask([job(name, tmp_path, width, config.num_classes, ["weights"])])
+    answer = MAKER.ask([job(name, tmp_path, width, config.num_classes, ["weights"])])
     path = Path(answer.jobs[0]["paths"]["weights"])
     assert convert(path, tmp_path / "out.pth").config == config
     report = verify(tmp_path / "out.pth", path)
@@ -144,7 +147,7 @@ def test_pixels(tensorflow: str, shared: Path) -> None:
     for name, image in images.items():
         given[f"0/{name}"] = cv2.resize(image, (300, 300))[..., ::-1]
         given[f"0/{name}/wide"] = cv2.resize(image, (480, 300))[..., ::-1]
-    answer = WORKER.ask([{"do": "pixels"}], given)
+    answer = MAKER.ask([{"do": "pixels"}], given)
 
     def ours(network: str, image: np.ndarray) -> np.ndarray:
         return prepare([image], NETWORKS[network](network, None).pixels)[0].numpy().transpose(1, 2, 0)

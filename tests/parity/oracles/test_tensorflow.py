@@ -15,11 +15,13 @@ import torch
 from ssdconv.converters.convert import convert, reverse
 from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.errors import MissingError
-from ssdconv.parity.oracles.tensorflow import WORKER
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
+
+MAKER = Worker("tensorflow", str(Path(__file__).parent / "workers" / "tf_maker"))
 
 pytestmark = pytest.mark.oracle
 
@@ -32,7 +34,7 @@ def written(tensorflow: str, tmp_path_factory: pytest.TempPathFactory) -> Simple
     folder = tmp_path_factory.mktemp("tf")
     flavours = ["V2", "V1", "sharded", "frozen"]
     build = {"do": "build", "width": 4, "classes": 6, "seed": 11, "slots": True, "flavours": flavours}
-    answer = WORKER.ask([{**build, "folder": str(folder)}, {"do": "partitioned", "folder": str(folder)}])
+    answer = MAKER.ask([{**build, "folder": str(folder)}, {"do": "partitioned", "folder": str(folder)}])
     values = [dict(answer.arrays.under(f"{job}/")) for job in range(2)]
     paths = [{k: Path(v) for k, v in job["paths"].items()} for job in answer.jobs]
     return SimpleNamespace(paths=paths[0], values=values[0], parts=paths[1], part_values=values[1])
@@ -65,8 +67,8 @@ def test_tensorflow_reads_what_we_write(written: SimpleNamespace, tmp_path: Path
     convert(written.paths["V2"], tmp_path / "out.pth")
     report = reverse(tmp_path / "out.pth", tmp_path / "back.ckpt", "tensorflow")
     assert [p.name for p in report.outputs] == ["back.ckpt.index", "back.ckpt.data-00000-of-00001"]
-    answer = WORKER.ask([{"do": "read", "path": str(tmp_path / "back.ckpt")}])
-    held = answer.arrays.under("0/")
+    answer = MAKER.ask([{"do": "read", "path": str(tmp_path / "back.ckpt")}])
+    held = dict(answer.arrays.under("0/"))
     assert held.pop("global_step").dtype == np.int64  # TensorFlow's Saver looks for it
     assert set(held) == set(written.values)
     for name, array in written.values.items():
@@ -151,7 +153,7 @@ def test_a_saver_restores_what_we_write(written: SimpleNamespace, tmp_path: Path
     convert(written.paths["V2"], tmp_path / "out.pth")
     reverse(tmp_path / "out.pth", tmp_path / "model.ckpt-120000", "tensorflow")
     job = {"do": "restore", "width": 4, "classes": 6, "path": str(tmp_path / "model.ckpt-120000")}
-    held = WORKER.ask([job]).arrays.under("0/")
+    held = dict(MAKER.ask([job]).arrays.under("0/"))
     assert held.pop("global_step") == 120000
     assert {n: a.tobytes() for n, a in held.items()} == {n: a.tobytes() for n, a in written.values.items()}
 
@@ -159,7 +161,7 @@ def test_a_saver_restores_what_we_write(written: SimpleNamespace, tmp_path: Path
 @pytest.mark.slow
 def test_full_size(tensorflow: str, tmp_path: Path) -> None:
     job = {"do": "build", "width": 64, "classes": 21, "seed": 2, "folder": str(tmp_path), "flavours": ["V2"]}
-    WORKER.ask([job])
+    MAKER.ask([job])
     convert(tmp_path / "net_V2.ckpt", tmp_path / "out.pth")
     report = verify(tmp_path / "out.pth", tmp_path / "net_V2.ckpt.index")
     assert report.passed, report
@@ -175,7 +177,7 @@ def test_pixels(tensorflow: str, shared: Path) -> None:
     photos = sorted((shared / "data" / "images").glob("*.jpg"))
     arrays = {path.name: cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in photos}
     arrays["tiny"] = next(iter(arrays.values()))[:150, :200]
-    answer = WORKER.ask([{"do": "prepare"}], {f"0/{name}": array for name, array in arrays.items()})
+    answer = MAKER.ask([{"do": "prepare"}], {f"0/{name}": array for name, array in arrays.items()})
     for name, array in arrays.items():
         ours = prepared([array], hikapok(NAME).pixels, array_order="RGB")[0].numpy().transpose(1, 2, 0)
         worst = float(np.abs(ours - answer.arrays[f"0/{name}"]).max())

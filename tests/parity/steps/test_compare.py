@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.oracles.environments import install
-from ssdconv.parity.oracles.gluon import WORKER
+from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.steps.compare import oracle_trace, step_parity
 from ssdconv.parity.steps.reference import StepBatch, StepPlan, Trace, made_batch
 from ssdconv.ssd_ref.boxes import to_corners
@@ -195,9 +196,10 @@ def test_gluoncvs_matching_with_ties_and_crowds() -> None:
     for count in (1, 2, 3, 5, 8, 12, 4, 6):
         low, side = rng.integers(0, 10, (count, 2)) * 8.0, 2.0 ** rng.integers(3, 6, (count, 2))
         sets.append(np.concatenate([low, low + side], 1).astype(np.float32))
+    maker = Worker("gluon", str(Path(__file__).parents[1] / "oracles" / "workers" / "gluon_maker"))
     job = {"do": "match", "sets": len(sets)}
     arrays = {"0/anchors": anchors} | {f"0/boxes{i}": boxes for i, boxes in enumerate(sets)}
-    answer = WORKER.ask([job], arrays)
+    answer = maker.ask([job], arrays)
     rule = recipe_of("gluon").loss.matching
     priors = Anchors.given(to_corners(torch.from_numpy(anchors)), rule.numerics)
     with_ties = 0  # priors that only the rule for ties matches
