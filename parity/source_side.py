@@ -15,6 +15,7 @@ from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.oracles.base import Column
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
 
 PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
 
@@ -30,6 +31,12 @@ def column_of(source: str) -> Column:
         raise MissingError(f"no oracle for {source} networks", expected=f"one of {', '.join(SOURCES)}")
     column: Column = import_module(name).COLUMN
     return column
+
+
+def told_warnings(opened: Opened) -> tuple[str, ...]:
+    """What the plan warns of; where the source tells no pixels, the mean that it assumed is nobody's."""
+    told = column_of(opened.source.name).tells_pixels(opened)
+    return tuple(w for w in opened.plan.warnings if told or code_of(w) != PIXELS_ASSUMED)
 
 
 def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Opened:

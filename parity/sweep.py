@@ -20,7 +20,6 @@ import hashlib
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from ssdconv.converters.registry import located
 from ssdconv.converters.registry import source as source_named
 from ssdconv.converters.tensors import Array
 from ssdconv.errors import MissingError, SsdconvError, UsageError
+from ssdconv.parity.layers.activations import Progress
 from ssdconv.parity.layers.inputs import noise_image, synthetic_picture
 from ssdconv.parity.layers.results import ParityReport, detection_counts
 from ssdconv.parity.oracles.environments import environment, state
@@ -50,7 +50,6 @@ CANDIDATES = 300
 LARGEST = {"loc": 0.5, "conf": 2.0}
 """Standard deviation of a map's raw outputs beyond which its head is scaled down."""
 Status = Literal["passed", "failed", "not compared", "not run"]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,9 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ssdconv import __version__
@@ -48,15 +47,13 @@ from ssdconv.parity.layers.results import (
     TensorResult,
     link_results,
 )
+from ssdconv.parity.layers.tolerance import Array
 from ssdconv.parity.oracles.base import Borrower, OracleRun, Prepared, require
-from ssdconv.parity.source_side import PIXELS_UNTOLD, column_of, open_as
+from ssdconv.parity.source_side import PIXELS_UNTOLD, column_of, open_as, told_warnings
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, Link, code_of
+from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.model import SSD
-
-Array = npt.NDArray[Any]
-
 
 SATURATED: frozenset[GapCode] = frozenset({"overflow", "undecided"})
 """Gaps that full pixels make in a network of large weights: where every input has one, a fainter input is compared too."""
@@ -147,20 +144,15 @@ def _built(checkpoint: Checkpoint, where: str) -> tuple[SSD, str]:
 
 def _inputs(
     opened: Opened, config: SSDConfig, images: Sequence[Path], seed: int, recollections: Sequence[str]
-) -> tuple[list[ProbeInput], list[ProbeInput], tuple[str, ...]]:
+) -> tuple[tuple[ProbeInput, ...], tuple[ProbeInput, ...], tuple[str, ...]]:
     """What the reference and what the oracle is fed, and the notes of the report so far."""
     mine, notes = make_inputs(config.pixels, images, seed)
-    column = column_of(config.source)
-    told = column.tells_pixels(opened)
-    theirs = mine
-    if told:
-        fed = column.fed(opened)
-        theirs, _ = make_inputs(fed, images, seed)
+    theirs, column = mine, column_of(config.source)
+    if column.tells_pixels(opened):
+        theirs, _ = make_inputs(column.fed(opened), images, seed)
     else:
         notes = (*notes, PIXELS_UNTOLD)
-    # Where pixels are untold, the mean that the plan assumed is nobody's: the checkpoint's is used.
-    warnings = (w for w in opened.plan.warnings if told or code_of(w) != PIXELS_ASSUMED)
-    return list(mine), list(theirs), (*notes, *recollections, *warnings)
+    return mine, theirs, (*notes, *recollections, *told_warnings(opened))
 
 
 def _compare_inputs(

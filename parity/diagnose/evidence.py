@@ -9,8 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from ssdconv.parity.diagnose.hypothesis import Array, Mistake, Net, Proposal, TensorSpec, WeightHypothesis, tensor_specs
+from ssdconv.parity.diagnose.hypothesis import Mistake, Net, Proposal, TensorSpec, WeightHypothesis, tensor_specs
 from ssdconv.parity.diagnose.weights import CORRUPTED, HALF, SWAPPED, WEIGHTS
+from ssdconv.parity.layers.tolerance import Array
 
 TOLERANCE = 1e-6
 """Largest relative error where a multiplication is undone (two roundings)."""

@@ -11,15 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ssdconv.parity.diagnose.result import Cause, Kind
+from ssdconv.parity.layers.tolerance import Array
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
 from ssdconv.ssd_ref.config import ConvSpec, LayerSpec, NormSpec, Preprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.model import SSD
 
-Array = npt.NDArray[Any]
 Role = Literal[
     "input", "first", "conv", "bias", "pool", "norm", "l2norm", "act", "loc", "conf", "priors", "scores", "detections"
 ]

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ssdconv.errors import SsdconvError
-from ssdconv.parity.diagnose.hypothesis import Array, Net, Role
+from ssdconv.parity.diagnose.hypothesis import Net, Role
 from ssdconv.parity.diagnose.sides import ExpectedRun
 from ssdconv.parity.layers.activations import Heads, Probe, compare, derived
 from ssdconv.parity.layers.detections import Rows, compare_detections
 from ssdconv.parity.layers.results import DetectionResult, ProbeResult
-from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO, TINY
+from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO, TINY, Array
 from ssdconv.parity.oracles.base import Outputs
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.postprocess import scores_of

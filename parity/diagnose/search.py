@@ -12,7 +12,7 @@ What helps at the probe is confirmed by a run of the whole network: the first di
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +27,7 @@ from ssdconv.parity.diagnose.judge import Tape, WholeRun, excess_of, local, miss
 from ssdconv.parity.diagnose.result import Agreement, Cause, Diagnosis, Trial, Verdict
 from ssdconv.parity.diagnose.sides import BelievedSide, ExpectedRun, WeightFile, load, of_network, of_source, own, pair
 from ssdconv.parity.diagnose.weights import CORRUPTED
+from ssdconv.parity.layers.activations import Progress
 from ssdconv.parity.source_side import PIXELS_UNTOLD, adopted, open_as
 from ssdconv.ssd_ref.checkpoint import Checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
@@ -38,7 +39,6 @@ MOST_CAUSES = 12
 PAIRS = 400
 TOGETHER = 25
 """The most promising single proposals that are tried in pairs."""
-Progress = Callable[[str, int, int], None]
 
 
 def diagnose(

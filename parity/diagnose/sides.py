@@ -16,17 +16,16 @@ from ssdconv.converters.convert import Opened, open_source, recalled, request_of
 from ssdconv.converters.plan import Request
 from ssdconv.converters.registry import located
 from ssdconv.errors import FormatError, MappingError, MissingError, SsdconvError, UsageError
-from ssdconv.parity.diagnose.hypothesis import Array, Net, writable
+from ssdconv.parity.diagnose.hypothesis import Net, writable
 from ssdconv.parity.layers.activations import Probe, derived, outputs_of
 from ssdconv.parity.layers.detections import Rows
-from ssdconv.parity.layers.inputs import Image, noise_image, synthetic_picture
+from ssdconv.parity.layers.inputs import Image, named_images
+from ssdconv.parity.layers.tolerance import Array
 from ssdconv.parity.oracles.base import OracleRun, Outputs, require
-from ssdconv.parity.source_side import PIXELS_UNTOLD, column_of
+from ssdconv.parity.source_side import PIXELS_UNTOLD, column_of, told_warnings
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read
 from ssdconv.ssd_ref.config import SSDConfig
-from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
 from ssdconv.ssd_ref.files import CHECKPOINTS
-from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.layers import ExtraStages, SamePad
 from ssdconv.ssd_ref.model import SSD, reference_shapes
 from ssdconv.ssd_ref.preprocess import prepare
@@ -120,8 +119,7 @@ def _of_source(path: Path, like: SSDConfig | None, request: Request) -> WeightFi
             with suppress(SsdconvError):
                 opened, config = column_of(opened.source.name).adopt(opened, like), _staged_like(like, config)
         told = column_of(opened.source.name).tells_pixels(opened)
-        notes = tuple(w for w in opened.plan.warnings if told or code_of(w) != PIXELS_ASSUMED)
-        return WeightFile(path, Net(config, tensors_of(opened)), pixels_told=told, notes=notes)
+        return WeightFile(path, Net(config, tensors_of(opened)), pixels_told=told, notes=told_warnings(opened))
 
 
 def _staged_like(like: SSDConfig, config: SSDConfig) -> SSDConfig:
@@ -267,15 +265,14 @@ def of_source(
     column = column_of(opened.source.name)
     prepared = column.prepare(opened, prototxt, oracle)
     require(prepared.oracle)
-    config, notes = opened.plan.config, tuple(opened.plan.warnings)
+    config, notes = opened.plan.config, told_warnings(opened)
     if not column.tells_pixels(opened):
-        config = replace(config, pixels=suspect.config.pixels)
-        notes = (*(w for w in notes if code_of(w) != PIXELS_ASSUMED), PIXELS_UNTOLD)
+        config, notes = replace(config, pixels=suspect.config.pixels), (*notes, PIXELS_UNTOLD)
     tensors = {e.target: writable(np.asarray(a, order="C")) for e, a in opened.plan.mapping.forward(opened.table)}
     probes = prepared.probes
     if config.priors and suspect.config.priors and all(p.reference != "@priors" for p in probes):
         probes = (*probes, Probe(PRIORS, "@priors"))
-    images = inputs(config, photos, seed)
+    images = named_images(config.pixels.size, photos, seed)
     return BelievedSide(prepared.oracle.name, config, tensors, probes, images, prepared.oracle.run, notes)
 
 
@@ -294,15 +291,13 @@ def of_network(net: Net, suspect: Net, name: str, photos: Sequence[Path] = (), s
     values = ["@loc", "@conf", "@scores", *(["@priors"] if net.config.priors and suspect.config.priors else [])]
     probes = tuple(Probe(p, p) for p in ("@input", *paths, *values))
     return BelievedSide(
-        name, net.config, net.tensors, probes, inputs(net.config, photos, seed), partial(_run, model, paths)
+        name,
+        net.config,
+        net.tensors,
+        probes,
+        named_images(net.config.pixels.size, photos, seed),
+        partial(_run, model, paths),
     )
-
-
-def inputs(config: SSDConfig, photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:
-    """Photos, or a generated picture, then noise of the network's size."""
-    named = [(Path(p).name, read_image(p)) for p in photos]
-    named = named or [(f"synthetic picture, seed {seed}", synthetic_picture(seed))]
-    return (*named, (f"noise, seed {seed}", noise_image(config.pixels.size, seed)))
 
 
 def same_tensors(truth: Net, suspect: Net, name: str) -> None:

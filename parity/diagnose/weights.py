@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssdconv.parity.diagnose.hypothesis import THREADS, Array, Role, TensorSpec, Undone, WeightHypothesis
+from ssdconv.parity.diagnose.hypothesis import THREADS, Role, TensorSpec, Undone, WeightHypothesis
+from ssdconv.parity.layers.tolerance import Array
 
 Order = tuple[int, ...]
 

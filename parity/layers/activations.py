@@ -22,18 +22,16 @@ from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ssdconv.errors import MappingError
 from ssdconv.parity.layers.results import ProbeResult
-from ssdconv.parity.layers.tolerance import Measurement, floors, measure
+from ssdconv.parity.layers.tolerance import Array, Measurement, floors, measure
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.postprocess import scores_of
 from ssdconv.ssd_ref.priors import Priors
 
-Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 

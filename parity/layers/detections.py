@@ -20,24 +20,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ssdconv.errors import SsdconvError
 from ssdconv.parity.layers.activations import Heads
 from ssdconv.parity.layers.results import Boundary, Detection, DetectionResult, Gap
-from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO
+from ssdconv.parity.layers.tolerance import HALF_ULP, MAX_RATIO, Array
 from ssdconv.ssd_ref.boxes import decode
 from ssdconv.ssd_ref.config import Postprocess, SSDConfig
 from ssdconv.ssd_ref.postprocess import detect
 from ssdconv.ssd_ref.priors import Priors
-
-Array = npt.NDArray[Any]
-
 
 Explained = tuple[str, bool]
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ssdconv.parity.layers.tolerance import Array
 from ssdconv.ssd_ref.config import Preprocess
 
-Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
+NO_PHOTO = "no image was given: a generated picture stands in for a photo (--image PHOTO uses yours)"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,19 @@ def synthetic_picture(seed: int, size: tuple[int, int] = (375, 500)) -> Image:
     return image
 
 
+def named_images(size: tuple[int, int], photos: Sequence[Path], seed: int) -> tuple[tuple[str, Image], ...]:
+    """(name, image): the photos, or a generated picture, then noise of the network's (height, width).
+
+    Raises:
+        MissingError, FormatError: a photo is missing or is not an image.
+    """
+    from ssdconv.ssd_ref.image_file import read_image
+
+    named = [(Path(path).name, read_image(path)) for path in photos]
+    named = named or [(f"synthetic picture, seed {seed}", synthetic_picture(seed))]
+    return (*named, (f"noise, seed {seed}", noise_image(size, seed)))
+
+
 def fainter(given: ProbeInput, factor: float = 2.0**-10) -> ProbeInput:
     """An input with all prepared values scaled down, for networks whose boxes overflow on full ones."""
     return ProbeInput(f"{given.name}, times {factor:.3g}", given.pixels * np.float32(factor), given.image)
@@ -85,17 +98,11 @@ def make_inputs(
     Raises:
         MissingError, FormatError: a photo is missing or is not an image.
     """
-    from ssdconv.ssd_ref.image_file import read_image
     from ssdconv.ssd_ref.preprocess import prepare
 
-    named: list[tuple[str, Any]] = [(Path(path).name, read_image(path)) for path in images]
-    notes: tuple[str, ...] = ()
-    if not named:
-        named = [(f"synthetic picture, seed {seed}", synthetic_picture(seed))]
-        notes = ("no image was given: a generated picture stands in for a photo (--image PHOTO uses yours)",)
-    named.append((f"noise, seed {seed}", noise_image(pixels.size, seed)))
-    inputs = [ProbeInput(name, prepare([image], pixels).numpy(), image) for name, image in named]
-    return tuple(inputs), notes
+    named = named_images(pixels.size, images, seed)
+    inputs = tuple(ProbeInput(name, prepare([image], pixels).numpy(), image) for name, image in named)
+    return inputs, () if images else (NO_PHOTO,)
 
 
 OriginalPixels = Callable[[Sequence[Image]], list[Array]]

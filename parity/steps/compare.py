@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 from ssdconv.errors import UsageError
-from ssdconv.parity.layers.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Measurement, measure
+from ssdconv.parity.layers.tolerance import FEW, HALF_ULP, MAX_RATIO, TINY, Array, Measurement, measure
 from ssdconv.parity.oracles.caffe import WORKER as CAFFE
 from ssdconv.parity.steps.frameworks import FRAMEWORKS, caffe_trace, framework_trace
-from ssdconv.parity.steps.reference import Array, LossFunction, StepBatch, StepPlan, Trace, reference_trace
+from ssdconv.parity.steps.reference import LossFunction, StepBatch, StepPlan, Trace, reference_trace
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.train.loss import multibox_loss
 from ssdconv.train.recipe import Recipe

@@ -9,13 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ssdconv.parity.layers.tolerance import Array
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.layers import BatchNorm, L2Norm
 from ssdconv.ssd_ref.loss_rule import LossRule
@@ -27,7 +26,6 @@ from ssdconv.train.optimizer import make_optimizer
 from ssdconv.train.recipe import Recipe, set_factor
 from ssdconv.train.start import training_mode
 
-Array = npt.NDArray[Any]
 LossFunction = Callable[..., Loss]
 """``multibox_loss`` or what stands in for it: (loc, conf, priors, targets, rule, anchors=anchors)."""
 
