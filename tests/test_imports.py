@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "numpy", "cv2", "google.protobuf", "h5py", "rich", "msgspec", "safetensors")
+HEAVY = ("torch", "numpy", "cv2", "google.protobuf", "h5py", "rich", "msgspec", "safetensors", "jinja2")
 LEVELS = {
     "text": 0,
     "errors": 1,
