@@ -10,6 +10,8 @@ Usage: ``python bench/gluon_misreadings.py --images FOLDER [--network NAME] [--p
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.config import Staged
+
 import argparse
 import dataclasses
 import json
@@ -35,12 +37,12 @@ MAKER = Worker("gluon", str(Path(__file__).resolve().parents[1] / "tests/parity/
 
 def as_ported(config: SSDConfig) -> SSDConfig:
     """The network with the port's reading of the extra layers' batch normalisation."""
-    assert config.staged is not None
+    assert isinstance(config.layers, Staged)
     stages = tuple(
-        tuple(dataclasses.replace(spec, norm=NormSpec(1e-5)) for spec in stage) for stage in config.staged.extras.stages
+        tuple(dataclasses.replace(spec, norm=NormSpec(1e-5)) for spec in stage) for stage in config.layers.extras.stages
     )
-    extras = dataclasses.replace(config.staged.extras, stages=stages)
-    return dataclasses.replace(config, staged=dataclasses.replace(config.staged, extras=extras))
+    extras = dataclasses.replace(config.layers.extras, stages=stages)
+    return dataclasses.replace(config, layers=dataclasses.replace(config.layers, extras=extras))
 
 
 def run(config: SSDConfig, state: dict[str, torch.Tensor], pixels: torch.Tensor) -> list[Rows]:
@@ -115,7 +117,7 @@ def main() -> None:
         "photos": len(photos),
         "reference_itself": moved(truth, run(config, state, pixels)),
     }
-    if config.staged is not None and config.staged.extras.stages[0][0].norm is not None:
+    if isinstance(config.layers, Staged) and config.layers.extras.stages[0][0].norm is not None:
         ones = {
             k: torch.ones_like(v) if k.startswith("extras") and k.endswith("norm.weight") else v
             for k, v in state.items()

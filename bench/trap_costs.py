@@ -22,7 +22,7 @@ from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Request
 from ssdconv.ssd_ref.backbones.plain import NormSpec
 from ssdconv.ssd_ref.boxes import iou_matrix
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import SSDConfig, Staged
 from ssdconv.ssd_ref.image_file import read_image
 from ssdconv.ssd_ref.model import SSD
 
@@ -56,12 +56,12 @@ def yx(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def eps(config: SSDConfig, state: State) -> Network:
     """AIZOO's network with PyTorch's eps, 1e-5, where Keras has 1e-3."""
-    staged = config.staged
-    assert staged is not None and staged.heads.before is not None
+    staged = config.layers
+    assert isinstance(staged, Staged) and staged.heads.before is not None
     before = dataclasses.replace(staged.heads.before, norm=NormSpec(1e-5))
     backbone = dataclasses.replace(staged.backbone, options={"norm": {"eps": 1e-5}})
     heads = dataclasses.replace(staged.heads, before=before)
-    return dataclasses.replace(config, staged=dataclasses.replace(staged, backbone=backbone, heads=heads)), state
+    return dataclasses.replace(config, layers=dataclasses.replace(staged, backbone=backbone, heads=heads)), state
 
 
 def cells(order: tuple[int, ...]) -> Mistake:

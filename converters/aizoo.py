@@ -19,7 +19,7 @@ from ssdconv.converters.tensorflow.reader import CheckpointFile
 from ssdconv.converters.tensors import Drop, LazyTensor, MappedTensor, Op, TensorMapping, TensorTable, Transpose
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import AIZOO_CHANNELS, PoolSpec, aizoo_units
-from ssdconv.ssd_ref.config import ConvSpec, SSDConfig
+from ssdconv.ssd_ref.config import ConvSpec, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.networks.aizoo import NAME, aizoo
 
@@ -105,8 +105,8 @@ def entries(config: SSDConfig, source: str, number: str = "") -> Iterator[Mapped
 
 def _convolutions(config: SSDConfig) -> Iterator[tuple[str, str, int, tuple[int, int, int, int]]]:
     """(reference module, role, index, OIHW shape) of every convolution: roles are conv, and insert and last of each head."""
-    assert config.staged is not None and config.staged.heads.before is not None
-    inner = config.staged.heads.before.out_channels
+    assert isinstance(config.layers, Staged) and config.layers.heads.before is not None
+    inner = config.layers.heads.before.out_channels
     for index, (width, out) in enumerate(zip((3, *AIZOO_CHANNELS), AIZOO_CHANNELS, strict=False)):
         yield f"backbone.conv2d_{index}.conv", "conv", index, (out, width, 3, 3)
     for index, width in enumerate(AIZOO_CHANNELS[3:]):
@@ -150,9 +150,9 @@ def caffe_layers(config: SSDConfig) -> Iterator[Emitted]:
     Raises:
         MappingError: batch normalisation is not merged: the published Caffe net has none.
     """
-    assert config.staged is not None
-    before = config.staged.heads.before
-    if config.staged.backbone.options or before is None:
+    assert isinstance(config.layers, Staged)
+    before = config.layers.heads.before
+    if config.layers.backbone.options or before is None:
         raise MappingError("the Caffe form of this network has batch normalisation merged", where=config.name)
     top, channels = INPUT, 3
     sources = []
@@ -165,7 +165,7 @@ def caffe_layers(config: SSDConfig) -> Iterator[Emitted]:
         elif isinstance(unit, ConvSpec):
             yield from _caffe_conv(unit.name, top, channels, unit, f"backbone.{unit.name}")
             top, channels = unit.name, unit.out_channels
-            if unit.name in config.staged.backbone.taps:
+            if unit.name in config.layers.backbone.taps:
                 sources.append((top, channels))
     for short, word, values in (("cls", "conf", config.num_classes), ("loc", "loc", 4)):
         for index, (source, width) in enumerate(sources):

@@ -114,8 +114,8 @@ class _Book:
 
 
 def _layers(book: _Book, config: SSDConfig) -> SSDConfig:
-    staged = config.staged
-    assert staged is not None
+    staged = config.layers
+    assert isinstance(staged, Staged)
     book.claims.append(
         Claim(
             "architecture", "assumed", f"what shapes do not tell (strides, eps, activations) is {book.project.title}'s"
@@ -128,17 +128,16 @@ def _layers(book: _Book, config: SSDConfig) -> SSDConfig:
         given = book.take("architecture", reading.key, reading.taken, words, others, effect)
         if given is not None:
             staged = reading.values[one_of(reading.key, given, tuple(reading.values))][1](staged)
-    return replace(config, staged=staged)
+    return replace(config, layers=staged)
 
 
 def _change(config: SSDConfig, edit: Edit) -> str:
     """What a reading of the layers does to the number of priors."""
-    assert config.staged is not None
-    if not can_tell(config.staged):
+    if not can_tell(config.layers):
         return "other layers"
     count = sum(
         rows * columns * len(m.cells)
-        for (rows, columns), m in zip(grids_of(edit(config.staged), config.pixels.size), config.priors, strict=True)
+        for (rows, columns), m in zip(grids_of(edit(config.layers), config.pixels.size), config.priors, strict=True)
     )
     return "the same priors, other values" if count == config.num_priors else f"{count} priors, not {config.num_priors}"
 
@@ -147,7 +146,7 @@ def _pixels(book: _Book, config: SSDConfig, usual: SSDConfig) -> SSDConfig:
     pixels = config.pixels
     height, width = pixels.size
     key = "input.size"
-    if can_tell(config.staged):
+    if can_tell(config.layers):
         text = f"input {width}x{height} (width x height)"
         given = book.take("pixels", key, f"{width}x{height}", text, effect="another size moves and resizes every prior")
         if given is not None:
@@ -190,9 +189,8 @@ def _pixels(book: _Book, config: SSDConfig, usual: SSDConfig) -> SSDConfig:
 def _priors(book: _Book, config: SSDConfig, usual: SSDConfig) -> SSDConfig:
     size, maps, project = config.pixels.size, config.priors, book.project
     grids = tuple(m.grid for m in maps)
-    if can_tell(config.staged):
-        assert config.staged is not None
-        grids = grids_of(config.staged, size)
+    if can_tell(config.layers):
+        grids = grids_of(config.layers, size)
     maps = tuple(
         replace(m, grid=grid, step=quotients(size, grid) if _is_even(m, usual.pixels.size) else m.step)
         for m, grid in zip(maps, grids, strict=True)

@@ -21,6 +21,7 @@ from ssdconv.converters.tensors import Array, TensorMapping
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.checkpoint import load_backbone
+from ssdconv.ssd_ref.config import Graph
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.pytorch import pytorch
 
@@ -56,7 +57,7 @@ def backbone_tensors(path: Path, model: SSD) -> dict[str, Tensor]:
         MappingError: another backbone.
         MissingError, FormatError, UnsafeFileError: see the readers.
     """
-    if model.config.staged is None:
+    if isinstance(model.config.layers, Graph):
         raise UsageError("a network read from a layer graph has no backbone of its own", where=model.config.name)
     if path.suffix in (".params", ".h5", ".npz"):
         raise UsageError(

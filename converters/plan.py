@@ -21,7 +21,7 @@ from ssdconv.converters.spec import Spec, SpecPixels, prior_maps
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.classes import BACKGROUND, COCO, VOC
-from ssdconv.ssd_ref.config import Preprocess, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import Graph, Preprocess, PriorMap, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import (
     INDEPENDENT,
     INPUT_GIVEN,
@@ -232,9 +232,9 @@ def specified(plan: Plan, spec: Spec | None) -> Plan:
     kept = [c for c in kept if c.link not in work.overridden]
     warnings = tuple(w for w in plan.warnings if code_of(w) not in work.answered)
     config = work.config
-    if config.graph is not None:
-        told = tuple(w for w in config.graph.warnings if code_of(w) not in work.answered)
-        config = replace(config, graph=replace(config.graph, warnings=told))
+    if isinstance(config.layers, Graph):
+        told = tuple(w for w in config.layers.warnings if code_of(w) not in work.answered)
+        config = replace(config, layers=replace(config.layers, warnings=told))
     return replace(plan, config=config, evidence=(*kept, *work.claims), warnings=warnings)
 
 
@@ -290,7 +290,7 @@ class _Work:
             return
         untold = any(code_of(w) == INPUT_GIVEN for w in self.plan.warnings)
         self.answered.add(INPUT_GIVEN)
-        told = self.config.graph is not None and self.config.source == "caffe" and not untold
+        told = isinstance(self.config.layers, Graph) and self.config.source == "caffe" and not untold
         if size != pixels.size and (told or self.stated("pixels")):
             self.contradicts("input", "pixels", _wide(size), _wide(pixels.size))
         if untold or size != pixels.size:
@@ -323,7 +323,7 @@ class _Work:
             mine, theirs = _formula(new), _formula(own)
             if stated:
                 self.contradicts(f"pixels.{named[0]}", "pixels", mine, theirs)
-            elif self.config.source == "caffe" and self.config.graph is not None:
+            elif self.config.source == "caffe" and isinstance(self.config.layers, Graph):
                 # A net that tells its mean or its scale alone; what it does not tell has its default.
                 for name in ("mean", "scale"):
                     held = getattr(own, name)
@@ -373,7 +373,9 @@ class _Work:
     def _has_activation(self) -> bool:
         """Whether the file's own layers end in a softmax or sigmoid, which the network then has in its rule."""
         return (
-            self.config.source == "caffe" and self.config.graph is not None and self.config.detect.activation != "none"
+            self.config.source == "caffe"
+            and isinstance(self.config.layers, Graph)
+            and self.config.detect.activation != "none"
         )
 
     def priors(self) -> None:
@@ -396,7 +398,7 @@ class _Work:
                 maps = own  # to the last bit, and with what the file knows besides
             elif self.stated("priors"):
                 self.contradicts("priors", "priors", _counted(maps), _counted(own))
-            if self.config.staged is not None and [len(m.cells) for m in maps] != [len(m.cells) for m in own]:
+            if isinstance(self.config.layers, Staged) and [len(m.cells) for m in maps] != [len(m.cells) for m in own]:
                 raise FormatError(
                     "the priors do not fit the heads",
                     where=self.where,
@@ -473,7 +475,7 @@ def _decoded(config: SSDConfig, in_pixels: bool, where: str) -> SSDConfig:
     """A config whose loc holds corners: priors without extent at the origin, to which loc is added as it is, or in pixels."""
     from ssdconv.ssd_ref.model import head_shapes
 
-    if config.staged is not None:
+    if isinstance(config.layers, Staged):
         raise FormatError("the heads of this network are coded against priors", where=where, got="detection.boxes")
     height, width = config.pixels.size
     scale = (1 / width, 1 / height) if in_pixels else (1.0, 1.0)

@@ -18,7 +18,7 @@ import numpy as np
 from ssdconv.converters.tensors import Array, TensorTable, flip_channels
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import UNITS, ScaleSpec
-from ssdconv.ssd_ref.config import ConvSpec, Preprocess, SSDConfig
+from ssdconv.ssd_ref.config import ConvSpec, Preprocess, SSDConfig, Staged
 
 FIRST_LAYER = "backbone.conv1_1.conv.weight"
 """The reference tensor whose input channels are the image's."""
@@ -37,13 +37,13 @@ def first_layer_as(order: str, config: SSDConfig, tensors: Mapping[str, Array]) 
 
 def same_extras(config: SSDConfig, other: SSDConfig) -> bool:
     """Whether two VGG16 SSDs have the same layers after the backbone, up to their width."""
-    assert config.staged is not None and other.staged is not None
+    assert isinstance(config.layers, Staged) and isinstance(other.layers, Staged)
     mine, theirs = (
-        [[(s.name, s.kernel, s.stride, s.padding, s.dilation) for s in stage] for stage in c.staged.extras.stages]
+        [[(s.name, s.kernel, s.stride, s.padding, s.dilation) for s in stage] for stage in c.layers.extras.stages]
         for c in (config, other)
-        if c.staged is not None
+        if isinstance(c.layers, Staged)
     )
-    options = (dict(config.staged.backbone.options), dict(other.staged.backbone.options))
+    options = (dict(config.layers.backbone.options), dict(other.layers.backbone.options))
     for option in options:
         option.pop("width", None)
     anchors = [[len(m.cells) for m in c.priors] for c in (config, other)]
@@ -175,12 +175,12 @@ def vgg_layers(config: SSDConfig, source: str, *, same_padding: bool = False) ->
     Raises:
         MappingError: ``source`` cannot express the network.
     """
-    staged = config.staged
-    if staged is None or staged.backbone.kind != "vgg16" or staged.backbone.taps != ("conv4_3", "fc7"):
+    staged = config.layers
+    if not isinstance(staged, Staged) or staged.kind != "vgg16" or staged.backbone.taps != ("conv4_3", "fc7"):
         raise MappingError(
             f"{source} has no such network: its SSDs are VGG16 SSDs",
             where=config.name,
-            got="a layer graph" if staged is None else f"backbone {staged.backbone.kind!r}",
+            got=f"backbone {staged.kind!r}" if isinstance(staged, Staged) else "a layer graph",
         )
     heads = staged.heads
     if (

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ssdconv.errors import FormatError, MissingError, UsageError
 from ssdconv.export.onnx_detect import add_detections, differences
+from ssdconv.ssd_ref.config import Graph
 from ssdconv.ssd_ref.files import atomic_path
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class _Heads(nn.Module):
 
     def __init__(self, model: SSD) -> None:
         super().__init__()
-        self.network = model.graph if model.config.graph is not None else model
+        self.network = model.graph if isinstance(model.config.layers, Graph) else model
 
     def forward(self, pixels: Tensor) -> Any:
         return self.network(pixels)
@@ -108,7 +109,7 @@ def heads_model(model: SSD, *, opset: int = DEFAULT_OPSET, batch: int | None = N
             hint=f"this is torch {torch.__version__}; another version may",
         ) from error
     proto = program.model_proto
-    _name_as_in_checkpoint(proto.graph, "network.", "graph." if model.config.graph is not None else "")
+    _name_as_in_checkpoint(proto.graph, "network.", "graph." if isinstance(model.config.layers, Graph) else "")
     return proto
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import LINKS, Link
 
 CLOSE = 1e-6
@@ -50,10 +50,10 @@ def config_differences(mine: SSDConfig, theirs: SSDConfig, *, layers: bool = Tru
     def add(link: Link, left: Any, right: Any) -> None:
         found.extend(FieldDifference(link, field, _short(x), _short(y)) for field, x, y in _walk("", left, right))
 
-    if layers and mine.staged is not None and theirs.staged is not None:
-        add("architecture", _staged(a["staged"]), _staged(b["staged"]))
-    elif layers and mine.graph is not None and theirs.graph is not None:
-        add("architecture", _graph(a["graph"]), _graph(b["graph"]))
+    if layers and isinstance(mine.layers, Staged) and isinstance(theirs.layers, Staged):
+        add("architecture", _staged(a["layers"]), _staged(b["layers"]))
+    elif layers and isinstance(mine.layers, Graph) and isinstance(theirs.layers, Graph):
+        add("architecture", _graph(a["layers"]), _graph(b["layers"]))
     add("pixels", {"pixels": a["pixels"]}, {"pixels": b["pixels"]})
     add("priors", _priors(a), _priors(b))
     add("detection rule", {"detect": a["detect"]}, {"detect": b["detect"]})

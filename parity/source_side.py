@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ssdconv.ssd_ref.config import Graph
+
 from collections.abc import Collection
 from contextlib import suppress
 from importlib import import_module
@@ -54,7 +56,7 @@ def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Open
             return adopted(
                 open_source(source, config.source, Request(prototxt=prototxt)), config, checkpoint.state_dict
             )
-        if config.staged is None or asked is not None:
+        if isinstance(config.layers, Graph) or asked is not None:
             raise
         told = Request(config.name, config.num_classes, prototxt, config.pixels.order)
         with suppress(SsdconvError):

@@ -273,7 +273,7 @@ def differing_fields(config: SSDConfig, opened: Opened) -> dict[Link, list[str]]
     its probes, and no pixels where the file tells none: nobody knows who named them.
     """
     theirs = opened.plan.config
-    alike = (config.staged is None) == (theirs.staged is None)
+    alike = type(config.layers) is type(theirs.layers)
     untold = not alike and not column_of(config.source).tells_pixels(opened)
     found: dict[Link, list[str]] = {}
     for difference in config_differences(config, theirs, layers=alike):

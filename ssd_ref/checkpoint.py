@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UnsafeFileError
 from ssdconv.ssd_ref.backbones import build_backbone
-from ssdconv.ssd_ref.config import Backbone, SSDConfig
+from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig
 from ssdconv.ssd_ref.containers import (
     CONFIG,
     WEIGHTS,
@@ -365,17 +365,17 @@ def load_backbone(model: SSD, path: str | Path) -> BackboneFile:
         MissingError, UnsafeFileError, FormatError: see ``read_backbone``.
     """
     held = read_backbone(path)
-    if model.config.staged is None:
+    if isinstance(model.config.layers, Graph):
         raise MappingError("a network read from a layer graph has no backbone of its own", where=model.config.name)
     wanted = {name: tuple(t.shape) for name, t in model.backbone.state_dict().items()}
-    if held.backbone.kind != model.config.staged.backbone.kind:
+    if held.backbone.kind != model.config.layers.backbone.kind:
         raise MappingError(
             "the file holds another backbone than the network has",
             where=str(path),
-            expected=model.config.staged.backbone.kind,
+            expected=model.config.layers.backbone.kind,
             got=held.backbone.kind,
         )
-    cut = dataclasses.replace(held.backbone, taps=model.config.staged.backbone.taps)
+    cut = dataclasses.replace(held.backbone, taps=model.config.layers.backbone.taps)
     _require_same(wanted, backbone_shapes(cut), MappingError, f"{path}: the backbone of {model.config.name}")
     model.backbone.load_state_dict({name: held.state_dict[name] for name in wanted})
     return held

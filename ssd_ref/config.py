@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import msgspec
@@ -179,6 +179,16 @@ class Staged:
     extras: Extras = field(default_factory=Extras)
     heads: Heads = field(default_factory=Heads)
 
+    @property
+    def kind(self) -> str:
+        """The backbone's name, for lists of networks and for what is true of one backbone only."""
+        return self.backbone.kind
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the backbone is built with."""
+        return self.backbone.options
+
 
 @dataclass(frozen=True)
 class LayerSpec:
@@ -246,6 +256,16 @@ class Graph:
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     origin: Origin | None = None
+
+    @property
+    def kind(self) -> str:
+        """``graph``: no named backbone."""
+        return "graph"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """None: a graph is built from its layers alone."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -346,7 +366,7 @@ class SSDConfig:
         num_classes: channels per prior of conf, background included where there is one.
         class_names: names of the conf channels; empty when the source does not tell.
         pixels, priors, detect: see there; ``priors`` is empty when a file does not tell them.
-        staged, graph: the layers; exactly one of the two is set.
+        layers: built from named parts, or any graph.
         loss: what the file says that it was trained with; None where it does not say.
     """
 
@@ -356,14 +376,11 @@ class SSDConfig:
     pixels: Preprocess
     priors: tuple[PriorMap, ...]
     detect: Postprocess
+    layers: Staged | Graph
     class_names: tuple[str, ...] = ()
-    staged: Staged | None = None
-    graph: Graph | None = None
     loss: LossRule | None = None
 
     def __post_init__(self) -> None:
-        if (self.staged is None) == (self.graph is None):
-            raise FormatError("a config needs either staged or graph layers", where=self.name)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise FormatError(
                 "class names do not fit the class count",
@@ -381,7 +398,9 @@ class SSDConfig:
 
     def to_json(self) -> str:
         """The config as one line of JSON; ``from_json`` gives an equal config back."""
-        return msgspec.json.encode(self, enc_hook=str).decode()
+        known = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "layers"}
+        known["staged" if isinstance(self.layers, Staged) else "graph"] = self.layers
+        return msgspec.json.encode(_Stored(**known), enc_hook=str).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SSDConfig:
@@ -391,9 +410,30 @@ class SSDConfig:
             FormatError: not JSON, or not a config.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
+            stored = msgspec.json.decode(text, type=_Stored)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"not a network config: {error}") from None
+        layers = stored.staged or stored.graph
+        if layers is None or (stored.staged and stored.graph):
+            raise FormatError("a config needs either staged or graph layers", where=stored.name)
+        known = {part.name: getattr(stored, part.name) for part in fields(cls) if part.name != "layers"}
+        return cls(**known, layers=layers)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A config as checkpoints of layout 1 keep it: the layers under ``staged`` or ``graph``, the other one null."""
+
+    name: str
+    source: str
+    num_classes: int
+    pixels: Preprocess
+    priors: tuple[PriorMap, ...]
+    detect: Postprocess
+    class_names: tuple[str, ...] = ()
+    staged: Staged | None = None
+    graph: Graph | None = None
+    loss: LossRule | None = None
 
 
 MAX_CLASSES = 100_000
@@ -454,7 +494,7 @@ def check(config: SSDConfig) -> None:
             _finite(where, part, value)
         elif part.rpartition(".")[2] in COUNTS:
             _within(where, part, value, 1 if part.rpartition(".")[2] in POSITIVE else 0, MAX_COUNT)
-    for layer in config.graph.layers if config.graph is not None else ():
+    for layer in config.layers.layers if isinstance(config.layers, Graph) else ():
         _check_layer(where, layer)
 
 
@@ -500,15 +540,13 @@ def _check_layer(where: str, layer: LayerSpec) -> None:
 
 def _numbers(config: SSDConfig) -> Iterator[tuple[str, float | int]]:
     """Every number of the layers with the path of its field."""
-    if config.graph is not None:
-        if len(config.graph.layers) > MAX_LAYERS:
-            raise _wrong(config.name, "graph.layers", f"at most {MAX_LAYERS:,}", len(config.graph.layers))
-        for layer in config.graph.layers:
+    if isinstance(config.layers, Graph):
+        if len(config.layers.layers) > MAX_LAYERS:
+            raise _wrong(config.name, "graph.layers", f"at most {MAX_LAYERS:,}", len(config.layers.layers))
+        for layer in config.layers.layers:
             yield from _inside(layer.params, f"layer {layer.name!r}, ")
-    if config.staged is not None:
-        import msgspec
-
-        yield from _inside(msgspec.to_builtins(config.staged), "staged.")
+    if isinstance(config.layers, Staged):
+        yield from _inside(msgspec.to_builtins(config.layers), "staged.")
 
 
 def _inside(value: Any, path: str) -> Iterator[tuple[str, float | int]]:

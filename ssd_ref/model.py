@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.backbones import build_backbone
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import Graph, SSDConfig, Staged
 from ssdconv.ssd_ref.layers import ExtraStages, MultiBoxHeads
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class SSD(nn.Module):
     def __init__(self, config: SSDConfig) -> None:
         super().__init__()
         self.config = config
-        if config.staged is not None:
-            self._build_stages(config.staged)
+        if isinstance(config.layers, Staged):
+            self._build_stages(config.layers)
         else:
             from ssdconv.ssd_ref.graph.network import LayerGraph
 
-            assert config.graph is not None
-            self.graph = LayerGraph(config.graph)
+            assert isinstance(config.layers, Graph)
+            self.graph = LayerGraph(config.layers)
 
     def _build_stages(self, staged: Staged) -> None:
         self.backbone = build_backbone(staged.backbone)
@@ -64,7 +64,7 @@ class SSD(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, H, W) prepared pixels -> raw loc (N, P, 4) and conf (N, P, C)."""
-        loc, conf = self.heads(self.features(pixels)) if self.config.staged is not None else self.graph(pixels)
+        loc, conf = self.heads(self.features(pixels)) if isinstance(self.config.layers, Staged) else self.graph(pixels)
         return loc, conf
 
     @torch.inference_mode()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.backbones.sequential import InputScale
 from ssdconv.ssd_ref.classes import BACKGROUND
-from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.graph.convolution import CONVOLUTIONS
 from ssdconv.ssd_ref.graph.network import GraphLayer
 from ssdconv.ssd_ref.graph.normalization import Normalize
@@ -225,16 +225,16 @@ def with_classes(config: SSDConfig, classes: Sequence[str]) -> tuple[SSDConfig, 
     if config.class_names and set(config.class_names[1:]) == set(classes):
         return config, ()
     count, names = len(classes) + 1, (BACKGROUND, *classes)
-    if config.staged is not None:
+    if isinstance(config.layers, Staged):
         return replace(config, num_classes=count, class_names=names), ("heads.conf.",)
-    graph = config.graph
-    if graph is None or graph.loc_classes != 1:
+    graph = config.layers
+    if graph.loc_classes != 1:
         raise UsageError("a network with boxes of their own per class cannot change its classes", where=config.name)
     outputs = _class_outputs(graph, config.name)
     layers = tuple(_changed(s, s.name in outputs, config.num_classes, count) for s in graph.layers)
     tail = tuple(_changed(s, False, config.num_classes, count) for s in graph.tail)
     changed = replace(
-        config, num_classes=count, class_names=names, graph=replace(graph, layers=layers, tail=tail, origin=None)
+        config, num_classes=count, class_names=names, layers=replace(graph, layers=layers, tail=tail, origin=None)
     )
     return changed, tuple(f"graph.{module_name(name)}." for name in sorted(outputs))
 

@@ -239,14 +239,14 @@ def graph_config(
         lent = _from_weights(weights, parts, size) if other else None
         if lent is not None:
             priors, rule = lent.priors, replace(lent.detect, activation=rule.activation)
-            assert lent.graph is not None
-            warnings = [w for w in warnings if w not in parts.found.told.warnings or w in lent.graph.warnings]
+            assert isinstance(lent.layers, Graph)
+            warnings = [w for w in warnings if w not in parts.found.told.warnings or w in lent.layers.warnings]
         else:
             warnings.append(Notice(PRIORS_UNTOLD, "the net does not tell its priors: raw outputs only, no boxes"))
     if other is not None:
         warnings += _differences(parts, other)
     graph = parts.graph(source, classes, tuple(warnings))
-    return SSDConfig(name, "caffe", classes, prepared, priors, rule, graph=graph)
+    return SSDConfig(name, "caffe", classes, prepared, priors, rule, layers=graph)
 
 
 def graph_net(config: SSDConfig) -> CaffeNet:
@@ -257,8 +257,8 @@ def graph_net(config: SSDConfig) -> CaffeNet:
     Raises:
         UsageError: the config has no layer graph.
     """
-    graph = config.graph
-    if graph is None:
+    graph = config.layers
+    if not isinstance(graph, Graph):
         raise UsageError("the network is no layer graph", where=config.name)
     layers = [layer_of(_plain(spec)) for spec in graph.layers if spec.name not in graph.added]
     return CaffeNet(
@@ -341,14 +341,14 @@ def signature(graph: Graph) -> str:
 @cache
 def _signature_of(name: str, num_classes: int) -> str:
     config = graph_config(deploy_net(NETWORKS[name](name, num_classes)), name=name)
-    assert config.graph is not None
-    return signature(config.graph)
+    assert isinstance(config.layers, Graph)
+    return signature(config.layers)
 
 
 def named_networks(config: SSDConfig) -> Iterable[SSDConfig]:
     """Named networks (in this class count) with the same layers as a graph config."""
-    assert config.graph is not None
-    mine = signature(config.graph)
+    assert isinstance(config.layers, Graph)
+    mine = signature(config.layers)
     for name, build in NETWORKS.items():
         if _signature_of(name, config.num_classes) == mine:
             yield build(name, config.num_classes)

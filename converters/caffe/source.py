@@ -28,7 +28,7 @@ from ssdconv.converters.opened import open_regular
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import FormatError, MappingError, UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import (
     PIXELS_ASSUMED,
     PIXELS_RESIZE,
@@ -289,7 +289,7 @@ def plan(table: TensorTable, request: Request) -> Plan:
         input_size=spec.size if spec is not None and spec.overrides("input") else None,
         untold_size=spec.size if spec is not None else None,
     )
-    assert found.graph is not None
+    assert isinstance(found.layers, Graph)
     named = as_named(found)
     config, warnings = named or found, _told(found, named)
     told_by = "the file's own net" if net is own else request.prototxt.name if request.prototxt else ""
@@ -316,10 +316,10 @@ def _stored(config: SSDConfig, table: TensorTable) -> dict[str, tuple[int, ...]]
 
 
 def _told(found: SSDConfig, named: SSDConfig | None) -> tuple[str, ...]:
-    assert found.graph is not None
+    assert isinstance(found.layers, Graph)
     if named is None or named.pixels == found.pixels:
-        return found.graph.warnings
-    kept = tuple(w for w in found.graph.warnings if code_of(w) != PIXELS_ASSUMED)
+        return found.layers.warnings
+    kept = tuple(w for w in found.layers.warnings if code_of(w) != PIXELS_ASSUMED)
     if not found.priors and found.detect != named.detect:
         kept = tuple(w for w in kept if code_of(w) not in (PRIORS_UNTOLD, RULE_ASSUMED))
         text = f"the net ends before its boxes: priors and detection rule are those of the named network {named.name}"
@@ -393,7 +393,7 @@ class Blob:
 
 def blobs_of(config: SSDConfig) -> list[Blob]:
     """Every learned blob of a network, in the order of its layers."""
-    if config.graph is None:
+    if isinstance(config.layers, Staged):
         return [
             Blob(e.layer.name, index, tensor, shape)
             for e in emit(config)
@@ -401,7 +401,7 @@ def blobs_of(config: SSDConfig) -> list[Blob]:
         ]
     return [
         Blob(b.layer, b.index, f"graph.{b.same_as or b.parameter}", b.shape, b.same_as)
-        for b in learned_blobs(config.graph.layers)
+        for b in learned_blobs(config.layers.layers)
     ]
 
 
@@ -411,8 +411,8 @@ def net_of(config: SSDConfig) -> CaffeNet:
     Raises:
         MappingError: Caffe cannot express the network.
     """
-    if config.graph is not None:
-        foreign = next((spec for spec in config.graph.layers if spec.type not in supported()), None)
+    if isinstance(config.layers, Graph):
+        foreign = next((spec for spec in config.layers.layers if spec.type not in supported()), None)
         if foreign is not None:
             raise MappingError(
                 f"Caffe has no layer that does what {foreign.type} of {config.source} does",

@@ -24,7 +24,7 @@ from ssdconv.converters.caffe.rule import detection_output, prior_box
 from ssdconv.converters.protobuf_wire import LEN, VARINT, encode_varint
 from ssdconv.errors import MappingError, OutputError
 from ssdconv.ssd_ref.backbones.plain import UNITS, PoolSpec, ScaleSpec
-from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, Postprocess, SSDConfig, Staged
+from ssdconv.ssd_ref.config import ConvSpec, Graph, L2NormSpec, Postprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.graph.operation import module_name
 
@@ -159,13 +159,13 @@ def emit(config: SSDConfig) -> tuple[Emitted, ...]:
     Raises:
         MappingError: the network has something that Caffe cannot express.
     """
-    if config.staged is None:
+    if isinstance(config.layers, Graph):
         raise MappingError("only staged networks are emitted here", where=config.name)
-    if config.staged.backbone.kind == "aizoo":
+    if config.layers.backbone.kind == "aizoo":
         from ssdconv.converters.aizoo import caffe_layers
 
         return tuple(caffe_layers(config))
-    return tuple(_Emitter(config, config.staged).layers())
+    return tuple(_Emitter(config, config.layers).layers())
 
 
 def deploy_net(config: SSDConfig) -> CaffeNet:
@@ -340,6 +340,6 @@ Probe = tuple[str, str]
 
 def probe_map(config: SSDConfig) -> tuple[Probe, ...]:
     """Every learned, activation, pooling and normalisation layer of the network with its reference module."""
-    if config.graph:
-        return tuple((layer.name, f"graph.{module_name(layer.name)}") for layer in config.graph.layers)
+    if isinstance(config.layers, Graph):
+        return tuple((layer.name, f"graph.{module_name(layer.name)}") for layer in config.layers.layers)
     return tuple((e.layer.name, e.module) for e in emit(config) if e.module)

@@ -19,7 +19,7 @@ from ssdconv.converters.plan import Request
 from ssdconv.converters.same_network import prior_gap
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import MappingError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig, Staged
 from ssdconv.ssd_ref.networks.caffe import SIZES, vgg
 from ssdconv.ssd_ref.networks.chainer import chainer
 
@@ -81,15 +81,14 @@ def vgg_form(config: SSDConfig, table: TensorTable) -> SSDConfig:
     Raises:
         MappingError: it is neither.
     """
-    if config.staged is not None:
+    if isinstance(config.layers, Staged):
         return config
-    assert config.graph is not None
     shape = table["conv1_1/1"].shape if "conv1_1/1" in table else ()
-    mine = signature(config.graph)
+    mine = signature(config.layers)
     for name in SIZES if len(shape) == 1 and 0 < shape[0] <= 64 else ():
         candidate = vgg(name, config.num_classes, width=shape[0])
-        graph = graph_config(deploy_net(candidate), name=name).graph
-        if graph is not None and signature(graph) == mine:
+        graph = graph_config(deploy_net(candidate), name=name).layers
+        if isinstance(graph, Graph) and signature(graph) == mine:
             priors = config.priors or candidate.priors
             pixels = candidate.pixels if tells_nothing(config.pixels) else config.pixels
             return replace(candidate, name=config.name, detect=config.detect, priors=priors, pixels=pixels)

@@ -25,7 +25,7 @@ import numpy as np
 from ssdconv.converters.tensors import Array, Drop, LazyTensor, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import BLOCKS
-from ssdconv.ssd_ref.config import Backbone, SSDConfig
+from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig, Staged
 
 Kind = Literal["conv", "norm", "expander_norm", "constant", "scale", "act"]
 
@@ -77,9 +77,9 @@ def parts_of(config: SSDConfig) -> Iterator[GluonLayer]:
     Raises:
         MappingError: GluonCV has no such network.
     """
-    if config.staged is None or config.source != "gluon":
+    if isinstance(config.layers, Graph) or config.source != "gluon":
         raise MappingError("not a network of GluonCV", where=config.name)
-    backbone = config.staged.backbone
+    backbone = config.layers.backbone
     yield from backbone_parts(backbone)
     yield from _extras(config)
     for index in range(len(config.priors)):
@@ -222,8 +222,8 @@ def _resnet_v2(options: dict[str, Any]) -> Iterator[GluonLayer]:
 
 
 def _extras(config: SSDConfig) -> Iterator[GluonLayer]:
-    assert config.staged is not None
-    kind, stages = config.staged.backbone.kind, config.staged.extras.stages
+    assert isinstance(config.layers, Staged)
+    kind, stages = config.layers.backbone.kind, config.layers.extras.stages
     for index, stage in enumerate(stages):
         for place, spec in enumerate(stage):
             module = f"extras.{spec.name}"
@@ -391,9 +391,9 @@ class GluonRow:
 
 def rows_of(config: SSDConfig) -> list[GluonRow]:
     """Every tensor that the network's layers can have (biases that it lacks included); anchors are not among them."""
-    assert config.staged is not None
-    backbone = config.staged.backbone
-    from_symbol = backbone.kind != "vgg16" and bool(config.staged.extras.stages[0][0].norm)
+    assert isinstance(config.layers, Staged)
+    backbone = config.layers.backbone
+    from_symbol = backbone.kind != "vgg16" and bool(config.layers.extras.stages[0][0].norm)
     rows = []
     for part in parts_of(config):
         for target, legacy, dotted in part.tensors():
@@ -412,8 +412,8 @@ def rows_of(config: SSDConfig) -> list[GluonRow]:
 
 def anchor_names(config: SSDConfig) -> list[ParamName]:
     """Names of the stored anchors, one per map."""
-    assert config.staged is not None
-    word = "lite" if config.staged.heads.kernel == 1 else "ssd"
+    assert isinstance(config.layers, Staged)
+    word = "lite" if config.layers.heads.kernel == 1 else "ssd"
     return [
         ParamName(f"anchor_generators.{i}.anchors", f"ssd0_{word}anchorgenerator{i}_anchor_{i}")
         for i in range(len(config.priors))

@@ -29,7 +29,7 @@ from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, inverse
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import Origin, SSDConfig, Staged
+from ssdconv.ssd_ref.config import Graph, Origin, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
@@ -228,8 +228,8 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
         MappedTensor(stored_as(weight, table), weight.target, weight.shape, weight.ops) for weight in whole.made.weights
     )
     used = {entry.source for entry in entries}
-    graph = whole.config.graph
-    assert graph is not None
+    graph = whole.config.layers
+    assert isinstance(graph, Graph)
     known = {part for weight in whole.made.weights for part in weight.owner}
     drops = tuple(Drop(name, _why_dropped(name, table, known)) for name in table if name not in used)
     origin = Origin(
@@ -238,7 +238,7 @@ def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
         {key: told for key in ("version", "backend") if (told := getattr(table.found(KerasFile), key))}
         | {f"--set {key}": value for key, value in request.settings.items()},
     )
-    config = replace(whole.config, graph=replace(graph, origin=origin))
+    config = replace(whole.config, layers=replace(graph, origin=origin))
     tensors = Claim("tensors", "stated", f"{len(entries)} weights by the names of their layers")
     return Plan(config, TensorMapping(entries, drops), (), whole.probes, (tensors, *whole.evidence))
 
@@ -378,8 +378,8 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
         UsageError: another suffix.
         OutputError: the file could not be written.
     """
-    if config.graph is not None and config.graph.origin is not None and config.source == "keras":
-        return [write_again(config.graph.origin, tensors, dst)]
+    if isinstance(config.layers, Graph) and config.layers.origin is not None and config.source == "keras":
+        return [write_again(config.layers.origin, tensors, dst)]
     if dst.suffix not in (".h5", ".hdf5"):
         raise UsageError("a Keras weight file ends in .h5", where=str(dst))
     if config.source == "caffe":
@@ -445,11 +445,11 @@ def as_ssd_keras(config: SSDConfig) -> SSDConfig:
         MappingError: other layers, pixels or prior sizes.
     """
     theirs = NETWORKS.get(f"ssd_keras_{config.name}")
-    if theirs is None or config.staged is None:
+    if theirs is None or isinstance(config.layers, Graph):
         raise MappingError("no Keras project known here has this network", where=config.name)
-    width = config.staged.backbone.options.get("width", 64)
+    width = config.layers.backbone.options.get("width", 64)
     twin: SSDConfig = theirs(f"ssd_keras_{config.name}", config.num_classes, width=width)
-    assert twin.staged is not None
-    if config.staged.extras != twin.staged.extras or config.pixels != twin.pixels or prior_gap(config, twin) > 2.0:
+    assert isinstance(twin.layers, Staged)
+    if config.layers.extras != twin.layers.extras or config.pixels != twin.pixels or prior_gap(config, twin) > 2.0:
         raise MappingError("ssd_keras has other pixels, priors or layers than this network", where=config.name)
     return twin

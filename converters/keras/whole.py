@@ -137,7 +137,7 @@ def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> W
         pixels=pixels,
         priors=maps,
         detect=replace(rule, activation=ends.activation),
-        graph=graph,
+        layers=graph,
     )
     added = set(made.added)
     probes = tuple((s.name, f"graph.{module_name(s.name)}") for s in layers if s.name not in added)

@@ -170,7 +170,7 @@ def network_of(
         pixels=pixels,
         priors=maps,
         detect=rule,
-        graph=Layers(
+        layers=Layers(
             input=entry.value,
             layers=layers,
             loc=loc,

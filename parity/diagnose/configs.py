@@ -198,7 +198,7 @@ L2_EPS = (1e-10, 1e-12, 1e-5)
 )  # fmt: skip
 def rounding(net: Net, truth: Truth) -> Changes:
     """VGG's pools together, a graph's one by one."""
-    if net.config.staged is not None and net.config.staged.backbone.kind == "vgg16":
+    if net.config.layers.kind == "vgg16":
         own = option(net, "rounding", "ceil")
         for value in get_args(Rounding):
             if value != own:
@@ -217,7 +217,7 @@ def rounding(net: Net, truth: Truth) -> Changes:
 )  # fmt: skip
 def dilation(net: Net, truth: Truth) -> Changes:
     """And padding with it."""
-    if net.config.staged is not None and net.config.staged.backbone.kind == "vgg16":
+    if net.config.layers.kind == "vgg16":
         own = option(net, "fc6_dilation", 6)
         for value in (6, 3, 1, 2, 4):
             if value != own:
@@ -261,8 +261,8 @@ def padding(net: Net, truth: Truth) -> Changes:
 )  # fmt: skip
 def stride_place(net: Net, truth: Truth) -> Changes:
     """All blocks together."""
-    staged = net.config.staged
-    if staged is None or staged.backbone.kind not in ("resnet", "keras_resnet50"):
+    staged = net.config.layers
+    if not isinstance(staged, Staged) or staged.kind not in ("resnet", "keras_resnet50"):
         return
     default = staged.backbone.kind == "resnet" and option(net, "version", "v1") != "v1"
     own = option(net, "stride_in_3x3", None)
@@ -322,7 +322,7 @@ def eps(net: Net, truth: Truth) -> Changes:
 def gamma(net: Net, truth: Truth) -> Changes:
     """One part of the network."""
     for part, norm in norms(net).items():
-        if part != "the backbone" or "norm" in (net.config.staged.backbone.options if net.config.staged else {}):
+        if part != "the backbone" or "norm" in net.config.layers.options:
             text = "counts as 1 instead of what is stored" if norm.fix_gamma else "is used where it counts as 1"
             yield f"gamma {text}, in {part}", set_norms(part, {"fix_gamma": not norm.fix_gamma})
 
@@ -334,8 +334,8 @@ def gamma(net: Net, truth: Truth) -> Changes:
 )  # fmt: skip
 def l2norm(net: Net, truth: Truth) -> Changes:
     """Another eps, or another place for it."""
-    held = net.config.staged.heads.l2norm if net.config.staged else {}
-    told = list(truth.staged.heads.l2norm.values()) if truth is not None and truth.staged else []
+    held = net.config.layers.heads.l2norm if isinstance(net.config.layers, Staged) else {}
+    told = list(truth.layers.heads.l2norm.values()) if truth is not None and isinstance(truth.layers, Staged) else []
     for index, own in held.items():
         grid = [L2NormSpec(e, form) for form in L2_FORMS for e in dict.fromkeys((own.eps, *L2_EPS))]  # type: ignore[arg-type]
         for spec in dict.fromkeys([*told, *grid]):
@@ -351,8 +351,8 @@ def l2norm(net: Net, truth: Truth) -> Changes:
 )  # fmt: skip
 def layer_activation(net: Net, truth: Truth) -> Changes:
     """In the backbone, or in the extra layers."""
-    staged = net.config.staged
-    if staged is None:
+    staged = net.config.layers
+    if not isinstance(staged, Staged):
         return
     if staged.backbone.kind == "mobilenet_v1":
         own = option(net, "activation", "relu")

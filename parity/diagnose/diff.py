@@ -112,7 +112,7 @@ def _fields(left: WeightFile, right: WeightFile) -> tuple[tuple[FieldDifference,
     if not (left.pixels_told and right.pixels_told) and any(d.link == "pixels" for d in found):
         found = tuple(d for d in found if d.link != "pixels")
         notes = ("pixels are not compared: the source file does not tell them",)
-    if (mine.staged is None) != (theirs.staged is None):
+    if type(mine.layers) is not type(theirs.layers):
         notes = (
             *notes,
             "layers are not compared one by one: one file tells a layer graph, the other is a named network",

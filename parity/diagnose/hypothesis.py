@@ -16,7 +16,7 @@ import torch
 from ssdconv.parity.diagnose.result import Cause, Kind
 from ssdconv.parity.layers.tolerance import Array
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build
-from ssdconv.ssd_ref.config import ConvSpec, LayerSpec, NormSpec, Preprocess, SSDConfig, Staged
+from ssdconv.ssd_ref.config import ConvSpec, Graph, LayerSpec, NormSpec, Preprocess, SSDConfig, Staged
 from ssdconv.ssd_ref.model import SSD
 
 Role = Literal[
@@ -64,9 +64,9 @@ class Net:
 
     def with_staged(self, change: Callable[[Staged], Staged]) -> Net:
         """With other layers; a layer graph stays as it is."""
-        if self.config.staged is None:
+        if isinstance(self.config.layers, Graph):
             return self
-        return replace(self, config=replace(self.config, staged=change(self.config.staged)))
+        return replace(self, config=replace(self.config, layers=change(self.config.layers)))
 
 
 def writable(array: Array) -> Array:
@@ -222,7 +222,7 @@ def options(**values: Any) -> Change:
 
 def option(net: Net, name: str, default: Any) -> Any:
     """A keyword argument of the backbone."""
-    return net.config.staged.backbone.options.get(name, default) if net.config.staged else default
+    return net.config.layers.options.get(name, default)
 
 
 def extras(change: Callable[[ConvSpec], ConvSpec]) -> Change:
@@ -237,14 +237,14 @@ def extras(change: Callable[[ConvSpec], ConvSpec]) -> Change:
 
 def specs(config: SSDConfig | None) -> Iterator[ConvSpec]:
     """All extra layers."""
-    for stage in config.staged.extras.stages if config is not None and config.staged else ():
+    for stage in config.layers.extras.stages if config is not None and isinstance(config.layers, Staged) else ():
         yield from stage
 
 
 def norms(net: Net) -> dict[str, NormSpec]:
     """Batch normalisations by the part of the network that shares one spec: "the backbone", "the extra layers", "the heads"."""
-    staged = net.config.staged
-    if staged is None:
+    staged = net.config.layers
+    if not isinstance(staged, Staged):
         return {}
     found: dict[str, NormSpec] = {}
     kind, given = staged.backbone.kind, staged.backbone.options
@@ -270,8 +270,8 @@ def set_norms(part: str, fields: Mapping[str, Any]) -> Change:
     def change(net: Net) -> Net:
         held = norms(net)
         wanted = held if part == "every part" else {part: held[part]}
-        if "the backbone" in wanted and net.config.staged is not None:
-            if "norm" in net.config.staged.backbone.options:
+        if "the backbone" in wanted:
+            if "norm" in net.config.layers.options:
                 net = options(norm=msgspec.to_builtins(replace(wanted["the backbone"], **fields)))(net)
             elif "eps" in fields:
                 net = options(eps=fields["eps"])(net)
@@ -287,7 +287,7 @@ def set_norms(part: str, fields: Mapping[str, Any]) -> Change:
 
 def graph_layers(net: Net, kinds: Collection[str]) -> list[LayerSpec]:
     """Layers of these Caffe types in a layer graph."""
-    return [la for la in net.config.graph.layers if la.type in kinds] if net.config.graph is not None else []
+    return [la for la in net.config.layers.layers if la.type in kinds] if isinstance(net.config.layers, Graph) else []
 
 
 def set_graph(kinds: Collection[str], only: str | None, params: Mapping[str, Any]) -> Change:
@@ -299,10 +299,10 @@ def set_graph(kinds: Collection[str], only: str | None, params: Mapping[str, Any
         return replace(layer, params={k: v for k, v in {**layer.params, **params}.items() if v is not None})
 
     def apply(net: Net) -> Net:
-        graph = net.config.graph
-        if graph is None:
+        graph = net.config.layers
+        if not isinstance(graph, Graph):
             return net
         layers = tuple(map(changed, graph.layers))
-        return replace(net, config=replace(net.config, graph=replace(graph, layers=layers)))
+        return replace(net, config=replace(net.config, layers=replace(graph, layers=layers)))
 
     return apply

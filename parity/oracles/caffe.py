@@ -32,7 +32,7 @@ from ssdconv.parity.oracles.base import (
 from ssdconv.parity.oracles.environments import LIBRARY, environment
 from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.oracles.worker import OracleError, Session, Worker
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig
 from ssdconv.ssd_ref.evidence import Basis
 
 WORKER = Worker("caffe", "caffe_worker", "Caffe 1.0.0-rc3, SSD branch (brocolli-caffe 9.0.2)", "1.0.0-rc3")
@@ -133,9 +133,9 @@ def library() -> str:
 
 def layer_probes(opened: Opened) -> Iterable[Probe]:
     """One probe per layer that both sides have; one per output for layers with several."""
-    graph = opened.plan.config.graph
-    added = set(graph.added) if graph else set()
-    tops = {layer.name: len(layer.tops) for layer in graph.layers} if graph else {}
+    graph = opened.plan.config.layers
+    added = set(graph.added) if isinstance(graph, Graph) else set()
+    tops = {layer.name: len(layer.tops) for layer in graph.layers} if isinstance(graph, Graph) else {}
     for source, module in opened.plan.probes:
         if source in added:
             continue
@@ -164,11 +164,11 @@ def head_probes(net: CaffeNet, config: SSDConfig) -> Iterable[Probe]:
             found.append(Probe(layers[scores].name, "@scores"))
         if priors is not None:
             found.append(Probe(layers[priors].name, "@priors"))
-    elif config.graph is not None:
-        heads = ((config.graph.loc, "@loc"), (config.graph.conf, "@conf"))
+    elif isinstance(config.layers, Graph):
+        heads = ((config.layers.loc, "@loc"), (config.layers.conf, "@conf"))
         found = [Probe(writers[blob].name, at) for blob, at in heads if blob in writers]
         read = {blob for layer in layers for blob in layer.bottoms}
-        known = {layer.name for layer in config.graph.layers}
+        known = {layer.name for layer in config.layers.layers}
         ends = [layer for layer in layers if layer.name not in known and read.isdisjoint(layer.tops)]
         found += [Probe(layer.name, "@scores") for layer in ends if len(ends) == 1]
     else:  # a net that ends before its boxes: loc and class scores are what nobody reads
@@ -259,13 +259,13 @@ class CaffeColumn(Column):
 
 def _for_names(config: SSDConfig, source: SSDConfig) -> SSDConfig:
     """``config`` with what tensor names do not depend on, but Caffe's form does, from the source: verify judges it later."""
-    if config.staged is None:
+    if isinstance(config.layers, Graph):
         return config
-    backbone = config.staged.backbone
+    backbone = config.layers.backbone
     options = {key: value for key, value in backbone.options.items() if key != "rounding"}
-    staged = replace(config.staged, backbone=replace(backbone, options=options))
+    staged = replace(config.layers, backbone=replace(backbone, options=options))
     priors = source.priors if len(source.priors) == len(config.priors) else config.priors
-    return replace(config, staged=staged, priors=priors, detect=source.detect)
+    return replace(config, layers=staged, priors=priors, detect=source.detect)
 
 
 COLUMN = CaffeColumn()

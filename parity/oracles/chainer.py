@@ -44,13 +44,12 @@ class ChainerOracle(OracleWorker):
 
     def job(self, do: str = "activations") -> dict[str, Any]:
         """A job of the worker on this network."""
-        staged = self.config.staged
         threshold = self.config.detect.score_threshold
         return {
             "do": do,
             "size": self.config.pixels.size[0],
             "classes": self.config.num_classes,
-            "width": staged.backbone.options.get("width", 64) if staged else 64,
+            "width": self.config.layers.options.get("width", 64),
             "npz": str(self.npz.resolve()),
             "preset": next((name for name, value in PRESETS.items() if value == threshold), "evaluate"),
         }

@@ -27,7 +27,7 @@ from ssdconv.errors import UsageError
 from ssdconv.parity.oracles import originals
 from ssdconv.parity.oracles.base import Column, OracleRun, Outputs, Prepared, in_reference_order, plan_probes, runs
 from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker, detections_in
-from ssdconv.ssd_ref.config import Preprocess, SSDConfig
+from ssdconv.ssd_ref.config import Graph, Preprocess, SSDConfig, Staged
 
 WORKER = Worker("tensorflow", "keras_worker", "Keras 2.15.0, TensorFlow 2.15.1", "2.15.0")
 INPUT = "input"
@@ -98,12 +98,11 @@ class KerasOracle(OracleWorker):
 
     def job(self, do: str = "activations") -> dict[str, Any]:
         """A job of the worker on this network."""
-        staged = self.config.staged
         published = PUBLISHED_WIDTH.get(self.config.name, 64)
         return {
             "do": do,
             "network": self.config.name,
-            "width": staged.backbone.options.get("width", published) if staged else published,
+            "width": self.config.layers.options.get("width", published),
             "classes": self.config.num_classes,
             "path": str(self.path.resolve()),
             **({} if self.told is None else {"told": dict(self.told)}),
@@ -245,8 +244,8 @@ class KerasColumn(Column):
                     "built again in Keras 2.15 from what is known of the project: its own code cannot run here",
                 ),
             )
-        graph = opened.plan.config.graph
-        entry = graph.input if graph is not None else INPUT
+        graph = opened.plan.config.layers
+        entry = graph.input if isinstance(graph, Graph) else INPUT
         heads = {"loc": "@loc", "conf": "@conf", "scores": "@scores", "priors": "@priors"}
         said = "made by Keras 2.15 from the file's own model_config"
         rebuilt = "ssd_keras' own layers, written from their definition, with the numbers of the file's model_config"
@@ -259,18 +258,18 @@ class KerasColumn(Column):
 
     def adopt(self, opened: Opened, config: SSDConfig) -> Opened:
         """For a checkpoint of a named network, of a file that describes its own: the file's pixels, priors and rule, the checkpoint's names."""
-        if not describes_itself(opened.table) or config.staged is None:
+        if not describes_itself(opened.table) or isinstance(config.layers, Graph):
             return opened
         mapping = named_mapping(opened.table, config, opened.table.found(KerasFile).layers)
         return replace(opened, plan=replace(opened.plan, mapping=mapping, probes=tuple(probes_of(config))))
 
     def contradicted(self, config: SSDConfig, theirs: SSDConfig) -> tuple[str, ...]:
         """The padding of its heads."""
-        if config.staged is None or theirs.graph is None:
+        if isinstance(config.layers, Graph) or isinstance(theirs.layers, Staged):
             return ()
-        mine = "valid" if config.staged.heads.pad == 0 else "same"
+        mine = "valid" if config.layers.heads.pad == 0 else "same"
         stated = {
-            layer.name: layer.params.get("padding", "valid") for layer in theirs.graph.layers if layer.type == "Conv2D"
+            layer.name: layer.params.get("padding", "valid") for layer in theirs.layers.layers if layer.type == "Conv2D"
         }
         heads = [row.layer for row in rows_of(config) if row.kind == "kernel" and row.target.startswith("heads.")]
         wrong = [name for name in heads if stated.get(name, mine) != mine]

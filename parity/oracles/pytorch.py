@@ -240,8 +240,7 @@ class PlainOracle:
         Raises:
             MissingError: torch cannot load the file safely, or its names or shapes are others.
         """
-        staged = self.config.staged
-        net = PlainSSD(self.config.num_classes, staged.backbone.options.get("width", 64) if staged else 64)
+        net = PlainSSD(self.config.num_classes, self.config.layers.options.get("width", 64))
         try:
             loaded: Any = torch.load(self.weights.path, map_location="cpu", weights_only=True)
             for key in self.weights.wrappers:

@@ -37,7 +37,7 @@ from ssdconv.parity.oracles.base import (
     runs,
 )
 from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker, detections_in
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig
 from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
@@ -71,11 +71,10 @@ class TensorFlowOracle(OracleWorker):
         path = str(self.path.resolve())
         if self.weights is not None:
             return {"do": "frozen", "path": path, "classes": self.config.num_classes, **self.weights}
-        staged = self.config.staged
         return {
             "do": "activations",
             "path": path.removesuffix(".index"),
-            "width": staged.backbone.options.get("width", 64) if staged else 64,
+            "width": self.config.layers.options.get("width", 64),
             "classes": self.config.num_classes,
             "scope": self.scope.rstrip("/"),
         }
@@ -124,8 +123,8 @@ class GraphOracle(OracleWorker):
 
     def _order(self) -> list[int]:
         """Place in the graph's loc of dx, dy, dw, dh."""
-        graph = self.opened.plan.config.graph
-        assert graph is not None
+        graph = self.opened.plan.config.layers
+        assert isinstance(graph, Graph)
         last = next(layer for layer in graph.layers if graph.loc in layer.tops)
         return list(last.params["indices"]) if last.type == "Gather" else [0, 1, 2, 3]
 
@@ -152,7 +151,7 @@ class TensorFlowColumn(Column):
             return _original(opened)
         config, path = opened.plan.config, opened.table.path
         graph = opened.table.found(CheckpointFile).flavour == "graph"
-        if opened.plan.config.graph is not None:
+        if isinstance(opened.plan.config.layers, Graph):
             return _whole(opened)
         if config.name == AIZOO and graph:
             return aizoo.prepare(opened, WORKER)

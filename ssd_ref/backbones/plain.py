@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.config import ConvSpec, Heads, NormSpec, Staged
+from ssdconv.ssd_ref.config import ConvSpec, Graph, Heads, NormSpec, Staged
 
 Rounding = Literal["ceil", "floor", "same"]
 
@@ -212,9 +212,9 @@ def blocks(width: int = 64) -> tuple[BlockSpec, ...]:
 Size = tuple[int, int]
 
 
-def can_tell(staged: Staged | None) -> bool:
+def can_tell(layers: Staged | Graph) -> TypeGuard[Staged]:
     """Whether ``grids_of`` knows the backbone (one without branches)."""
-    return staged is not None and staged.backbone.kind in UNITS and staged.extras.pool == "none"
+    return isinstance(layers, Staged) and layers.kind in UNITS and layers.extras.pool == "none"
 
 
 def grids_of(staged: Staged, size: Size) -> tuple[Size, ...]:

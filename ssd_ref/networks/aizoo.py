@@ -69,7 +69,7 @@ def aizoo(name: str, num_classes: int | None = None, *, source: str) -> SSDConfi
         priors=prior_maps(),
         detect=RULE,
         class_names=CLASSES if count == len(CLASSES) else (),
-        staged=Staged(
+        layers=Staged(
             Backbone("aizoo", tuple(f"conv2d_{i}" for i in range(3, 8)), options), heads=Heads(3, before=before)
         ),
     )

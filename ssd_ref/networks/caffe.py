@@ -91,7 +91,7 @@ def vgg(name: str, num_classes: int | None = None, *, width: int = 64) -> SSDCon
         priors=prior_maps(size, SIZES[name]),
         detect=Postprocess(),
         class_names=names_for(count),
-        staged=vgg_staged(size, width),
+        layers=vgg_staged(size, width),
     )
 
 
@@ -127,7 +127,7 @@ def mobilenet(name: str = "mobilenet_ssd_voc", num_classes: int | None = None) -
         priors=tuple(maps),
         detect=Postprocess(),
         class_names=names_for(count),
-        staged=Staged(Backbone("mobilenet_v1", ("conv11", "conv13"), options), Extras(stages), Heads(1)),
+        layers=Staged(Backbone("mobilenet_v1", ("conv11", "conv13"), options), Extras(stages), Heads(1)),
     )
 
 

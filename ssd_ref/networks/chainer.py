@@ -58,7 +58,7 @@ def chainer(name: str, num_classes: int | None = None, *, width: int = 64, prese
         priors=prior_maps(size, SIZES[name], truncate=False),
         detect=detect_rule(preset),
         class_names=names_for(count),
-        staged=vgg_staged(size, width, L2NORM),
+        layers=vgg_staged(size, width, L2NORM),
     )
 
 

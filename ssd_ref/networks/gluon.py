@@ -204,7 +204,7 @@ def gluon(name: str, num_classes: int | None = None) -> SSDConfig:
         priors=prior_maps(design),
         detect=Postprocess(top_k=400, top_k_scope="image", keep_top_k=100),
         class_names=names_for(count),
-        staged=Staged(
+        layers=Staged(
             Backbone(design.kind, design.taps, design.options),
             extras(design, size),
             Heads(1 if design.lite else 3, {} if design.filters else {0: L2NormSpec(1e-5, "inside")}),

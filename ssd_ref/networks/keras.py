@@ -64,7 +64,7 @@ def jedol(name: str, num_classes: int | None = None, *, width: int = 64) -> SSDC
         priors=prior_maps(300, SIZES["ssd300_voc"], truncate=False),
         detect=JEDOL_RULE,
         class_names=names_for(count),
-        staged=staged,
+        layers=staged,
     )
 
 
@@ -84,7 +84,7 @@ def ssd_keras(name: str, num_classes: int | None = None, *, width: int = 64) -> 
         priors=prior_maps(size, SIZES[family], truncate=False),
         detect=KERAS_RULE,
         class_names=names_for(count),
-        staged=Staged(same_backbone(width), vgg_extras(size, width), Heads(3, {0: L2NORM})),
+        layers=Staged(same_backbone(width), vgg_extras(size, width), Heads(3, {0: L2NORM})),
     )
 
 
@@ -111,7 +111,7 @@ def ssd7(name: str = "ssd7", num_classes: int | None = None, *, width: int = 32)
         pixels=Preprocess((300, 480), "RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
         priors=tuple(maps),
         detect=KERAS_RULE,
-        staged=Staged(
+        layers=Staged(
             Backbone("ssd7", ("conv4", "conv5", "conv6", "conv7"), {} if width == 32 else {"width": width}),
         ),
     )

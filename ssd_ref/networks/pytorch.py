@@ -106,7 +106,7 @@ def pytorch(name: str, num_classes: int | None = None, *, width: int = 64, order
         priors=_priors(kind),
         detect=kind.detect,
         class_names=coco201_names() if (name, count) == COCO201 else names_for(count),
-        staged=vgg_staged(300, width, kind.l2norm),
+        layers=vgg_staged(300, width, kind.l2norm),
     )
 
 

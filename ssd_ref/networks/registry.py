@@ -80,7 +80,7 @@ def networks(source: str | None = None) -> list[NetworkInfo]:
     for candidate in (source,) if source else SOURCES:
         for name, build in builders(candidate).items():
             config = build(name, None)
-            backbone = config.staged.backbone.kind if config.staged else "graph"
+            backbone = config.layers.kind
             height, width = config.pixels.size
             rows.append(NetworkInfo(candidate, name, height, width, config.num_classes, config.num_priors, backbone))
     return rows

@@ -47,7 +47,7 @@ def small_ssd(classes: Sequence[str], size: int = 128, width: int = 16, name: st
         priors=tuple(maps),
         detect=Postprocess(),
         class_names=(BACKGROUND, *classes),
-        staged=Staged(Backbone("ssd7", ("conv4", "conv5", "conv6", "conv7"), {"width": width})),
+        layers=Staged(Backbone("ssd7", ("conv4", "conv5", "conv6", "conv7"), {"width": width})),
     )
 
 
@@ -57,12 +57,12 @@ WIDTHS = ("vgg16", "keras_resnet50")
 
 def narrowed(config: SSDConfig, width: int = 4) -> SSDConfig:
     """``config`` with ``width`` channels where the first stage has 64, extra layers alike; as it is where it has no such option."""
-    staged = config.staged
-    if staged is None or staged.backbone.kind not in WIDTHS:
+    staged = config.layers
+    if not isinstance(staged, Staged) or staged.kind not in WIDTHS:
         return config
     stages = tuple(
         tuple(replace(c, out_channels=max(c.out_channels * width // 64, 1)) for c in stage)
         for stage in staged.extras.stages
     )
     backbone = replace(staged.backbone, options={**staged.backbone.options, "width": width})
-    return replace(config, staged=replace(staged, backbone=backbone, extras=replace(staged.extras, stages=stages)))
+    return replace(config, layers=replace(staged, backbone=backbone, extras=replace(staged.extras, stages=stages)))

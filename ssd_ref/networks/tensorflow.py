@@ -77,7 +77,7 @@ def hikapok(name: str, num_classes: int | None = None, *, width: int = 64) -> SS
         priors=prior_maps(),
         detect=RULE,
         class_names=names_for(count),
-        staged=Staged(same_backbone(width), same_extras(300, width), Heads(3, {0: L2NORM})),
+        layers=Staged(same_backbone(width), same_extras(300, width), Heads(3, {0: L2NORM})),
     )
 
 

@@ -12,6 +12,7 @@ import ssdconv
 from ssdconv.converters.backbone_weights import backbone_tensors
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, save, save_backbone
+from ssdconv.ssd_ref.config import Staged
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.pytorch import pytorch
 from ssdconv.ssd_ref.networks.small import small_ssd
@@ -35,9 +36,9 @@ def narrow(shared: Path, tmp_path: Path) -> tuple[Path, SSD]:
 @pytest.mark.shared
 def test_every_form_gives_the_same_backbone(narrow: tuple[Path, SSD], tmp_path: Path) -> None:
     source, converted = narrow
-    assert CONFIG.staged is not None
+    assert isinstance(CONFIG.layers, Staged)
     expected = {f"backbone.{n}": t for n, t in converted.backbone.state_dict().items()}
-    own = save_backbone(tmp_path / "own.pth", CONFIG.staged.backbone, converted.backbone.state_dict())
+    own = save_backbone(tmp_path / "own.pth", CONFIG.layers.backbone, converted.backbone.state_dict())
     detector = save(tmp_path / "detector.pth", CONFIG, converted.state_dict())
     plain = tmp_path / "vgg16_reducedfc.pth"  # ssd.pytorch counts the layers of its list
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)

@@ -21,7 +21,7 @@ import torch
 from ssdconv.converters.convert import convert
 from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.ssd_ref.checkpoint import build, read
-from ssdconv.ssd_ref.config import Postprocess
+from ssdconv.ssd_ref.config import Graph, Postprocess
 from ssdconv.ssd_ref.postprocess import detect
 from ssdconv.ssd_ref.preprocess import prepare, read_image
 from ssdconv.ssd_ref.priors import prior_boxes, prior_corners
@@ -231,7 +231,7 @@ def test_whole_model_of_full_size_is_the_original(shared: Path, tmp_path: Path, 
     golden = shared / "golden" / "keras_tf"
     found = compared(name, golden / "full", tmp_path, (golden / "json" / f"{text}.json").read_text())
     print(name, found)
-    assert read(tmp_path / "out.pth").config.graph is not None
+    assert isinstance(read(tmp_path / "out.pth").config.layers, Graph)
     assert found.logits <= 1e-5 and found.loc <= 1e-5 and found.priors <= 1e-7
     assert len(found.detections) == 4
     for key, (mine, theirs, same) in found.detections.items():

@@ -35,11 +35,11 @@ def run_onnx() -> Callable[..., list[Array]]:
 @pytest.fixture(scope="session")
 def ruled() -> Callable[..., SSDConfig]:
     """(rule, classes) -> a config with that rule and 24 priors; its layers are nobody's business."""
-    staged = network("mobilenet_ssd_voc", "caffe").staged
+    staged = network("mobilenet_ssd_voc", "caffe").layers
 
     def make(rule: Postprocess, classes: int = 4) -> SSDConfig:
         maps = (PriorMap((3, 4), (10.0, 10.0), ((12.0, 9.0), (20.0, 15.0))),)
-        return SSDConfig("ruled", "caffe", classes, Preprocess((40, 40)), maps, rule, staged=staged)
+        return SSDConfig("ruled", "caffe", classes, Preprocess((40, 40)), maps, rule, layers=staged)
 
     return make
 

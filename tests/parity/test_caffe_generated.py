@@ -25,6 +25,7 @@ from ssdconv.errors import MissingError
 from ssdconv.parity.layers.results import ParityReport
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
+from ssdconv.ssd_ref.config import Graph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -601,8 +602,8 @@ def judged(text: str, caffe_file: Made, oracle: str, change: float = 1.0) -> str
         convert(weights, folder / "alone.pth")
         convert(weights, folder / "x.pth", prototxt=prototxt)
         told, alone = read(folder / "x.pth"), read(folder / "alone.pth")
-        assert told.config.graph is not None and alone.config.graph is not None
-        assert told.config.graph.layers == alone.config.graph.layers and told.config.priors == alone.config.priors
+        assert isinstance(told.config.layers, Graph) and isinstance(alone.config.layers, Graph)
+        assert told.config.layers.layers == alone.config.layers.layers and told.config.priors == alone.config.priors
         if change != 1:
             state = {n: t.numpy().copy() for n, t in told.state_dict.items()}
             first = next(iter(state))

@@ -27,6 +27,7 @@ from ssdconv.parity.layers.tolerance import MAX_RATIO, Floor, Measurement, floor
 from ssdconv.parity.onnx_check import check_onnx
 from ssdconv.parity.oracles.base import detection_rows
 from ssdconv.ssd_ref.checkpoint import load, read
+from ssdconv.ssd_ref.config import Graph
 from ssdconv.ssd_ref.model import SSD
 
 pytestmark = [pytest.mark.shared, pytest.mark.usefixtures("one_thread")]
@@ -80,8 +81,8 @@ def judge(model: SSD, golden: dict[str, Any]) -> Judged:
     limits = floors([m for _, m in found])
     worst = max((excess(m, f), n) for (n, m), f in zip(found, limits, strict=True))
     result = compare_detections(model.config, detection_rows(golden["__det"], len(pixels)), heads[1], heads[0])
-    assert result is not None and model.config.graph is not None
-    dropped = model.config.graph.dropped
+    assert result is not None and isinstance(model.config.layers, Graph)
+    dropped = model.config.layers.dropped
     left = tuple(n for n in golden if "|" in n and n not in names and n.split("|")[0] not in dropped)
     priors = np.array_equal(golden["__pri"].reshape(-1), heads[0]["@priors"].numpy().reshape(-1))
     return Judged(len(found), worst, left, priors, result)
@@ -115,8 +116,11 @@ def test_all_of_them_are_there() -> None:
 def test_everything_equals_the_original_caffe(name: str, converted: Any, tmp_path: Path) -> None:
     convert(FOLDER / f"{name}.caffemodel", tmp_path / "alone.pth")
     alone, told = read(tmp_path / "alone.pth"), read(converted(name))
-    assert alone.config.graph is not None and told.config.graph is not None
-    assert (alone.config.graph.layers, alone.config.graph.tail) == (told.config.graph.layers, told.config.graph.tail)
+    assert isinstance(alone.config.layers, Graph) and isinstance(told.config.layers, Graph)
+    assert (alone.config.layers.layers, alone.config.layers.tail) == (
+        told.config.layers.layers,
+        told.config.layers.tail,
+    )
     assert (alone.config.priors, alone.config.detect) == (told.config.priors, told.config.detect)
     assert all(torch.equal(alone.state_dict[n], t) for n, t in told.state_dict.items())
 
@@ -136,14 +140,14 @@ def test_the_way_back_is_bit_identical(name: str, converted: Any, tmp_path: Path
     assert kept == {"graph"}
     with read_caffemodel(FOLDER / f"{name}.caffemodel") as was, read_caffemodel(tmp_path / "back.caffemodel") as now:
         config = read(converted(name)).config
-        assert config.graph is not None
-        assert set(was) - set(now) == {n for n in was if n.rsplit("/", 1)[0] in config.graph.dropped}
+        assert isinstance(config.layers, Graph)
+        assert set(was) - set(now) == {n for n in was if n.rsplit("/", 1)[0] in config.layers.dropped}
         for blob in now.values():
             assert blob.shape == was[blob.name].shape and blob.load().tobytes() == was[blob.name].load().tobytes()
     convert(tmp_path / "back.caffemodel", tmp_path / "again.pth", prototxt=tmp_path / "back.prototxt")
     again, before = read(tmp_path / "again.pth"), read(converted(name))
-    assert again.config.graph is not None and before.config.graph is not None
-    assert (again.config.graph.layers, again.config.priors) == (before.config.graph.layers, before.config.priors)
+    assert isinstance(again.config.layers, Graph) and isinstance(before.config.layers, Graph)
+    assert (again.config.layers.layers, again.config.priors) == (before.config.layers.layers, before.config.priors)
     assert again.config.detect == before.config.detect
 
 

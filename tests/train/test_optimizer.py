@@ -191,7 +191,7 @@ def test_roles_of_a_layer_graph() -> None:
         LayerSpec("sc", "Scale", ("b",), ("c",), {"bias_term": True}, ((4,), (4,))),
         LayerSpec("norm", "Normalize", ("c",), ("d",), {"across_spatial": False, "channel_shared": False}, ((4,),)),
     )
-    config = SSDConfig("g", "caffe", 2, Preprocess((8, 8)), (), Postprocess(), graph=Graph("data", layers, "d", "d"))
+    config = SSDConfig("g", "caffe", 2, Preprocess((8, 8)), (), Postprocess(), layers=Graph("data", layers, "d", "d"))
     roles = {name.removeprefix("graph."): role for name, _, role in named_roles(SSD(config))}
     assert roles == {
         "conv.weight": "weight",

@@ -160,7 +160,7 @@ def test_a_converted_layer_graph_gets_other_classes(shared: Path, tmp_path: Path
 
 def test_a_graph_whose_class_outputs_cannot_be_found() -> None:
     layers = (LayerSpec("act", "Sigmoid", ("data",), ("conf",)),)
-    config = replace(SMALL, staged=None, graph=Graph("data", layers, "loc", "conf"))
+    config = replace(SMALL, layers=Graph("data", layers, "loc", "conf"))
     with pytest.raises(UsageError, match="Sigmoid"):
         with_classes(config, ("x",))
 

@@ -17,6 +17,7 @@ from ssdconv.converters.inspect import inspect
 from ssdconv.converters.registry import recognise
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UnsafeFileError
 from ssdconv.ssd_ref import checkpoint
+from ssdconv.ssd_ref.config import Graph
 
 NET = """
 name: "small"
@@ -64,8 +65,8 @@ def test_hdf5_weights_give_the_same_checkpoint(files: Files, name: str, tmp_path
     assert report.source_format == "caffemodel.h5"
     assert not [w for w in report.warnings if "other parameters" in w]
     ours, theirs = (checkpoint.read(tmp_path / f"{n}.pth") for n in "xy")
-    assert ours.config.graph is not None and theirs.config.graph is not None
-    assert ours.config.graph.layers == theirs.config.graph.layers
+    assert isinstance(ours.config.layers, Graph) and isinstance(theirs.config.layers, Graph)
+    assert ours.config.layers.layers == theirs.config.layers.layers
     assert ours.state_dict.keys() == theirs.state_dict.keys()
     assert all(t.numpy().tobytes() == theirs.state_dict[n].numpy().tobytes() for n, t in ours.state_dict.items())
     summary = inspect(path)

@@ -36,8 +36,8 @@ def own_net(path: Path) -> CaffeNet:
 
 
 def graph_of(config: SSDConfig) -> Graph:
-    assert config.graph is not None
-    return config.graph
+    assert isinstance(config.layers, Graph)
+    return config.layers
 
 
 INPUT = 'input: "data" input_shape { dim: 1 dim: 3 dim: 8 dim: 8 } '

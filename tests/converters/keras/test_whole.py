@@ -21,7 +21,7 @@ from ssdconv.converters.keras.whole import RULES, network_of
 from ssdconv.converters.plan import Request
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UsageError
 from ssdconv.ssd_ref.checkpoint import load, read
-from ssdconv.ssd_ref.config import Postprocess, SSDConfig
+from ssdconv.ssd_ref.config import Graph, Postprocess, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import Detections
 from ssdconv.ssd_ref.preprocess import normalise
@@ -238,13 +238,13 @@ def test_ssd300_texts_give_their_pixels_and_padding(shared: Path) -> None:
     other = found["ssd300_300x400_nosteps_clip_othermeans"]
     assert other.pixels.mean == (104.0, 110.0, 120.5) and other.pixels.std == (58.0, 57.0, 56.0)
     assert other.pixels.size == (300, 400) and other.num_classes == 8 and other.priors[0].clip == "pixels"
-    assert other.graph is not None and other.graph.layers[0].type == "Gather"  # 1, 2, 0 is no order of pixels
+    assert isinstance(other.layers, Graph) and other.layers.layers[0].type == "Gather"  # 1, 2, 0 is no order of pixels
     assert found["ssd512_coco_inference_fast"].detect.nms_scope == "image"
     assert found["ssd512_coco_inference_fast"].detect.max_per_class == 300
     padding = {}
     for name in ("ssd300_voc", "ssd300_old_23ffad6"):
-        graph = found[name].graph
-        assert graph is not None
+        graph = found[name].layers
+        assert isinstance(graph, Graph)
         padding[name] = {s.name: s.params.get("padding") for s in graph.layers if s.name in ("conv6_2", "pool1")}
     assert padding["ssd300_voc"] == {"conv6_2": "valid", "pool1": "same"}
     assert padding["ssd300_old_23ffad6"] == {"conv6_2": "same", "pool1": "valid"}

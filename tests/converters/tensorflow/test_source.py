@@ -17,6 +17,7 @@ from ssdconv.converters.tensorflow.bundle import write_bundle
 from ssdconv.converters.tensorflow.reader import read_checkpoint
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref import checkpoint
+from ssdconv.ssd_ref.config import Staged
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
@@ -139,8 +140,8 @@ def test_graph_padding_differs_from_caffe_only_where_told() -> None:
     """SAME padding: conv7_2 on 10 rows starts at the top edge; conv6_2 on 19 is Caffe's."""
     from ssdconv.ssd_ref.layers import same_padding
 
-    staged = hikapok(NAME).staged
-    assert staged is not None
+    staged = hikapok(NAME).layers
+    assert isinstance(staged, Staged)
     specs = {s.name: s for stage in staged.extras.stages for s in stage}
     assert (specs["conv6_2"].padding, specs["conv7_2"].padding, specs["conv8_2"].padding) == ("same", "same", 0)
     assert same_padding(10, 3, 2) == (0, 1) and same_padding(19, 3, 2) == (1, 1)

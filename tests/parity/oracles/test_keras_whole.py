@@ -18,7 +18,7 @@ from ssdconv.parity.oracles.base import OracleRun, Outputs
 from ssdconv.parity.oracles.keras import WholeOracle
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
-from ssdconv.ssd_ref.config import LayerSpec, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Link
 
 pytestmark = [pytest.mark.oracle, pytest.mark.shared, pytest.mark.usefixtures("one_thread", "tensorflow")]
@@ -105,7 +105,7 @@ def test_an_old_wrong_conversion_fails_and_names_the_padding(files: Callable[[st
         weights, tmp_path / "old.pth", network="ssd7"
     )  # today's code pads its heads, the code of these weights did not
     held = read(tmp_path / "old.pth")
-    assert held.config.staged is not None and held.config.num_priors == 11_692
+    assert isinstance(held.config.layers, Staged) and held.config.num_priors == 11_692
     report = verify(tmp_path / "old.pth", files("ssd7"))
     assert not report
     row = next(row for row in report.links if row.link == "architecture")
@@ -127,23 +127,23 @@ def maps(change: Callable[[Any], dict[str, Any]]) -> Lie:
 
 def layer(name: str, **params: Any) -> Lie:
     def lie(config: SSDConfig) -> SSDConfig:
-        assert config.graph is not None
-        layers = tuple(replace(s, params={**s.params, **params}) if s.name == name else s for s in config.graph.layers)
-        assert layers != config.graph.layers
-        return replace(config, graph=replace(config.graph, layers=layers))
+        assert isinstance(config.layers, Graph)
+        layers = tuple(replace(s, params={**s.params, **params}) if s.name == name else s for s in config.layers.layers)
+        assert layers != config.layers.layers
+        return replace(config, layers=replace(config.layers, layers=layers))
 
     return lie
 
 
 def shifted(config: SSDConfig) -> SSDConfig:
     """conv2 padded on two sides only: the same size, other values."""
-    assert config.graph is not None
-    at = next(k for k, spec in enumerate(config.graph.layers) if spec.name == "conv2")
-    conv = config.graph.layers[at]
+    assert isinstance(config.layers, Graph)
+    at = next(k for k, spec in enumerate(config.layers.layers) if spec.name == "conv2")
+    conv = config.layers.layers[at]
     pad = LayerSpec("pad", "ZeroPadding2D", conv.bottoms, ("pad",), {"padding": [[2, 0], [2, 0]]})
     changed = replace(conv, bottoms=("pad",), params={**conv.params, "padding": "valid"})
-    layers = (*config.graph.layers[:at], pad, changed, *config.graph.layers[at + 1 :])
-    return replace(config, graph=replace(config.graph, layers=layers))
+    layers = (*config.layers.layers[:at], pad, changed, *config.layers.layers[at + 1 :])
+    return replace(config, layers=replace(config.layers, layers=layers))
 
 
 def valid_heads(config: SSDConfig) -> SSDConfig:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from ssdconv.ssd_ref.config import NormSpec, SSDConfig
+from ssdconv.ssd_ref.config import NormSpec, SSDConfig, Staged
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.gluon import DESIGNS, cells, gluon
 from ssdconv.ssd_ref.networks.registry import network
@@ -72,24 +72,24 @@ def test_lite_cells() -> None:
 def test_extra_layers() -> None:
     """eps 1e-3 and gamma fixed in the expander; biases in ResNet34's extra layers, the last without padding."""
     for name, design in DESIGNS.items():
-        staged = gluon(name).staged
-        assert staged is not None
+        staged = gluon(name).layers
+        assert isinstance(staged, Staged)
         for stage in staged.extras.stages:
             for spec in stage:
                 fixed = design.filters and design.batch_norm
                 assert spec.norm == (NormSpec(1e-3, fix_gamma=True) if fixed else None), name
                 assert spec.bias == (not fixed)
-    stages = gluon("ssd_300_resnet34_v1b_voc").staged.extras.stages  # type: ignore[union-attr]
+    stages = gluon("ssd_300_resnet34_v1b_voc").layers.extras.stages  # type: ignore[union-attr]
     assert [s[1].padding for s in stages] == [1, 1, 1, 0]
-    lite = gluon("ssd_300_mobilenet1.0_lite_coco").staged
+    lite = gluon("ssd_300_mobilenet1.0_lite_coco").layers
     assert lite is not None and [s[0].out_channels for s in lite.extras.stages] == [256, 128, 128, 64]
     assert lite.heads.kernel == 1
 
 
 def test_l2norm_only_in_vgg() -> None:
     for name in DESIGNS:
-        staged = gluon(name).staged
-        assert staged is not None
+        staged = gluon(name).layers
+        assert isinstance(staged, Staged)
         assert [dataclasses.astuple(s) for s in staged.heads.l2norm.values()] == (
             [(1e-5, "inside")] if "vgg" in name else []
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import SSDConfig, Staged
 from ssdconv.ssd_ref.layers import L2Norm
 from ssdconv.ssd_ref.networks.pytorch import KINDS, NETWORKS, pytorch
 from ssdconv.ssd_ref.networks.registry import network
@@ -77,6 +77,6 @@ def test_the_norm_of_torchvision(size: float) -> None:
 
 def normalized(name: str, x: torch.Tensor) -> torch.Tensor:
     """(N, 8, H, W) through the network's L2 normalisation, with the scale that it starts from."""
-    staged = NETWORKS[name](name).staged
-    assert staged is not None
+    staged = NETWORKS[name](name).layers
+    assert isinstance(staged, Staged)
     return L2Norm(8, staged.heads.l2norm[0]).double()(x)
