@@ -35,7 +35,7 @@ from ssdconv.converters.tensors import (
     permute_anchors,
 )
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import Origin, SSDConfig
+from ssdconv.ssd_ref.config import Graph, Origin, SSDConfig
 from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.tensorflow import EXTRA_SCALES, NETWORKS, SCALES, hikapok, ratios
@@ -183,13 +183,13 @@ def whole_plan(table: TensorTable, request: Request) -> Plan:
     drops = tuple(Drop(name, "a constant of the graph that is no weight") for name in table if name not in used)
     found = table.found(CheckpointFile)
     found.ends.update(whole.nodes)
-    graph = whole.config.graph
-    assert graph is not None
+    graph = whole.config.layers
+    assert isinstance(graph, Graph)
     stored = {entry.target: entry.source for entry in whole.entries}
     text = text_of(bytes(found.data), found.nodes, list(stored.values()))
     config = replace(
         whole.config,
-        graph=replace(
+        layers=replace(
             graph, origin=Origin(text, stored, {f"--set {key}": value for key, value in request.settings.items()})
         ),
     )
@@ -214,7 +214,7 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
         UsageError: another suffix.
         OutputError: a file could not be written.
     """
-    if config.graph is not None and config.graph.origin is not None and config.source == "tensorflow":
+    if isinstance(config.layers, Graph) and config.layers.origin is not None and config.source == "tensorflow":
         return [write_graph(config, tensors, dst)]
     prefix = dst.with_name(dst.name.removesuffix(".index"))
     if prefix.suffix != ".ckpt" and not prefix.name.rpartition("-")[2].isdigit():
@@ -243,10 +243,10 @@ def write_graph(config: SSDConfig, tensors: Mapping[str, Array], dst: Path) -> P
         MappingError: the tensors are not those of the graph.
         OutputError: the file could not be written.
     """
-    assert config.graph is not None and config.graph.origin is not None
+    assert isinstance(config.layers, Graph) and config.layers.origin is not None
     if dst.suffix != ".pb":
         raise UsageError("the network came from a graph", where=str(dst), expected=".pb", got=dst.suffix)
-    origin, where = config.graph.origin, str(dst)
+    origin, where = config.layers.origin, str(dst)
     data = plain(origin.text, where)
     constants, nodes = graph_nodes(Wire(data, where), len(data))
     settings = {k.removeprefix("--set "): v for k, v in origin.facts.items() if k.startswith("--set ")}
