@@ -10,8 +10,6 @@ Usage: ``python bench/gluon_misreadings.py --images FOLDER [--network NAME] [--p
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.config import Staged
-
 import argparse
 import dataclasses
 import json
@@ -27,7 +25,7 @@ from ssdconv.converters.convert import open_source
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.oracles.gluon import GluonOracle
 from ssdconv.parity.oracles.worker import Worker
-from ssdconv.ssd_ref.config import NormSpec, SSDConfig
+from ssdconv.ssd_ref.config import NormSpec, SSDConfig, Staged
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.postprocess import detect
 from ssdconv.ssd_ref.preprocess import prepare

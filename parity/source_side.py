@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ssdconv.ssd_ref.config import Graph
-
 from collections.abc import Collection
 from contextlib import suppress
 from importlib import import_module
@@ -16,7 +14,7 @@ from ssdconv.converters.registry import SOURCES
 from ssdconv.errors import FormatError, MissingError, SsdconvError, UsageError
 from ssdconv.parity.oracles.base import Column
 from ssdconv.ssd_ref.checkpoint import Checkpoint
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, code_of
 
 PIXELS_UNTOLD = "the source does not tell how it prepares pixels: the checkpoint's way is used on both sides"
