@@ -272,13 +272,18 @@ def stored_as(weight: Weight, table: TensorTable) -> str:
     fitting = fitting or [n for n in names if _last_word(n).endswith(tuple(f"_{w}" for w in words))]
     if not fitting:
         fitting = [n for n in names if len(table[n].shape) == len(weight.shape)]
+    return _only(fitting, "/".join(weight.owner), weight.kind, table)
+
+
+def _only(fitting: list[str], layer: str, kind: str, table: TensorTable) -> str:
+    """The tensor that fits; where there is none a name that is not in the file, so that the check of the mapping tells it."""
     if len(fitting) > 1:
         raise MappingError(
-            f"layer {'/'.join(weight.owner)!r} has several tensors that could be its {weight.kind}",
+            f"layer {layer!r} has several tensors that could be its {kind}",
             where=str(table.path),
             got=", ".join(fitting[:4]),
         )
-    return fitting[0] if fitting else f"{'/'.join(weight.owner)}/{weight.kind}"
+    return fitting[0] if fitting else f"{layer}/{kind}"
 
 
 def _last_word(name: str) -> str:
@@ -346,13 +351,7 @@ def tensor_of(row: KerasRow, table: TensorTable, names: list[str], suffix: str) 
         fitting = [name for name in names if kind_of(name) == row.kind]
         if not fitting and len(names) == 4 and all(name.rsplit("/", 1)[-1].isdigit() for name in names):
             fitting = [names[list(NORM).index(row.kind)]]
-    if len(fitting) > 1:
-        raise MappingError(
-            f"layer {row.layer + suffix!r} has several tensors that could be its {row.kind}",
-            where=str(table.path),
-            got=", ".join(fitting[:4]),
-        )
-    return fitting[0] if fitting else f"{row.layer}{suffix}/{row.kind}"
+    return _only(fitting, row.layer + suffix, row.kind, table)
 
 
 def kind_of(name: str) -> Kind | None:
