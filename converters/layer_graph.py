@@ -98,9 +98,9 @@ class GraphBuilder:
             self.entries.append(entry)
             return ""
         at, place, entry = self._owners[weight.source]
-        if entry.ops != weight.ops:
+        if (entry.ops, entry.source_shape) != (weight.ops, weight.shape):
             raise FormatError(
-                "two layers read one tensor of the file in different layouts",
+                "two layers read one tensor of the file in different layouts or shapes",
                 where=f"layer {spec.name!r}",
                 got=weight.source,
             )

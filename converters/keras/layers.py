@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssdconv.converters.keras.model_config import LayerCall
+from ssdconv.converters.layer_graph import GraphBuilder, Shape, Weight
 from ssdconv.converters.tensors import Op, ToShape, Transpose
-from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import blob_names, module_name
 from ssdconv.ssd_ref.graph.params import Params
 from ssdconv.ssd_ref.graph.windows import edges, pair, window
 
-Shape = tuple[int, ...]
-MAX_VALUES = 2**31 - 1
+Weights = tuple[tuple[str, Shape, tuple[Op, ...]], ...]
 TO_BLOB = {0: 0, 1: 2, 2: 3, 3: 1}
 """Axis of (N, H, W, C) -> axis of (N, C, H, W)."""
 FUNCTIONS = ("linear", "relu", "relu6", "elu", "selu", "sigmoid", "tanh", "softplus", "softsign", "swish", "silu", "exponential", "hard_sigmoid")  # fmt: skip
@@ -36,7 +34,7 @@ NOTHING = (
 
 
 @dataclass(frozen=True)
-class Weight:
+class KerasWeight:
     """One weight of a layer.
 
     Attributes:
@@ -57,19 +55,15 @@ class Weight:
 
 
 @dataclass
-class Made:
-    """A graph while it is being built: layers, names of those that the source does not have, shape of each value, weights."""
+class Made(GraphBuilder):
+    """A graph while it is being built from a model's calls. Sources of its entries are ``<owner>/<place>``, until the file is known."""
 
-    layers: list[LayerSpec] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
-    shapes: dict[str, Shape] = field(default_factory=dict)
-    weights: list[Weight] = field(default_factory=list)
-    alias: dict[str, str] = field(default_factory=dict)
-    owners: dict[tuple[str, ...], int] = field(default_factory=dict)
+    held: dict[str, tuple[tuple[str, ...], str, int]] = field(default_factory=dict)
 
-    def blob(self, value: str) -> str:
-        """The blob that holds a value of the model (calls that change nothing have none of their own)."""
-        return self.alias.get(value, value)
+    @property
+    def weights(self) -> list[KerasWeight]:
+        """Every weight of the model."""
+        return [KerasWeight(*self.held[e.source], e.target, e.source_shape, e.ops) for e in self.entries]
 
     def shape(self, call: LayerCall, index: int = 0) -> Shape:
         """Shape of a call's input."""
@@ -84,58 +78,27 @@ class Made:
             raise call.fail("needs one map", expected="(height, width, channels)", got=shape)
         return shape[0], shape[1], shape[2]
 
-    def put(
+    def layer(
         self,
         call: LayerCall,
         kind: str,
         shape: Shape,
         params: Mapping[str, Any] | None = None,
-        weights: tuple[tuple[str, Shape, tuple[Op, ...]], ...] = (),
+        weights: Weights = (),
         reads: tuple[str, ...] | None = None,
     ) -> None:
         """Add the layer that stands for a call; ``weights`` are (Keras' word, Keras' shape, ops), in Keras' order."""
-        _sane(call, shape)
-        blobs = tuple(_after(ops, keras) for _, keras, ops in weights)
-        for blob in blobs:
-            _sane(call, blob)
-        reads = tuple(self.blob(value) for value in call.inputs) if reads is None else reads
-        shared = tuple(f"{'/'.join(call.owner)}/{k}" for k in range(len(blobs))) if call.owner in self.owners else ()
-        spec = LayerSpec(call.name, kind, reads, (call.name,), dict(params or {}), blobs, shared)
-        if call.owner not in self.owners:
-            self.owners[call.owner] = len(self.layers)
-            for index, ((word, keras, ops), name) in enumerate(zip(weights, blob_names(spec), strict=True)):
-                target = f"graph.{module_name(call.name)}.{name}"
-                self.weights.append(Weight(call.owner, word, index, target, keras, ops))
-        elif blobs:  # the same weights again: the first call's layer names them too
-            first = self.owners[call.owner]
-            held = self.layers[first]
-            if held.blobs != blobs:
-                raise call.fail("a layer's weights would need two shapes", expected=held.blobs, got=blobs)
-            self.layers[first] = LayerSpec(held.name, held.type, held.bottoms, held.tops, held.params, blobs, shared)
-        self.layers.append(spec)
-        self.shapes[call.name] = shape
+        owned = []
+        for index, (word, stored, ops) in enumerate(weights):
+            key = f"{'/'.join(call.owner)}/{index}"
+            self.held[key] = call.owner, word, index
+            owned.append(Weight(key, stored, ops))
+        self.put(call.name, kind, call.inputs if reads is None else reads, shape, params, owned)
 
-    def pass_on(self, call: LayerCall) -> None:
+    def skip(self, call: LayerCall) -> None:
         """A call that changes nothing."""
-        self.shapes[call.name] = self.shape(call)
-        self.alias[call.name] = self.blob(call.inputs[0])
-
-    def add(self, name: str, kind: str, reads: str, params: Mapping[str, Any]) -> str:
-        """A layer that the source does not have; returns its blob."""
-        self.layers.append(LayerSpec(name, kind, (reads,), (name,), dict(params)))
-        self.added.append(name)
-        return name
-
-
-def _after(ops: tuple[Op, ...], shape: Shape) -> Shape:
-    for op in ops:
-        shape = op.shape(shape)
-    return shape
-
-
-def _sane(call: LayerCall, shape: Shape) -> None:
-    if any(side <= 0 for side in shape) or len(shape) > 8 or math.prod(shape) > MAX_VALUES:
-        raise call.fail("a size is zero or less, or larger than any network's", got=shape)
+        self.shape(call)
+        self.pass_on(call.name, call.inputs[0])
 
 
 def build(call: LayerCall, made: Made) -> None:
@@ -145,7 +108,7 @@ def build(call: LayerCall, made: Made) -> None:
         FormatError: a class that is not supported, or parameters that are not; the message names layer and class.
     """
     if call.kind in NOTHING and call.inputs:
-        made.pass_on(call)
+        made.skip(call)
         return
     if call.kind not in CLASSES:
         raise call.fail(
@@ -188,7 +151,6 @@ def _conv(call: LayerCall, p: Params, made: Made) -> None:
 
 
 HWIO: tuple[Op, ...] = (Transpose((3, 2, 0, 1)),)
-Weights = tuple[tuple[str, Shape, tuple[Op, ...]], ...]
 
 
 def _convolved(
@@ -198,7 +160,7 @@ def _convolved(
         weights = (*weights, ("bias", (shape[2],), ()))
     else:
         params["use_bias"] = False
-    made.put(call, kind, shape, params, weights)
+    made.layer(call, kind, shape, params, weights)
 
 
 def _depth_kernel(channels: int, multiplier: int, kernel: tuple[int, int]) -> tuple[Shape, tuple[Op, ...]]:
@@ -235,13 +197,13 @@ def _pool(call: LayerCall, p: Params, made: Made) -> None:
     params.setdefault("strides", params.get("pool_size", [2, 2]))
     params.setdefault("pool_size", [2, 2])
     size = window(Params(params, p.where), "pool_size").out((height, width))
-    made.put(call, call.kind, (*size, channels), params)
+    made.layer(call, call.kind, (*size, channels), params)
 
 
 def _global_pool(call: LayerCall, p: Params, made: Made) -> None:
     channels, keep = made.map_shape(call)[2], p.flag("keepdims", False)
     _window_params(p)
-    made.put(call, call.kind, (1, 1, channels) if keep else (channels,), {"keepdims": True} if keep else {})
+    made.layer(call, call.kind, (1, 1, channels) if keep else (channels,), {"keepdims": True} if keep else {})
 
 
 def _zero_padding(call: LayerCall, p: Params, made: Made) -> None:
@@ -254,14 +216,14 @@ def _zero_padding(call: LayerCall, p: Params, made: Made) -> None:
         given = [[given[0]] * 2, [given[1]] * 2]
     params = {name: given}
     left, right, top, bottom = edges(Params(params, p.where), name)
-    made.put(call, call.kind, (height + sign * (top + bottom), width + sign * (left + right), channels), params)
+    made.layer(call, call.kind, (height + sign * (top + bottom), width + sign * (left + right), channels), params)
 
 
 def _upsampling(call: LayerCall, p: Params, made: Made) -> None:
     height, width, channels = made.map_shape(call)
     p.choice("interpolation", "nearest", ("nearest",))
     rows, columns = pair(p, "size", (2, 2), low=1)
-    made.put(call, call.kind, (height * rows, width * columns, channels), {"size": [rows, columns]})
+    made.layer(call, call.kind, (height * rows, width * columns, channels), {"size": [rows, columns]})
 
 
 def _batch_norm(call: LayerCall, p: Params, made: Made) -> None:
@@ -274,39 +236,39 @@ def _batch_norm(call: LayerCall, p: Params, made: Made) -> None:
     weights = tuple((word, channels, ()) for word, flag in words if not flag or p.flag(flag, True))
     params: dict[str, Any] = {"epsilon": p.number("epsilon", 1e-3)}
     params |= {flag: False for _, flag in words if flag and not p.flag(flag, True)}
-    made.put(call, "BatchNormalization", shape, params, weights)
+    made.layer(call, "BatchNormalization", shape, params, weights)
 
 
 def _l2(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.map_shape(call)
-    made.put(call, "L2Normalization", shape, {}, (("gamma", shape[2:], ()),))
+    made.layer(call, "L2Normalization", shape, {}, (("gamma", shape[2:], ()),))
 
 
 def _activation(call: LayerCall, p: Params, made: Made) -> None:
     if p.data.get("activation") == "softmax":
         _softmax(call, p, made)
         return
-    made.put(call, "Activation", made.shape(call), _function(p))
+    made.layer(call, "Activation", made.shape(call), _function(p))
 
 
 def _softmax(call: LayerCall, p: Params, made: Made) -> None:
     shape = made.shape(call)
     axis = Params({"axis": p.data.get("axis", -1)}, p.where).axis("axis", -1, len(shape) + 1)
-    made.put(call, "Softmax", shape, {"axis": TO_BLOB[axis] if len(shape) == 3 else axis})
+    made.layer(call, "Softmax", shape, {"axis": TO_BLOB[axis] if len(shape) == 3 else axis})
 
 
 def _elu(call: LayerCall, p: Params, made: Made) -> None:
-    made.put(call, "ELU", made.shape(call), {"alpha": _scalar(p, "alpha", 1.0)})
+    made.layer(call, "ELU", made.shape(call), {"alpha": _scalar(p, "alpha", 1.0)})
 
 
 def _leaky(call: LayerCall, p: Params, made: Made) -> None:
     slope = _scalar(p, "negative_slope" if "negative_slope" in p else "alpha", 0.3)
-    made.put(call, "ReLU", made.shape(call), {"negative_slope": slope})
+    made.layer(call, "ReLU", made.shape(call), {"negative_slope": slope})
 
 
 def _relu(call: LayerCall, p: Params, made: Made) -> None:
     params = {n: _scalar(p, n, 0.0) for n in ("max_value", "threshold", "negative_slope") if n in p}
-    made.put(call, "KerasReLU", made.shape(call), params)
+    made.layer(call, "KerasReLU", made.shape(call), params)
 
 
 def _prelu(call: LayerCall, p: Params, made: Made) -> None:
@@ -315,7 +277,7 @@ def _prelu(call: LayerCall, p: Params, made: Made) -> None:
         raise call.fail(
             "a slope per pixel is not supported", expected="shared_axes [1, 2]", got=p.data.get("shared_axes")
         )
-    made.put(call, "PReLU", shape, {}, (("alpha", (1, 1, shape[2]), (ToShape((shape[2],)),)),))
+    made.layer(call, "PReLU", shape, {}, (("alpha", (1, 1, shape[2]), (ToShape((shape[2],)),)),))
 
 
 def _scalar(p: Params, name: str, default: float) -> float:
@@ -335,12 +297,12 @@ def _merge(call: LayerCall, p: Params, made: Made) -> None:
         raise call.fail("the values have different shapes", got=shapes)
     kinds = {"Add": "SUM", "Multiply": "PROD", "Maximum": "MAX", "Subtract": "SUM"}
     if call.kind == "Average":
-        made.put(call, "Mean", shapes[0])
+        made.layer(call, "Mean", shapes[0])
         return
     params: dict[str, Any] = {"operation": kinds[call.kind]}
     if call.kind == "Subtract":
         params["coeff"] = [1.0, -1.0]
-    made.put(call, "Eltwise", tuple(side.pop() for side in sides), params)
+    made.layer(call, "Eltwise", tuple(side.pop() for side in sides), params)
 
 
 def _concat(call: LayerCall, p: Params, made: Made) -> None:
@@ -354,7 +316,7 @@ def _concat(call: LayerCall, p: Params, made: Made) -> None:
         raise call.fail(f"the values cannot be joined along axis {axis}", got=shapes)
     out = list(shapes[0])
     out[axis - 1] = sum(s[axis - 1] for s in shapes)
-    made.put(call, "Concat", tuple(out), {"axis": TO_BLOB[axis] if rank == 4 else axis})
+    made.layer(call, "Concat", tuple(out), {"axis": TO_BLOB[axis] if rank == 4 else axis})
 
 
 def _reshape(call: LayerCall, p: Params, made: Made) -> None:
@@ -372,9 +334,9 @@ def _reshape(call: LayerCall, p: Params, made: Made) -> None:
     params = {"shape": {"dim": [0, *target]}}
     if len(full) == 3:
         reads = made.add(f"{call.name}/reshape", "Reshape", reads, params)
-        made.put(call, "Permute", full, {"order": [0, 3, 1, 2]}, reads=(reads,))
+        made.layer(call, "Permute", full, {"order": [0, 3, 1, 2]}, reads=(reads,))
         return
-    made.put(call, "Reshape", full, params, reads=(reads,))
+    made.layer(call, "Reshape", full, params, reads=(reads,))
 
 
 def _permute(call: LayerCall, p: Params, made: Made) -> None:
@@ -384,7 +346,7 @@ def _permute(call: LayerCall, p: Params, made: Made) -> None:
     order = (0, *dims)
     if len(shape) == 3:
         order = tuple(TO_BLOB[order[keras]] for keras in sorted(TO_BLOB, key=TO_BLOB.__getitem__))
-    made.put(call, "Permute", tuple(shape[d - 1] for d in dims), {"order": list(order)})
+    made.layer(call, "Permute", tuple(shape[d - 1] for d in dims), {"order": list(order)})
 
 
 def _dense(call: LayerCall, p: Params, made: Made) -> None:
@@ -396,11 +358,11 @@ def _dense(call: LayerCall, p: Params, made: Made) -> None:
     weights: Weights = (("kernel", (shape[0], out), (Transpose((1, 0)),)),)
     bias = p.flag("use_bias", True)
     weights += (("bias", (out,), ()),) if bias else ()
-    made.put(call, "InnerProduct", (out,), {"num_output": out, "bias_term": bias}, weights)
+    made.layer(call, "InnerProduct", (out,), {"num_output": out, "bias_term": bias}, weights)
 
 
 def _rescaling(call: LayerCall, p: Params, made: Made) -> None:
-    made.put(call, "Rescaling", made.shape(call), {n: _scalar(p, n, 0.0) for n in ("scale", "offset") if n in p})
+    made.layer(call, "Rescaling", made.shape(call), {n: _scalar(p, n, 0.0) for n in ("scale", "offset") if n in p})
 
 
 CLASSES: dict[str, Callable[[LayerCall, Params, Made], None]] = {

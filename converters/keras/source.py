@@ -21,7 +21,7 @@ from ssdconv.converters.keras.files import (
     write_weights,
     write_whole,
 )
-from ssdconv.converters.keras.layers import Weight
+from ssdconv.converters.keras.layers import KerasWeight
 from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.rows import NORM, KerasRow, Kind, in_model_order, layers_in_order, probes_of, rows_of
 from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
@@ -255,7 +255,7 @@ def _why_dropped(name: str, table: TensorTable, known: set[str]) -> str:
     raise MappingError(f"layer {layer!r} stores a weight that it should not have", where=str(table.path), got=name)
 
 
-def stored_as(weight: Weight, table: TensorTable) -> str:
+def stored_as(weight: KerasWeight, table: TensorTable) -> str:
     """The file's tensor that is this weight: by its word, its number in a v3 file, or its rank; a name that is not there where none is.
 
     Raises:

@@ -353,7 +353,7 @@ def _lambda(call: LayerCall, steps: Sequence[LambdaStep], made: Made) -> None:
     """A Lambda inside the graph: one layer per step, the last under the Lambda's own name."""
     steps = [step for step in steps if step.do != "identity"]
     if not steps:
-        made.pass_on(call)
+        made.skip(call)
         return
     shape = made.map_shape(call)
     reads = made.blob(call.inputs[0])
@@ -366,7 +366,7 @@ def _lambda(call: LayerCall, steps: Sequence[LambdaStep], made: Made) -> None:
         if index + 1 < len(steps):
             reads = made.add(f"{call.name}/{index}", kind, reads, params)
         else:
-            made.put(call, kind, shape, params, reads=(reads,))
+            made.layer(call, kind, shape, params, reads=(reads,))
 
 
 def _heads(made: Made, ends: _Ends, count: int, coords: str, where: str) -> tuple[str, int]:
