@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ssdconv.converters.tensors import MappedTensor, Op, shape_after
+from ssdconv.converters.tensors import MappedTensor, Op, Transpose, shape_after
 from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.config import LayerSpec
 from ssdconv.ssd_ref.graph.operation import blob_names, module_name
 
 Shape = tuple[int, ...]
 MAX_VALUES = 2**31 - 1
+TO_BLOB = {0: 0, 1: 2, 2: 3, 3: 1}
+"""Axis of (N, H, W, C) -> axis of (N, C, H, W)."""
+HWIO: tuple[Op, ...] = (Transpose((3, 2, 0, 1)),)
+"""From a kernel of (height, width, in, out) to the reference's."""
 
 
 @dataclass(frozen=True)

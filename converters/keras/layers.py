@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssdconv.converters.keras.model_config import LayerCall
-from ssdconv.converters.layer_graph import GraphBuilder, Shape, Weight
+from ssdconv.converters.layer_graph import HWIO, TO_BLOB, GraphBuilder, Shape, Weight
 from ssdconv.converters.tensors import Op, ToShape, Transpose
 from ssdconv.ssd_ref.graph.params import Params
 from ssdconv.ssd_ref.graph.windows import edges, pair, window
 
 Weights = tuple[tuple[str, Shape, tuple[Op, ...]], ...]
-TO_BLOB = {0: 0, 1: 2, 2: 3, 3: 1}
-"""Axis of (N, H, W, C) -> axis of (N, C, H, W)."""
 FUNCTIONS = ("linear", "relu", "relu6", "elu", "selu", "sigmoid", "tanh", "softplus", "softsign", "swish", "silu", "exponential", "hard_sigmoid")  # fmt: skip
 NOTHING = (
     "Dropout",
@@ -148,9 +146,6 @@ def _conv(call: LayerCall, p: Params, made: Made) -> None:
     params |= {"groups": groups} if groups > 1 else {}
     kernel = (*view.kernel, channels // groups, out)
     _convolved(call, p, made, "Conv2D", (*view.out((height, width)), out), params, (("kernel", kernel, HWIO),))
-
-
-HWIO: tuple[Op, ...] = (Transpose((3, 2, 0, 1)),)
 
 
 def _convolved(

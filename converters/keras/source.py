@@ -24,7 +24,7 @@ from ssdconv.converters.keras.files import (
 from ssdconv.converters.keras.layers import KerasWeight
 from ssdconv.converters.keras.model_config import parse
 from ssdconv.converters.keras.rows import NORM, KerasRow, Kind, in_model_order, layers_in_order, probes_of, rows_of
-from ssdconv.converters.keras.whole import ANCHORS, Whole, network_of
+from ssdconv.converters.keras.whole import ANCHORS, WholeModel, network_of
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, inverse
@@ -203,7 +203,7 @@ def describes_itself(table: TensorTable) -> bool:
     return f'{ANCHORS}"' in table.found(KerasFile).model
 
 
-def whole_plan(table: TensorTable, whole: Whole, request: Request) -> Plan:
+def whole_plan(table: TensorTable, whole: WholeModel, request: Request) -> Plan:
     """The plan of a whole model: each weight by its layer's name and its own word.
 
     Raises:

@@ -39,7 +39,7 @@ Activation = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeModel:
     """What a model's text makes.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Ends:
     tail: tuple[LayerCall, ...]
 
 
-def network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Whole:
+def network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> WholeModel:
     """The network that a model's text describes.
 
     Args:
@@ -84,7 +84,7 @@ def network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Wh
         raise FormatError(f"the model's description is damaged: {type(error).__name__} {error}", where=where) from None
 
 
-def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> Whole:
+def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> WholeModel:
     ends = _ends(model, where)
     needed = _needed(model, (ends.conf, ends.loc, *(v for call in ends.anchors for v in call.inputs)))
     calls = [call for call in model.calls if call.name in needed]
@@ -158,7 +158,7 @@ def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> W
         "what AnchorBoxes computes from them is ssd_keras' code, of which the file holds the name only",
     )
     names = Claim("classes", "stated", f"{classes} columns, background first; the file holds no names")
-    return Whole(config, made, probes, (architecture, *claims, geometry, formula, *assumed, said, names))
+    return WholeModel(config, made, probes, (architecture, *claims, geometry, formula, *assumed, said, names))
 
 
 def anchors_of(model: KerasModel, where: str) -> tuple[LayerCall, ...]:

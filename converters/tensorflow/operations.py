@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.layer_graph import GraphBuilder, Shape, Weight
+from ssdconv.converters.layer_graph import HWIO, TO_BLOB, GraphBuilder, Shape, Weight
 from ssdconv.converters.tensorflow.evaluate import Evaluator, Graph, name_of, output_of
 from ssdconv.converters.tensorflow.graphdef import Node
 from ssdconv.converters.tensors import Array, LazyTensor, Op, ToShape, Transpose
@@ -22,11 +22,8 @@ from ssdconv.errors import FormatError
 from ssdconv.ssd_ref.graph.params import Params
 from ssdconv.ssd_ref.graph.windows import window
 
-TO_BLOB = {0: 0, 1: 2, 2: 3, 3: 1}
-"""Axis of (N, H, W, C) -> axis of (N, C, H, W)."""
 NOTHING = ("Identity", "StopGradient", "PreventGradient", "CheckNumerics", "Snapshot")
 """Operations that hand on their first input."""
-HWIO: tuple[Op, ...] = (Transpose((3, 2, 0, 1)),)
 
 
 @dataclass
