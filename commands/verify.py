@@ -220,6 +220,7 @@ def _weights(args: Namespace) -> list[Path]:
 
 def _one(args: Namespace, weights: Path | None) -> tuple[Any, dict[str, Any]] | None:
     from ssdconv.parity.accuracy.evaluate import RunOptions, verify_dataset
+    from ssdconv.parity.report.accuracy import write_report
     from ssdconv.parity.report.terminal import show_evaluation
 
     options = RunOptions(
@@ -238,7 +239,6 @@ def _one(args: Namespace, weights: Path | None) -> tuple[Any, dict[str, Any]] | 
         work=_path(args.work),
         resume=not args.fresh,
         keep_going=args.keep_going,
-        report=_path(args.report),
         resamples=args.resamples,
     )
     with following() as progress:
@@ -246,6 +246,8 @@ def _one(args: Namespace, weights: Path | None) -> tuple[Any, dict[str, Any]] | 
     if outcome is None:
         return None
     result, stats, problems = outcome
+    if args.report:
+        write_report(result, Path(args.report))
     if not args.json:
         show_evaluation(result)
         if stats is not None:

@@ -76,7 +76,6 @@ class CocoScores:
         numbers: the twelve, 0..1, NaN where COCO says -1 (nothing of that kind to be found).
         classes: category names in label order.
         ap: AP over IoU .50:.95 per category, NaN without objects.
-        ap50: AP at IoU .50 per category.
         precision: (10 IoU, 101 recalls, categories, 4 areas, 3 limits) as pycocotools' ``eval["precision"]``.
         recall: (10 IoU, categories, 4 areas, 3 limits).
         evaluator: who computed it, with version.
@@ -85,7 +84,6 @@ class CocoScores:
     numbers: Mapping[str, float]
     classes: tuple[str, ...]
     ap: tuple[float, ...]
-    ap50: tuple[float, ...]
     precision: Floats
     recall: Floats
     evaluator: str
@@ -186,7 +184,6 @@ def evaluate_coco(
         numbers={n: float("nan") if v == -1.0 else v for n, v in zip(NUMBERS, stats, strict=True)},
         classes=tuple(c["name"] for c in categories),
         ap=tuple(mean(precision[:, :, k, 0, -1]) for k in range(len(categories))),
-        ap50=tuple(mean(precision[0, :, k, 0, -1]) for k in range(len(categories))),
         precision=precision,
         recall=recall,
         evaluator=name,

@@ -1,8 +1,8 @@
 """Detections on a data set -> numbers, their uncertainty, and verdicts against the published tables.
 
 ``score`` brings both metrics to one form; ``evaluate`` makes the whole result of detections in memory; ``verify_dataset`` is
-``ssdconv verify --dataset``: it runs a network (or reads stored detections), evaluates and writes the report. Stored
-detections need no network, no images and no torch.
+``ssdconv verify --dataset``: it runs a network, or reads stored detections, and evaluates. Stored detections need no network, no
+images and no torch.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ class RunOptions:
     """What to score and how; the fields are the options of ``ssdconv verify --dataset``.
 
     Attributes:
-        dataset: a name of ``catalog.DATASETS``; only a label with ``annotations``.
+        dataset: a name of ``data.catalog.DATASETS``; only a label with ``annotations``.
         data_root: where the data set is.
         annotations, images: any COCO-form set instead.
         split: part of a set of one's own.
@@ -269,7 +269,6 @@ class RunOptions:
         work: folder for the detection streams; None for one in the cache, keyed by weights, data set and version.
         resume: continue what stands there.
         keep_going: count and list bad images and annotations instead of stopping at the first.
-        report: folder for ``evaluation.html``, ``.md`` and ``.json``.
         resamples: bootstrap resamples; None for the metric's default.
     """
 
@@ -290,7 +289,6 @@ class RunOptions:
     work: Path | None = None
     resume: bool = True
     keep_going: bool = False
-    report: Path | None = None
     resamples: int | None = None
 
     @property
@@ -372,8 +370,4 @@ def verify_dataset(
         of_images=len(whole),
         problems=collector,
     )
-    if options.report is not None:
-        from ssdconv.parity.report.accuracy import write_report
-
-        write_report(result, options.report)
     return result, stats, problems

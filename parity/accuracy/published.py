@@ -43,7 +43,7 @@ class PublishedRow:
         train_data: "07+12", "07++12+COCO", "COCO train2017", ...
         metric: "mAP", "AP:<class>" (VOC), "AP", "AP50", "AP75" (COCO).
         ap: for VOC: "11point" or "area".
-        convention: preset of ``metrics.conventions`` that the number was computed under, None where unknown.
+        convention: key of ``voc.PRESETS`` that the number was computed under, None where unknown.
         score_floor: detections below it were left out, where the protocol has such a floor.
         value: the number in ``units``; ``high`` is set where the document gives a range.
         digits: decimals that the document prints.

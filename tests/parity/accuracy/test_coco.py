@@ -65,7 +65,7 @@ def compare(fuzz: ModuleType, sets: int, seed: int) -> float:
         slow = evaluate_coco(form, found, evaluator="pycocotools")
         assert np.array_equal(fast.precision, slow.precision), index
         assert np.array_equal(fast.recall, slow.recall), index
-        for mine, theirs in ((fast.numbers, slow.numbers), (fast.ap, slow.ap), (fast.ap50, slow.ap50)):
+        for mine, theirs in ((fast.numbers, slow.numbers), (fast.ap, slow.ap)):
             assert str(mine) == str(theirs), index
         told += 0.0 < slow.numbers["AP"] < 1.0
     return told / sets
