@@ -1,12 +1,8 @@
 """Interpreters of their own for source frameworks that cannot live beside this one, made by one command.
 
-An environment is a virtual environment below ``home()``, filled from pinned wheels whose hashes are checked. It is built
-in a temporary folder and renamed when it works, so that a half-made one is never used; a lock keeps two processes from
-building the same one. Nothing here imports the source framework.
-
-Where other Pythons are on this machine.
-
-Building what an oracle has as C++ sources only: a pinned archive, CMake, and the system's libraries.
+An environment is a virtual environment below ``home()``, filled from pinned wheels whose hashes are checked; what exists as C++ sources only is built
+there from a pinned archive, with CMake and the system's libraries. It is made in a temporary folder and renamed when it works, so that a half-made
+one is never used; a lock keeps two processes from building the same one. Nothing here imports the source framework.
 """
 
 from __future__ import annotations
@@ -20,44 +16,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssdconv.errors import MissingError, OutputError, UsageError
 from ssdconv.ssd_ref.files import home, locked
 
-
-def find_python(versions: tuple[str, ...]) -> Path | None:
-    """The first interpreter of one of the versions, best version first; None when there is none.
-
-    Looks at this interpreter, ``pythonX.Y`` on PATH, and pyenv's versions; each is asked for its version, because a shim
-    may stand for nothing.
-    """
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    for version in versions:
-        candidates = [Path(sys.executable)] if f"{sys.version_info[0]}.{sys.version_info[1]}" == version else []
-        candidates += sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True)
-        on_path = shutil.which(f"python{version}")
-        candidates += [Path(on_path)] if on_path else []
-        for candidate in candidates:
-            if _answers(candidate, version):
-                return candidate
-    return None
-
-
-def _answers(python: Path, version: str) -> bool:
-    question = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-    try:
-        run = subprocess.run(
-            [str(python), "-I", "-c", question], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return run.returncode == 0 and run.stdout.strip() == version
-
-
-NATIVE = Path(__file__).parent / "native"
+_HERE = Path(__file__).parent
+NATIVE = _HERE / "native"
 LIBRARY = "lib/libcaffe_c.so"
 """The library that is built, below the environment's folder."""
 PACKAGES = (
@@ -66,83 +33,7 @@ PACKAGES = (
 )  # fmt: skip
 """Debian's (and Ubuntu's) names of what the build needs."""
 Progress = Callable[[str], None]
-Step = Callable[[Sequence[str], float], None]
-"""Runs one command within a time limit, and raises MissingError where it fails."""
-
-
-def native_sources() -> bytes:
-    """What decides how the library turns out, besides the archive: part of the environment's digest."""
-    return b"".join(path.read_bytes() for path in sorted(NATIVE.iterdir()))
-
-
-def build_native(python: Path, pins: Path, folder: Path, say: Progress, step: Step, timeout: float) -> None:
-    """Fetch the archive, build it, and leave ``LIBRARY`` in ``folder``; sources and objects are removed.
-
-    Args:
-        python: an interpreter with pip and setuptools.
-        pins: requirements file with the archive and its hash.
-        folder: of the environment.
-        say: told each step.
-        step: runs one command.
-        timeout: seconds for the compilation.
-
-    Raises:
-        MissingError: a compiler or library is missing (all are named), the archive cannot be fetched, or does not compile.
-    """
-    require_packages(say, step)
-    work = folder / "build"
-    archive, source, objects = work / "archive", work / "source", work / "objects"
-    say("fetching the source archive")
-    pip = [str(python), "-I", "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
-    flags = ["--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
-    step([*pip, *flags, "-r", str(pins), "-d", str(archive)], 600)
-    with tarfile.open(next(archive.glob("*.tar.gz"))) as packed:
-        packed.extractall(source, filter="data")
-    root = next(path for path in source.iterdir() if path.is_dir())
-    say("compiling (some minutes)")
-    step(["cmake", "-S", str(NATIVE), "-B", str(objects), f"-DCAFFE={root}"], 300)
-    step(["cmake", "--build", str(objects), "--parallel", str(os.cpu_count() or 1)], timeout)
-    target = folder / LIBRARY
-    target.parent.mkdir(exist_ok=True)
-    shutil.move(objects / target.name, target)
-    shutil.rmtree(work)
-
-
-def require_packages(say: Progress, step: Step) -> None:
-    """See to the system's packages: nothing where they are there, apt where we are root, else an error that names them.
-
-    Raises:
-        MissingError: packages are missing, and this is not Debian's root.
-    """
-    missing = missing_packages()
-    if not missing:
-        return
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
-        say(f"installing {', '.join(missing)}")
-        step(install, 900)
-        return
-    raise MissingError(
-        "system packages are missing that Caffe is built with",
-        expected=", ".join(PACKAGES),
-        got=f"without {', '.join(missing)}",
-        hint=f"`sudo {' '.join(install)}`, then `ssdconv oracle install caffe`",
-    )
-
-
-def missing_packages() -> tuple[str, ...]:
-    """Those of ``PACKAGES`` that dpkg does not know as installed; without dpkg, those of which no tool is found."""
-    if shutil.which("dpkg-query") is None:
-        return tuple(name for name in ("cmake", "g++", "make") if shutil.which(name) is None)
-    found = subprocess.run(
-        ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *PACKAGES],
-        capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
-    there = {line.split()[0] for line in found.splitlines() if line.endswith(" installed")}
-    return tuple(name for name in PACKAGES if name not in there)
-
-
-_HERE = Path(__file__).parent
+"""Told each step in a few words."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +48,7 @@ class Environment:
         check: statement that must run in the finished environment.
         megabytes: what it takes on disk, roughly.
         sources: pinned source archives with hashes, built in the environment after the wheels; "" where all are wheels.
-        native: a pinned C++ source archive that ``native_build`` makes a library of; "" for none.
+        native: a pinned C++ source archive that a library is made of; "" for none.
     """
 
     name: str
@@ -179,7 +70,8 @@ class Environment:
         """Where the environment lives; another set of pins has another folder."""
         built = (_HERE / "requirements" / self.sources).read_bytes() if self.sources else b""
         if self.native:
-            built += self.pins.with_name(self.native).read_bytes() + native_sources()
+            built += self.pins.with_name(self.native).read_bytes()
+            built += b"".join(path.read_bytes() for path in sorted(NATIVE.iterdir()))
         digest = hashlib.sha256(self.pins.read_bytes() + built + repr(self.pythons).encode()).hexdigest()
         return home() / "oracles" / f"{self.name}-{digest[:12]}"
 
@@ -370,6 +262,18 @@ def install(name: str, progress: Progress | None = None, *, timeout: float = 360
     return state(name)
 
 
+def remove(name: str) -> bool:
+    """Delete the environment, its older versions and half-built ones; True when there was something to delete."""
+    env = environment(name)
+    if not env.folder.parent.is_dir():
+        return False
+    with locked(_lock(env)):
+        found = [path for path in env.folder.parent.glob(f"{name}-*") if path.is_dir()]
+        for path in found:
+            shutil.rmtree(path)
+    return bool(found)
+
+
 def _build(env: Environment, python: Path, folder: Path, say: Progress, timeout: float) -> None:
     say(f"creating an interpreter from {python}")
     _step(env, [str(python), "-I", "-m", "venv", "--copies" if os.name == "nt" else "--symlinks", str(folder)], 300)
@@ -382,14 +286,69 @@ def _build(env: Environment, python: Path, folder: Path, say: Progress, timeout:
         pip = [*pip, "--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
         _step(env, [*pip, "-r", str(env.pins.with_name(env.sources))], timeout)
     if env.native:
-
-        def step(command: Sequence[str], limit: float) -> None:
-            _step(env, list(command), limit)
-
-        build_native(inner, env.pins.with_name(env.native), folder, say, step, timeout)
+        _build_native(env, inner, folder, say, timeout)
     say("checking that it runs")
     _step(env, [str(inner), "-I", "-c", env.check], 300)
     (folder / "ready").write_text(f"{python}\n")
+
+
+def _build_native(env: Environment, python: Path, folder: Path, say: Progress, timeout: float) -> None:
+    """Fetch the archive, build it, and leave ``LIBRARY`` in ``folder``; sources and objects are removed.
+
+    Raises:
+        MissingError: a compiler or library is missing (all are named), the archive cannot be fetched, or does not compile.
+    """
+    _require_packages(env, say)
+    work = folder / "build"
+    archive, source, objects = work / "archive", work / "source", work / "objects"
+    say("fetching the source archive")
+    pip = [str(python), "-I", "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
+    flags = ["--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
+    _step(env, [*pip, *flags, "-r", str(env.pins.with_name(env.native)), "-d", str(archive)], 600)
+    with tarfile.open(next(archive.glob("*.tar.gz"))) as packed:
+        packed.extractall(source, filter="data")
+    root = next(path for path in source.iterdir() if path.is_dir())
+    say("compiling (some minutes)")
+    _step(env, ["cmake", "-S", str(NATIVE), "-B", str(objects), f"-DCAFFE={root}"], 300)
+    _step(env, ["cmake", "--build", str(objects), "--parallel", str(os.cpu_count() or 1)], timeout)
+    target = folder / LIBRARY
+    target.parent.mkdir(exist_ok=True)
+    shutil.move(objects / target.name, target)
+    shutil.rmtree(work)
+
+
+def _require_packages(env: Environment, say: Progress) -> None:
+    """See to the system's packages: nothing where they are there, apt where we are root, else an error that names them.
+
+    Raises:
+        MissingError: packages are missing, and this is not Debian's root.
+    """
+    missing = missing_packages()
+    if not missing:
+        return
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        say(f"installing {', '.join(missing)}")
+        _step(env, install, 900)
+        return
+    raise MissingError(
+        "system packages are missing that Caffe is built with",
+        expected=", ".join(PACKAGES),
+        got=f"without {', '.join(missing)}",
+        hint=f"`sudo {' '.join(install)}`, then `ssdconv oracle install caffe`",
+    )
+
+
+def missing_packages() -> tuple[str, ...]:
+    """Those of ``PACKAGES`` that dpkg does not know as installed; without dpkg, those of which no tool is found."""
+    if shutil.which("dpkg-query") is None:
+        return tuple(name for name in ("cmake", "g++", "make") if shutil.which(name) is None)
+    found = subprocess.run(
+        ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *PACKAGES],
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    there = {line.split()[0] for line in found.splitlines() if line.endswith(" installed")}
+    return tuple(name for name in PACKAGES if name not in there)
 
 
 def _step(env: Environment, command: list[str], timeout: float) -> None:
@@ -414,13 +373,30 @@ def _failed(env: Environment, why: str) -> MissingError:
     )
 
 
-def remove(name: str) -> bool:
-    """Delete the environment, its older versions and half-built ones; True when there was something to delete."""
-    env = environment(name)
-    if not env.folder.parent.is_dir():
+def find_python(versions: tuple[str, ...]) -> Path | None:
+    """The first interpreter of one of the versions, best version first; None when there is none.
+
+    Looks at this interpreter, ``pythonX.Y`` on PATH, and pyenv's versions; each is asked for its version, because a shim
+    may stand for nothing.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for version in versions:
+        candidates = [Path(sys.executable)] if f"{sys.version_info[0]}.{sys.version_info[1]}" == version else []
+        candidates += sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True)
+        on_path = shutil.which(f"python{version}")
+        candidates += [Path(on_path)] if on_path else []
+        for candidate in candidates:
+            if _answers(candidate, version):
+                return candidate
+    return None
+
+
+def _answers(python: Path, version: str) -> bool:
+    question = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    try:
+        run = subprocess.run(
+            [str(python), "-I", "-c", question], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return False
-    with locked(_lock(env)):
-        found = [path for path in env.folder.parent.glob(f"{name}-*") if path.is_dir()]
-        for path in found:
-            shutil.rmtree(path)
-    return bool(found)
+    return run.returncode == 0 and run.stdout.strip() == version

@@ -1,6 +1,6 @@
 """Frozen graphs run as they are: any detection graph from prepared pixels to its own detections, and SSD.TensorFlow's layers. For ``tf_worker``.
 
-Only operations that compute are run: a graph may hold some that read and write files. Of SSD.TensorFlow's graphs nothing is taken but the weights' names:
+Of SSD.TensorFlow's graphs nothing is taken but the weights' names:
 what to read is found by following the graph from them; padding, dilation, eps and the order of layers are the graph's.
 """
 
@@ -11,22 +11,22 @@ import tensorflow as tf
 
 v1 = tf.compat.v1
 BETWEEN = ("Identity", "Reshape", "ExpandDims", "Cast", "BatchToSpaceND")
-ARITHMETIC = (
-    *BETWEEN, "Add", "AddV2", "AvgPool", "BiasAdd", "ConcatV2", "Const", "Conv2D", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3",
-    "Gather", "GatherV2", "MaxPool", "Maximum", "Minimum", "Mul", "Pack", "Pad", "PadV2", "Placeholder", "PlaceholderWithDefault", "Prod",
-    "RealDiv", "Relu", "Rsqrt", "Shape", "Slice", "SpaceToBatchND", "Sqrt", "Square", "Squeeze", "StridedSlice", "Sub", "Sum", "Transpose",
-)  # fmt: skip
-"""Operations that do nothing but compute; a graph with others is not run (there are some that write files)."""
 COMPUTING = {
-    *ARITHMETIC, "All", "Any", "ArgMax", "Assert", "BroadcastTo", "Ceil", "CombinedNonMaxSuppression", "DepthwiseConv2dNative",
-    "Div", "Elu", "Enter", "Equal", "Exit", "Exp", "Fill", "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "LeakyRelu", "Less",
-    "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "LoopCond", "Max", "Mean", "Merge", "Min", "Neg", "NextIteration", "NoOp",
-    "NonMaxSuppression", "NonMaxSuppressionV2", "NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5", "NotEqual", "OnesLike",
-    "Pow", "PreventGradient", "Range", "Rank", "Relu6", "ResizeBilinear", "ResizeNearestNeighbor", "Round", "Select", "SelectV2", "Selu",
-    "Sigmoid", "Size", "Softmax", "Softplus", "Softsign", "Split", "SplitV", "StopGradient", "Switch", "Tanh", "TensorArrayGatherV3",
-    "TensorArrayReadV3", "TensorArrayScatterV3", "TensorArraySizeV3", "TensorArrayV3", "TensorArrayWriteV3", "Tile", "TopKV2", "Unpack",
-    "Where", "ZerosLike",
+    "Add", "AddV2", "All", "Any", "ArgMax", "Assert", "AvgPool", "BatchToSpaceND", "BiasAdd", "BroadcastTo", "Cast",
+    "Ceil", "CombinedNonMaxSuppression", "ConcatV2", "Const", "Conv2D", "DepthwiseConv2dNative", "Div", "Elu",
+    "Enter", "Equal", "Exit", "Exp", "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod", "FusedBatchNorm",
+    "FusedBatchNormV2", "FusedBatchNormV3", "Gather", "GatherV2", "Greater", "GreaterEqual", "Identity",
+    "LeakyRelu", "Less", "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "LoopCond", "Max", "MaxPool",
+    "Maximum", "Mean", "Merge", "Min", "Minimum", "Mul", "Neg", "NextIteration", "NoOp", "NonMaxSuppression",
+    "NonMaxSuppressionV2", "NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5", "NotEqual",
+    "OnesLike", "Pack", "Pad", "PadV2", "Placeholder", "PlaceholderWithDefault", "Pow", "PreventGradient", "Prod",
+    "Range", "Rank", "RealDiv", "Relu", "Relu6", "Reshape", "ResizeBilinear", "ResizeNearestNeighbor", "Round",
+    "Rsqrt", "Select", "SelectV2", "Selu", "Shape", "Sigmoid", "Size", "Slice", "Softmax", "Softplus", "Softsign",
+    "SpaceToBatchND", "Split", "SplitV", "Sqrt", "Square", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Sum",
+    "Switch", "Tanh", "TensorArrayGatherV3", "TensorArrayReadV3", "TensorArrayScatterV3", "TensorArraySizeV3",
+    "TensorArrayV3", "TensorArrayWriteV3", "Tile", "TopKV2", "Transpose", "Unpack", "Where", "ZerosLike",
 }  # fmt: skip
+"""Operations that do nothing but compute; a graph with others is not run (there are some that read and write files)."""
 DETECTIONS = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
 
 
@@ -91,16 +91,18 @@ class Graph:
             name = self.inputs(self.nodes[name])[0]
         return name
 
-    def check(self, wanted, entry):
-        """Raise unless everything that runs between ``entry`` and the wanted nodes only computes."""
+    def check(self, wanted, entry=None):
+        """Raise unless everything that the wanted nodes are made of, from ``entry`` on, only computes."""
         seen, left = {entry}, list(wanted)
         while left:
             name = left.pop()
             if name in seen:
                 continue
             seen.add(name)
+            if name not in self.nodes:
+                raise ValueError(f"the graph has no node {name!r}")
             node = self.nodes[name]
-            if node.op not in ARITHMETIC:
+            if node.op not in COMPUTING:
                 raise ValueError(f"node {name!r} is a {node.op}, which is not run from a file")
             left += [other.lstrip("^").split(":")[0] for other in node.input]
 
@@ -120,22 +122,6 @@ def graph_in(path):
     return meta.graph_def
 
 
-def check(stored, wanted, entry=None):
-    """Raise unless all that the wanted nodes are made of only computes."""
-    nodes = {node.name: node for node in stored.node}
-    seen, left = {entry}, list(wanted)
-    while left:
-        name = left.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name not in nodes:
-            raise ValueError(f"the graph has no node {name!r}")
-        if nodes[name].op not in COMPUTING:
-            raise ValueError(f"node {name!r} is a {nodes[name].op}, which is not run from a file")
-        left += [other.lstrip("^").split(":")[0] for other in nodes[name].input]
-
-
 def _feed(made, node, array):
     tensor = made.get_tensor_by_name(node + ":0")
     return {tensor: array.astype(tensor.dtype.as_numpy_dtype)}
@@ -152,7 +138,7 @@ def run(job, arrays, session):
     heads = {k: job[k] for k in ("loc", "conf", "scores", "anchors") if job.get(k)}
     finals = [name for name in DETECTIONS if set(DETECTIONS) <= names]
     wanted = {*job["probes"], *heads.values(), *finals}
-    check(stored, wanted)
+    Graph(stored).check(wanted)
     pixels = arrays["input"].transpose(0, 2, 3, 1)
     with v1.Graph().as_default() as made, v1.Session(config=session) as running:
         v1.import_graph_def(stored, name="")
@@ -179,7 +165,7 @@ def run(job, arrays, session):
 def prepared(job, arrays, session):
     """RGB uint8 arrays (H, W, 3) as the graph itself hands them to its network: (3, h, w) at node ``entry``."""
     stored = graph_in(job["path"])
-    check(stored, [job["entry"]])
+    Graph(stored).check([job["entry"]])
     out = {}
     with v1.Graph().as_default() as made, v1.Session(config=session) as running:
         v1.import_graph_def(stored, name="")
