@@ -15,7 +15,26 @@ import pytest
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import SsdconvError
 
-EDGES = (0, 1, 2, 7, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
+EDGES = (
+    0,
+    1,
+    2,
+    7,
+    31,
+    32,
+    33,
+    0x7F,
+    0xFF,
+    0xFFFF,
+    0xF993FAC8,
+    0xF993FAC9,
+    0xF993FACA,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 62,
+    (1 << 64) - 1,
+)
 Ranges = tuple[tuple[int, int], ...]
 Parse = Callable[[bytes], TensorTable]
 

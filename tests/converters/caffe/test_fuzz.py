@@ -22,7 +22,7 @@ from ssdconv.converters.caffe.reader import read_caffemodel
 from ssdconv.converters.caffe.schema import messages
 from ssdconv.errors import SsdconvError
 
-COUNTS = [pytest.param(10_000, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)]
+COUNTS = [pytest.param(1_000, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)]
 EXTREMES = [0, 1, 2, 3, 5, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
 NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 100, 101, 106, 143, 144, 149, 200, 203, 206, 1001, 2**29 - 1]
 

@@ -14,7 +14,7 @@ from ssdconv.converters.opened import Archive
 from ssdconv.converters.tensors import LazyTensor, TensorTable
 from ssdconv.errors import SsdconvError
 
-COUNTS = [pytest.param(10_000, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)]
+COUNTS = [pytest.param(1_000, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)]
 
 
 def seeds() -> list[tuple[bytes, tuple[tuple[int, int], ...]]]:

@@ -13,7 +13,7 @@ import torch
 from ssdconv.converters.pytorch.reader import parse
 from ssdconv.converters.tensors import TensorTable
 
-COUNTS = [pytest.param(10_000, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)]
+COUNTS = [pytest.param(1_000, 1), pytest.param(100_000, 2, marks=pytest.mark.slow)]
 Seeds = list[tuple[bytes, tuple[tuple[int, int], ...]]]
 
 
