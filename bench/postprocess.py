@@ -35,8 +35,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssdconv.ssd_ref.box_sizes import caffe_box_sizes
 from ssdconv.ssd_ref.boxes import decode, iou_matrix
-from ssdconv.ssd_ref.cells import caffe_cells
 from ssdconv.ssd_ref.config import Postprocess, PriorMap
 from ssdconv.ssd_ref.postprocess import detect_with
 from ssdconv.ssd_ref.priors import Priors
@@ -152,7 +152,7 @@ def ssd300_priors() -> Priors:
     sizes, maps = (30, 60, 111, 162, 213, 264, 315), []
     for index, (grid, step) in enumerate(zip((38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300), strict=True)):
         ratios = (2,) if index in (0, 4, 5) else (2, 3)
-        cells = caffe_cells(sizes[index : index + 1], sizes[index + 1 : index + 2], ratios)
+        cells = caffe_box_sizes(sizes[index : index + 1], sizes[index + 1 : index + 2], ratios)
         maps.append(PriorMap((grid, grid), (step, step), cells))
     return Priors.of(maps, (300, 300))
 

@@ -65,7 +65,7 @@ def eps(config: SSDConfig, state: State) -> Network:
 
 
 def cells(order: tuple[int, ...]) -> Mistake:
-    return maps(lambda m: dataclasses.replace(m, cells=tuple(m.cells[k] for k in order)))
+    return maps(lambda m: dataclasses.replace(m, box_sizes=tuple(m.box_sizes[k] for k in order)))
 
 
 AIZOO: dict[str, Mistake] = {
@@ -77,7 +77,7 @@ AIZOO: dict[str, Mistake] = {
     "7 eps 1e-5 for 1e-3": eps,
     "13 priors clamped to the image": maps(lambda m: dataclasses.replace(m, clip="centers")),
     "15 prior sizes of another data set (x 0.8)": maps(
-        lambda m: dataclasses.replace(m, cells=tuple((0.8 * w, 0.8 * h) for w, h in m.cells))
+        lambda m: dataclasses.replace(m, box_sizes=tuple((0.8 * w, 0.8 * h) for w, h in m.box_sizes))
     ),
     "18 NMS per class at 0.45": rule(nms_scope="class", nms_margin=0.0, nms_threshold=0.45),
 }

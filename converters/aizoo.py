@@ -111,7 +111,7 @@ def _convolutions(config: SSDConfig) -> Iterator[tuple[str, str, int, tuple[int,
         yield f"backbone.conv2d_{index}.conv", "conv", index, (out, width, 3, 3)
     for index, width in enumerate(AIZOO_CHANNELS[3:]):
         for word, values in (("conf", config.num_classes), ("loc", 4)):
-            module, cells = f"heads.{word}.{index}", len(config.priors[index].cells)
+            module, cells = f"heads.{word}.{index}", len(config.priors[index].box_sizes)
             yield f"{module}.conv", "insert", index, (inner, width, 3, 3)
             yield f"{module}.predictor", "last", index, (cells * values, inner, 3, 3)
 
@@ -165,13 +165,13 @@ def caffe_layers(config: SSDConfig) -> Iterator[Emitted]:
         elif isinstance(unit, ConvSpec):
             yield from _caffe_conv(unit.name, top, channels, unit, f"backbone.{unit.name}")
             top, channels = unit.name, unit.out_channels
-            if unit.name in config.layers.backbone.taps:
+            if unit.name in config.layers.backbone.out_indices:
                 sources.append((top, channels))
     for short, word, values in (("cls", "conf", config.num_classes), ("loc", "loc", 4)):
         for index, (source, width) in enumerate(sources):
             name, module = f"{short}_{index}_conv", f"heads.{word}.{index}"
             yield from _caffe_conv(f"{short}_{index}_insert_conv2d", source, width, before, module)
-            anchors = len(config.priors[index].cells)
+            anchors = len(config.priors[index].box_sizes)
             last = ConvSpec("predictor", anchors * values, 3, padding=1, activation="none")
             yield from _caffe_conv(
                 name, f"{short}_{index}_insert_conv2d", before.out_channels, last, module, "predictor"

@@ -78,7 +78,7 @@ def _map(
     found = PriorMap(
         grid=grid,
         step=(steps[0], steps[1]),
-        cells=tuple((_short(w, width), _short(h, height)) for w, h in cells),
+        box_sizes=tuple((_short(w, width), _short(h, height)) for w, h in cells),
         offset=offsets[0] if offsets[0] == offsets[1] else (offsets[0], offsets[1]),
         clip=clip,
         variances=variances,

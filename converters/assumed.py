@@ -136,7 +136,7 @@ def _change(config: SSDConfig, edit: Edit) -> str:
     if not can_tell(config.layers):
         return "other layers"
     count = sum(
-        rows * columns * len(m.cells)
+        rows * columns * len(m.box_sizes)
         for (rows, columns), m in zip(grids_of(edit(config.layers), config.pixels.size), config.priors, strict=True)
     )
     return "the same priors, other values" if count == config.num_priors else f"{count} priors, not {config.num_priors}"
@@ -266,7 +266,7 @@ def rebuilt(maps: Maps, project: Project, scales: Sequence[float], size: tuple[i
         second = short * project.extra[index] if project.extra else math.sqrt(side * short * scales[index + 1])
         shaped = [(side * math.sqrt(ratio), side / math.sqrt(ratio)) for ratio in ratios]
         squares = [(side, side), (second, second)]
-        found.append(replace(entry, cells=(*squares, *shaped)[-len(entry.cells) :]))
+        found.append(replace(entry, box_sizes=(*squares, *shaped)[-len(entry.box_sizes) :]))
     return tuple(found)
 
 
@@ -282,7 +282,7 @@ def moved(maps: Maps, others: Maps) -> float:
         for axis in (0, 1):
             ends = (0, entry.grid[axis] - 1)
             centres = max(abs(_centre(entry, axis, k) - _centre(other, axis, k)) for k in ends)
-            sides = max(abs(a[1 - axis] - b[1 - axis]) for a, b in zip(entry.cells, other.cells, strict=True))
+            sides = max(abs(a[1 - axis] - b[1 - axis]) for a, b in zip(entry.box_sizes, other.box_sizes, strict=True))
             worst = max(worst, centres + sides / 2)
     return worst
 

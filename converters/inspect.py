@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ssdconv.converters.caffe.net import CaffeNet
 from ssdconv.converters.convert import open_source
 from ssdconv.converters.plan import Plan, Request, completed
@@ -23,7 +21,15 @@ from ssdconv.converters.registry import Source, head_of, recognise
 from ssdconv.converters.spec import Input, Spec
 from ssdconv.converters.tensors import TensorTable
 from ssdconv.errors import FormatError, SsdconvError
-from ssdconv.ssd_ref.config import Backbone, Postprocess, Preprocess, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import (
+    Backbone,
+    Postprocess,
+    Preprocess,
+    PriorMap,
+    SSDConfig,
+    backbone_from_plain,
+    backbone_to_plain,
+)
 from ssdconv.ssd_ref.containers import check_provenance
 from ssdconv.ssd_ref.evidence import INDEPENDENT, Claim, Link, from_plain, of_link, to_plain
 from ssdconv.ssd_ref.evidence import lines as claim_lines
@@ -81,7 +87,7 @@ class FileSummary:
             "source": self.source,
             "network": self.network or None,
             "why_not": self.why_not or None,
-            "backbone": asdict(self.backbone) if self.backbone else None,
+            "backbone": backbone_to_plain(self.backbone) if self.backbone else None,
             "input": list(config.pixels.size) if config else None,
             "num_classes": config.num_classes if config else None,
             "priors": config.num_priors if config else None,
@@ -208,7 +214,7 @@ def _about(path: Path, text: str | None, tensors: tuple[TensorSummary, ...], for
         provenance = dict(about["provenance"])
         check_provenance(provenance, path)
         if "backbone" in about:
-            held, why = msgspec.convert(about["backbone"], Backbone), "a backbone alone, for training to start from"
+            held, why = backbone_from_plain(about["backbone"]), "a backbone alone, for training to start from"
             return FileSummary(path, size, format, "ssdconv", tensors, (), "", why, None, provenance, (), held)
         config = SSDConfig.from_json(json.dumps(about["config"]))
     except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
@@ -324,7 +330,7 @@ def _pixels(pixels: Preprocess) -> dict[str, Any]:
 
 
 def _prior_map(entry: PriorMap) -> str:
-    boxes = ", ".join(f"[{w:.9g}, {h:.9g}]" for w, h in entry.cells)
+    boxes = ", ".join(f"[{w:.9g}, {h:.9g}]" for w, h in entry.box_sizes)
     more = f"offset: {entry.offset:g}, clip: {entry.clip}, variances: {_plain(entry.variances)}"
     step = f"[{entry.step[0]:.9g}, {entry.step[1]:.9g}]"
     return f"{{grid: {_plain(entry.grid)}, step: {step}, boxes: [{boxes}], {more}}}"

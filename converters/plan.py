@@ -398,12 +398,14 @@ class _Work:
                 maps = own  # to the last bit, and with what the file knows besides
             elif self.stated("priors"):
                 self.contradicts("priors", "priors", _counted(maps), _counted(own))
-            if isinstance(self.config.layers, Staged) and [len(m.cells) for m in maps] != [len(m.cells) for m in own]:
+            if isinstance(self.config.layers, Staged) and [len(m.box_sizes) for m in maps] != [
+                len(m.box_sizes) for m in own
+            ]:
                 raise FormatError(
                     "the priors do not fit the heads",
                     where=self.where,
-                    expected=f"maps with {', '.join(str(len(m.cells)) for m in own)} boxes per cell",
-                    got=", ".join(str(len(m.cells)) for m in maps),
+                    expected=f"maps with {', '.join(str(len(m.box_sizes)) for m in own)} boxes per cell",
+                    got=", ".join(str(len(m.box_sizes)) for m in maps),
                 )
             self.config = replace(self.config, priors=maps)
             self.say("priors", _counted(maps))
@@ -496,7 +498,7 @@ def _same_priors(a: tuple[PriorMap, ...], b: tuple[PriorMap, ...], size: tuple[i
 
 
 def _counted(maps: tuple[PriorMap, ...]) -> str:
-    parts = " + ".join(f"{m.grid[0]}x{m.grid[1]}x{len(m.cells)}" for m in maps)
+    parts = " + ".join(f"{m.grid[0]}x{m.grid[1]}x{len(m.box_sizes)}" for m in maps)
     return f"{sum(m.count for m in maps)} priors ({parts})"
 
 

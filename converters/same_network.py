@@ -46,7 +46,7 @@ def same_extras(config: SSDConfig, other: SSDConfig) -> bool:
     options = (dict(config.layers.backbone.options), dict(other.layers.backbone.options))
     for option in options:
         option.pop("width", None)
-    anchors = [[len(m.cells) for m in c.priors] for c in (config, other)]
+    anchors = [[len(m.box_sizes) for m in c.priors] for c in (config, other)]
     return mine == theirs and options[0] == options[1] and anchors[0] == anchors[1]
 
 
@@ -89,7 +89,7 @@ def prior_gap(config: SSDConfig, other: SSDConfig) -> float:
     gaps = [
         abs(min(a, side) - min(b, side))
         for mine, theirs in zip(config.priors, other.priors, strict=True)
-        for cell, twin in zip(mine.cells, theirs.cells, strict=True)
+        for cell, twin in zip(mine.box_sizes, theirs.box_sizes, strict=True)
         for a, b in zip(cell, twin, strict=True)
     ]
     return max(gaps, default=0.0)
@@ -107,8 +107,8 @@ def refuse_priors(config: SSDConfig, theirs: Sequence[SSDConfig], source: str, a
         raise MappingError(
             f"{source} has other prior sizes than this network: its boxes would be wrong there",
             where=config.name,
-            expected=f"first map {' or '.join(str(other.priors[0].cells[0]) for other in theirs)}",
-            got=config.priors[0].cells[0],
+            expected=f"first map {' or '.join(str(other.priors[0].box_sizes[0]) for other in theirs)}",
+            got=config.priors[0].box_sizes[0],
             hint="allow it with the option foreign_priors, and give the project's code these sizes",
         )
 
@@ -176,20 +176,14 @@ def vgg_layers(config: SSDConfig, source: str, *, same_padding: bool = False) ->
         MappingError: ``source`` cannot express the network.
     """
     staged = config.layers
-    if not isinstance(staged, Staged) or staged.kind != "vgg16" or staged.backbone.taps != ("conv4_3", "fc7"):
+    if not isinstance(staged, Staged) or staged.kind != "vgg16" or staged.backbone.out_indices != ("conv4_3", "fc7"):
         raise MappingError(
             f"{source} has no such network: its SSDs are VGG16 SSDs",
             where=config.name,
             got=f"backbone {staged.kind!r}" if isinstance(staged, Staged) else "a layer graph",
         )
     heads = staged.heads
-    if (
-        tuple(heads.l2norm) not in ((0,), ("0",))
-        or heads.kernel != 3
-        or not heads.bias
-        or heads.depthwise is not None
-        or staged.extras.pool != "none"
-    ):
+    if tuple(heads.l2norm) not in ((0,), ("0",)) or heads.kernel != 3 or not heads.bias or staged.extras.pool != "none":
         raise MappingError(f"{source} has no VGG16 SSD with such heads or extra stages", where=config.name)
     channels, taps = 3, []
     for unit in UNITS["vgg16"](**staged.backbone.options):
@@ -205,7 +199,7 @@ def vgg_layers(config: SSDConfig, source: str, *, same_padding: bool = False) ->
                 (unit.out_channels, channels, unit.kernel, unit.kernel),
             )
             channels = unit.out_channels
-        if unit.name in staged.backbone.taps:
+        if unit.name in staged.backbone.out_indices:
             taps.append(channels)
     yield Layer("l2norm", "0", "heads.l2norm.0", (taps[0],))
     for stage in staged.extras.stages:
@@ -219,5 +213,5 @@ def vgg_layers(config: SSDConfig, source: str, *, same_padding: bool = False) ->
         taps.append(channels)
     for role, values in (("loc", 4), ("conf", config.num_classes)):
         for index, (inner, entry) in enumerate(zip(taps, config.priors, strict=True)):
-            shape = (len(entry.cells) * values, inner, 3, 3)
+            shape = (len(entry.box_sizes) * values, inner, 3, 3)
             yield Layer("loc" if role == "loc" else "conf", str(index), f"heads.{role}.{index}", shape)

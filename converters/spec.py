@@ -26,7 +26,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.ssd_ref.cells import caffe_cells
+from ssdconv.ssd_ref.box_sizes import caffe_box_sizes
 from ssdconv.ssd_ref.config import MAX_SIDE, PriorMap, Resize
 from ssdconv.ssd_ref.gate import load_yaml, read_text, reader
 
@@ -311,7 +311,7 @@ def _cells(
     highest = () if entry.max_sizes is UNSET else tuple(side * m for m in entry.max_sizes)
     ratios = () if entry.ratios is UNSET else entry.ratios
     try:
-        return caffe_cells(
+        return caffe_box_sizes(
             tuple(side * m for m in entry.min_sizes), highest, ratios, entry.flip, truncate=priors.rounding == "caffe"
         )
     except FormatError as error:

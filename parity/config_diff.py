@@ -21,7 +21,7 @@ class FieldDifference:
 
     Attributes:
         link: which link it belongs to.
-        field: its place ("pixels.mean", "priors[0].cells", "detect.nms_threshold", "extras conv7_2.padding").
+        field: its place ("pixels.mean", "priors[0].box_sizes", "detect.nms_threshold", "extras conv7_2.padding").
         mine, theirs: the values, as short texts; "nothing" where a side has no such field.
     """
 

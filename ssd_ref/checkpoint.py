@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ssdconv.errors import FormatError, MappingError, SsdconvError, UnsafeFileError
 from ssdconv.ssd_ref.backbones import build_backbone
-from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig
+from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig, backbone_from_plain, backbone_to_plain
 from ssdconv.ssd_ref.containers import (
     CONFIG,
     WEIGHTS,
@@ -304,7 +304,7 @@ class BackboneFile:
     """What a backbone file holds.
 
     Attributes:
-        backbone: its kind, options and taps; the taps reach as far as the tensors do.
+        backbone: its kind, options and outputs; these reach as far as the tensors do.
         state_dict: its tensors; memory-mapped where the file allows it.
         provenance: where the tensors come from: GluonCV's name, source file, sha256, converter version.
     """
@@ -323,7 +323,7 @@ def save_backbone(
     digest: Future[str] | None = None,
 ) -> Path:
     """Write a backbone file atomically; arguments and errors as in ``checkpoint.save``."""
-    about = {"backbone": json.loads(msgspec.json.encode(backbone))}
+    about = {"backbone": backbone_to_plain(backbone)}
     return write_described(Path(path), about, tensors, provenance, digest=digest)
 
 
@@ -338,7 +338,7 @@ def read_backbone(path: str | Path) -> BackboneFile:
     if "backbone" not in about:
         raise FormatError("this file holds a whole detector, not a backbone alone", where=str(path))
     try:
-        described = msgspec.convert(about["backbone"], Backbone)
+        described = backbone_from_plain(about["backbone"])
         shapes = backbone_shapes(described)
     except (msgspec.ValidationError, ValueError, TypeError, RuntimeError) as error:
         raise FormatError(f"damaged backbone file: {error}", where=str(path)) from None
@@ -375,7 +375,7 @@ def load_backbone(model: SSD, path: str | Path) -> BackboneFile:
             expected=model.config.layers.backbone.kind,
             got=held.backbone.kind,
         )
-    cut = dataclasses.replace(held.backbone, taps=model.config.layers.backbone.taps)
+    cut = dataclasses.replace(held.backbone, out_indices=model.config.layers.backbone.out_indices)
     _require_same(wanted, backbone_shapes(cut), MappingError, f"{path}: the backbone of {model.config.name}")
     model.backbone.load_state_dict({name: held.state_dict[name] for name in wanted})
     return held

@@ -110,9 +110,6 @@ COCO = (
     "toothbrush",
 )
 
-COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-"""COCO category id of each name in ``COCO``."""
-
 
 def names_for(num_classes: int) -> tuple[str, ...]:
     """Conf channel names for 21 (VOC) or 81 (COCO) classes with background; empty for any other count."""

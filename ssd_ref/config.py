@@ -124,13 +124,16 @@ class ConvSpec:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A named feature extractor of ``ssd_ref.backbones`` and the outputs ("taps") that feed heads and extras.
+    """A named feature extractor of ``ssd_ref.backbones``.
 
-    ``options`` are the keyword arguments of the backbone's builder (plain JSON values).
+    Attributes:
+        kind: its name.
+        out_indices: the outputs that feed heads and extras, by the names of the units that make them. Stored as ``taps``.
+        options: the keyword arguments of the backbone's builder (plain JSON values).
     """
 
     kind: str
-    taps: tuple[str, ...]
+    out_indices: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -154,14 +157,12 @@ class Heads:
         padding: per side in pixels; None keeps the grid, 0 makes it smaller (ssd_keras' SSD7 before 2018-01-30).
         l2norm: source index -> L2 normalisation before that source's heads.
         bias: whether head convolutions have biases.
-        depthwise: heads start with a depthwise convolution of their own ("lite" networks).
         before: heads start with a full convolution of their own, of which the layer behind is the predictor.
     """
 
     kernel: int = 3
     l2norm: Mapping[int, L2NormSpec] = field(default_factory=dict)
     bias: bool = True
-    depthwise: NormSpec | None = None
     before: ConvSpec | None = None
     padding: int | None = None
 
@@ -215,7 +216,7 @@ class LayerSpec:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceText:
     """The source's own text of a network, which the way back writes again, byte for byte.
 
     Attributes:
@@ -255,7 +256,7 @@ class Graph:
     added: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    origin: Origin | None = None
+    origin: SourceText | None = None
 
     @property
     def kind(self) -> str:
@@ -275,7 +276,7 @@ class PriorMap:
     Attributes:
         grid: rows and columns of the map.
         step: distance of cell centres in pixels of ``image``, (y, x).
-        cells: (width, height) in pixels of ``image`` of each prior of a cell, in the reference's anchor order.
+        box_sizes: (width, height) in pixels of ``image`` of each prior of a cell, in the reference's anchor order. Stored as ``cells``.
         offset: centre within a cell, in steps: one number, or (y, x).
         clip: ``corners`` clips xyxy to the image (Caffe ``clip``), ``centers`` clamps cx, cy, w, h (ssd.pytorch),
             ``pixels`` works in pixels (ssd_keras): what reaches the image's far side goes to the last pixel's number
@@ -286,7 +287,7 @@ class PriorMap:
 
     grid: tuple[int, int]
     step: tuple[float, float]
-    cells: tuple[tuple[float, float], ...]
+    box_sizes: tuple[tuple[float, float], ...]
     offset: float | tuple[float, float] = 0.5
     clip: Literal["none", "corners", "centers", "pixels"] = "none"
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
@@ -301,7 +302,7 @@ class PriorMap:
     @property
     def count(self) -> int:
         """Number of priors of this map."""
-        return self.grid[0] * self.grid[1] * len(self.cells)
+        return self.grid[0] * self.grid[1] * len(self.box_sizes)
 
 
 @dataclass(frozen=True)
@@ -400,7 +401,11 @@ class SSDConfig:
         """The config as one line of JSON; ``from_json`` gives an equal config back."""
         known = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "layers"}
         known["staged" if isinstance(self.layers, Staged) else "graph"] = self.layers
-        return msgspec.json.encode(_Stored(**known), enc_hook=str).decode()
+        plain = msgspec.to_builtins(_Stored(**known), enc_hook=str, str_keys=True)
+        plain["priors"] = [_renamed(entry, {"box_sizes": "cells"}) for entry in plain["priors"]]
+        if plain["staged"] is not None:
+            plain["staged"]["backbone"] = _renamed(plain["staged"]["backbone"], {"out_indices": "taps"})
+        return msgspec.json.encode(plain).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SSDConfig:
@@ -410,7 +415,17 @@ class SSDConfig:
             FormatError: not JSON, or not a config.
         """
         try:
-            stored = msgspec.json.decode(text, type=_Stored)
+            plain = msgspec.json.decode(text)
+            if isinstance(plain, dict):
+                if isinstance(plain.get("priors"), list):
+                    plain["priors"] = [_renamed(entry, {"cells": "box_sizes"}) for entry in plain["priors"]]
+                if isinstance(staged := plain.get("staged"), dict):
+                    staged["backbone"] = _renamed(staged.get("backbone"), {"taps": "out_indices"})
+                    if isinstance(heads := staged.get("heads"), dict) and heads.get("depthwise") is not None:
+                        raise FormatError(
+                            "heads with a depthwise convolution of their own are not built any more", where="config"
+                        )
+            stored = msgspec.convert(plain, _Stored, str_keys=True)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"not a network config: {error}") from None
         layers = stored.staged or stored.graph
@@ -418,6 +433,26 @@ class SSDConfig:
             raise FormatError("a config needs either staged or graph layers", where=stored.name)
         known = {part.name: getattr(stored, part.name) for part in fields(cls) if part.name != "layers"}
         return cls(**known, layers=layers)
+
+
+def backbone_to_plain(backbone: Backbone) -> dict[str, Any]:
+    """A backbone in its stored form."""
+    plain: dict[str, Any] = _renamed(msgspec.to_builtins(backbone), {"out_indices": "taps"})
+    return plain
+
+
+def backbone_from_plain(plain: Any) -> Backbone:
+    """A backbone from its stored form.
+
+    Raises:
+        msgspec.ValidationError: it is none.
+    """
+    return msgspec.convert(_renamed(plain, {"taps": "out_indices"}), Backbone)
+
+
+def _renamed(table: Any, names: Mapping[str, str]) -> Any:
+    """A table with some of its keys renamed, in its own order; all else as it is."""
+    return {names.get(key, key): value for key, value in table.items()} if isinstance(table, dict) else table
 
 
 @dataclass(frozen=True)
@@ -523,11 +558,11 @@ def _check_priors(where: str, config: SSDConfig) -> None:
                 raise _wrong(where, f"{at}.step", "a positive number", step)
         for value in (v for v in found.variances if not (math.isfinite(v) and v > 0)):
             raise _wrong(where, f"{at}.variances", "positive numbers", value)
-        for cell in found.cells:
+        for cell in found.box_sizes:
             for length in cell:
                 if not (math.isfinite(length) and 0 <= length <= 1e6):
-                    raise _wrong(where, f"{at}.cells", "from 0 to 1,000,000 pixels", length)
-        total += found.grid[0] * found.grid[1] * len(found.cells)
+                    raise _wrong(where, f"{at}.box_sizes", "from 0 to 1,000,000 pixels", length)
+        total += found.grid[0] * found.grid[1] * len(found.box_sizes)
     if total > MAX_PRIORS:
         raise _wrong(where, "priors", f"at most {MAX_PRIORS:,}", total)
 

@@ -237,22 +237,24 @@ class ConvUnit(nn.Sequential):
 
 
 class Tapped(nn.Module):
-    """Named modules run one after the other; the outputs of the named taps are returned.
+    """Named modules run one after the other; the outputs of the units in ``out_indices`` are returned.
 
     Args:
         units: (name, module) in order of execution.
-        taps: names of the units whose outputs are wanted, in order; nothing behind the last one may be left over.
+        out_indices: names of the units whose outputs are wanted, in order; nothing behind the last one may be left over.
         channels: output channels of each tap.
     """
 
-    def __init__(self, units: Iterable[tuple[str, nn.Module]], taps: Sequence[str], channels: Sequence[int]) -> None:
+    def __init__(
+        self, units: Iterable[tuple[str, nn.Module]], out_indices: Sequence[str], channels: Sequence[int]
+    ) -> None:
         super().__init__()
         for name, unit in units:
             self.add_module(name, unit)
-        unknown = [tap for tap in taps if tap not in self._modules]
+        unknown = [tap for tap in out_indices if tap not in self._modules]
         if unknown:
             raise FormatError(f"no layer {unknown[0]!r} to tap", expected=f"one of {', '.join(self._modules)}")
-        self.taps = tuple(taps)
+        self.out_indices = tuple(out_indices)
         self.channels = tuple(channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -260,9 +262,9 @@ class Tapped(nn.Module):
         outputs: dict[str, Tensor] = {}
         for name, unit in self.named_children():
             x = unit(x)
-            if name in self.taps:
+            if name in self.out_indices:
                 outputs[name] = x
-        return [outputs[tap] for tap in self.taps]
+        return [outputs[tap] for tap in self.out_indices]
 
 
 class ExtraStages(nn.Module):
@@ -298,13 +300,6 @@ class ExtraStages(nn.Module):
 
 
 def _head(channels: int, outputs: int, heads: Heads) -> nn.Module:
-    if heads.depthwise is not None:
-        depthwise = ConvSpec(
-            "dw", channels, heads.kernel, padding=heads.pad, groups=channels, bias=False, norm=heads.depthwise
-        )
-        unit = ConvUnit(channels, depthwise)
-        unit.add_module("predictor", nn.Conv2d(channels, outputs, 1, bias=heads.bias))
-        return unit
     if heads.before is not None:
         unit = ConvUnit(channels, heads.before)
         inner = heads.before.out_channels

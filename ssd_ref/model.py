@@ -53,7 +53,7 @@ class SSD(nn.Module):
         channels: list[int] = list(self.backbone.channels)  # type: ignore[arg-type]
         self.extras = ExtraStages(channels[-1], staged.extras)
         channels += self.extras.channels
-        anchors = [len(m.cells) for m in self.config.priors]
+        anchors = [len(m.box_sizes) for m in self.config.priors]
         self.heads = MultiBoxHeads(channels, anchors, self.config.num_classes, staged.heads)
 
     def features(self, pixels: Tensor) -> list[Tensor]:

@@ -135,7 +135,7 @@ def _grid(entry: PriorMap) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDAr
         np.arange(n, dtype=np.float32) + np.float32(o) for n, o in zip(entry.grid, entry.offsets, strict=True)
     )
     step_y, step_x = (np.float32(step) for step in entry.step)
-    sizes = np.asarray(entry.cells, np.float32).astype(np.float64)
+    sizes = np.asarray(entry.box_sizes, np.float32).astype(np.float64)
     cx = (cols * step_x).astype(np.float64)[None, :, None]
     cy = (rows * step_y).astype(np.float64)[:, None, None]
     return cx, cy, sizes[:, 0], sizes[:, 1]
@@ -144,7 +144,7 @@ def _grid(entry: PriorMap) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDAr
 def _corners(entry: PriorMap, image_size: tuple[int, int]) -> _F32:
     cx, cy, width, height = _grid(entry)
     rows, columns = entry.image or image_size
-    out = np.empty((*entry.grid, len(entry.cells), 4), np.float32)
+    out = np.empty((*entry.grid, len(entry.box_sizes), 4), np.float32)
     out[..., 0] = (cx - width / 2) / columns
     out[..., 1] = (cy - height / 2) / rows
     out[..., 2] = (cx + width / 2) / columns
@@ -160,8 +160,8 @@ def _double(entry: PriorMap) -> bool:
 
 def _double_corners(entry: PriorMap, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """(P, 4) corners in float64, in the order of NumPy code: centres by ``linspace``, corners and clipping in pixels."""
-    out = np.empty((*entry.grid, len(entry.cells), 4))
-    half = np.asarray(entry.cells, np.float64) / 2.0
+    out = np.empty((*entry.grid, len(entry.box_sizes), 4))
+    half = np.asarray(entry.box_sizes, np.float64) / 2.0
     for axis in (1, 0):
         count, step, offset = entry.grid[axis], entry.step[axis], entry.offsets[axis]
         line = np.linspace(offset * step, (offset + count - 1) * step, count)
@@ -188,7 +188,7 @@ def _centers_of(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _clamped_centers(entry: PriorMap, image_size: tuple[int, int]) -> _F32:
     cx, cy, width, height = _grid(entry)
     rows, columns = entry.image or image_size
-    out = np.empty((*entry.grid, len(entry.cells), 4), np.float32)
+    out = np.empty((*entry.grid, len(entry.box_sizes), 4), np.float32)
     out[..., 0] = cx / columns
     out[..., 1] = cy / rows
     out[..., 2] = width / columns

@@ -132,7 +132,7 @@ def _order(maps: Sequence[PriorMap], kind: str) -> npt.NDArray[np.int64] | None:
         return None
     parts, start = [], 0
     for entry in maps:
-        n = len(entry.cells)
+        n = len(entry.box_sizes)
         cell = [1, 0] if kind == "middle_first" else [0, 1]
         cell = [*cell, *range(2, n, 2), *range(3, n, 2)] if n > 2 else list(range(n))
         places = np.arange(start, start + entry.count).reshape(-1, n)
@@ -162,7 +162,7 @@ def _priors(entry: PriorMap, image_size: tuple[int, int], kind: str, unit: _F64)
     if kind == "chainer":  # pixels
         return _both(entry, _grid(x * step_x, y * step_y, _sides(entry)), width, height)
     if kind == "gluon":  # pixels in double precision, kept as float32
-        centers = _grid(x * step_x, y * step_y, np.asarray(entry.cells, np.float64))
+        centers = _grid(x * step_x, y * step_y, np.asarray(entry.box_sizes, np.float64))
         return _both(entry, centers.astype(np.float32), width, height)
     size = np.array([width, height, width, height], np.float64)
     if kind == "ssd_keras":  # the larger square is the root of fractions, times the image's side
@@ -181,7 +181,7 @@ def _priors(entry: PriorMap, image_size: tuple[int, int], kind: str, unit: _F64)
     single = np.float32  # hikapok: all of it
     y = (np.arange(rows, dtype=single) + single(first_y)) * single(step_y) / single(height)
     x = (np.arange(columns, dtype=single) + single(first_x)) * single(step_x) / single(width)
-    sides = (np.asarray(entry.cells) / (width, height)).astype(single)
+    sides = (np.asarray(entry.box_sizes) / (width, height)).astype(single)
     corners = _both(entry, _grid(x, y, sides).astype(single), 1.0, 1.0)[0]
     extent = corners[:, 2:] - corners[:, :2]
     return corners, np.concatenate([corners[:, :2] + extent / 2, extent], 1)
@@ -227,10 +227,10 @@ def _sides(
         upright: a ratio below 1 is its inverse with the sides exchanged; else its own root is taken.
     """
     height, width = image_size
-    plain = np.asarray(entry.cells, np.float64) / (width, height) * times
+    plain = np.asarray(entry.box_sizes, np.float64) / (width, height) * times
     if height != width:
         return plain
-    size, larger, ratios = _shape(entry.cells)
+    size, larger, ratios = _shape(entry.box_sizes)
     low, high = size / width, larger / width
     named = [(low * times,) * 2, (sqrt(low * high) * times,) * 2][: len(plain)]
     low *= times

@@ -381,9 +381,11 @@ def same_boxes(mine: Sequence[PriorMap], theirs: Sequence[PriorMap]) -> bool:
     if len(mine) != len(theirs):
         return False
     for a, b in zip(mine, theirs, strict=True):
-        if (a.grid, a.clip, a.image, len(a.cells)) != (b.grid, b.clip, b.image, len(b.cells)):
+        if (a.grid, a.clip, a.image, len(a.box_sizes)) != (b.grid, b.clip, b.image, len(b.box_sizes)):
             return False
-        numbers = [(*m.step, *m.offsets, *m.variances, *(side for cell in m.cells for side in cell)) for m in (a, b)]
+        numbers = [
+            (*m.step, *m.offsets, *m.variances, *(side for cell in m.box_sizes for side in cell)) for m in (a, b)
+        ]
         if any(not math.isclose(x, y, rel_tol=1e-6) for x, y in zip(*numbers, strict=True)):
             return False
     return True

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ssdconv.converters.caffe.net import CaffeLayer, Shape, short_float
 from ssdconv.errors import FormatError, MappingError
-from ssdconv.ssd_ref.cells import caffe_cells
+from ssdconv.ssd_ref.box_sizes import caffe_box_sizes
 from ssdconv.ssd_ref.config import LayerSpec, Postprocess, Preprocess, PriorMap
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, PIXELS_RESIZE, RULE_ASSUMED, Notice
 from ssdconv.ssd_ref.graph.params import INT_MAX, Params
@@ -27,20 +27,20 @@ def prior_box(priors: PriorMap) -> dict[str, Any]:
     Raises:
         MappingError: cells that Caffe's PriorBox layer cannot produce (sizes that are no integers).
     """
-    low = round(priors.cells[0][0])
-    rest = priors.cells[1:]
+    low = round(priors.box_sizes[0][0])
+    rest = priors.box_sizes[1:]
     high = [round(rest[0][0] ** 2 / low)] if rest and rest[0][0] == rest[0][1] else []
     ratios = [float(round(w / h * 1e4) / 1e4) for w, h in rest[len(high) :: 2]]
-    cells = caffe_cells((low,), tuple(high), tuple(ratios))
-    wrong = len(cells) != len(priors.cells) or any(
+    cells = caffe_box_sizes((low,), tuple(high), tuple(ratios))
+    wrong = len(cells) != len(priors.box_sizes) or any(
         abs(a - b) > 1e-3
-        for mine, theirs in zip(cells, priors.cells, strict=True)
+        for mine, theirs in zip(cells, priors.box_sizes, strict=True)
         for a, b in zip(mine, theirs, strict=True)
     )
     if wrong or len(set(priors.offsets)) > 1 or priors.clip == "pixels":
         raise MappingError(
             "these priors are not what Caffe's PriorBox layer makes (it casts sizes to integers)",
-            expected=[tuple(round(v, 3) for v in c) for c in priors.cells],
+            expected=[tuple(round(v, 3) for v in c) for c in priors.box_sizes],
             got=[tuple(round(v, 3) for v in c) for c in cells],
         )
     params: dict[str, Any] = {"min_size": [float(low)]}
@@ -180,7 +180,7 @@ def prior_map(spec: LayerSpec, grid: tuple[int, int], image: tuple[int, int]) ->
     declared = _image(p)
     step = _step(p, grid, declared or image)
     try:
-        cells = caffe_cells(
+        cells = caffe_box_sizes(
             p.numbers("min_size"), p.numbers("max_size"), p.numbers("aspect_ratio"), flip=p.flag("flip", True)
         )
     except FormatError as error:
@@ -188,7 +188,7 @@ def prior_map(spec: LayerSpec, grid: tuple[int, int], image: tuple[int, int]) ->
     return PriorMap(
         grid=grid,
         step=step,
-        cells=cells,
+        box_sizes=cells,
         offset=short_float(p.number("offset", 0.5)),
         clip="corners" if p.flag("clip", False) else "none",
         variances=_variances(p),

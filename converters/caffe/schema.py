@@ -28,7 +28,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ssdconv.converters.protobuf_wire import LEN, Field, encode_varint
-from ssdconv.ssd_ref.graph.operation import Message, operations
+from ssdconv.ssd_ref.graph.operation import ParamMessage, operations
 
 ENUMS: dict[str, str] = {
     "AnnotationType": "BBOX=0",
@@ -236,7 +236,7 @@ _OPTIONAL, _REPEATED = 1, 3
 
 @cache
 def messages() -> dict[str, Any]:
-    """Message classes by table name: ``messages()["Net"]``, ``["Layer"]``, ``["V1Layer"]``, ``["Convolution"]`` …"""
+    """ParamMessage classes by table name: ``messages()["Net"]``, ``["Layer"]``, ``["V1Layer"]``, ``["Convolution"]`` …"""
     file = descriptor_pb2.FileDescriptorProto(name="ssdconv_caffe.proto", package=_PACKAGE, syntax="proto2")
     enums = {**ENUMS, "V1Type": "NONE=0 " + " ".join(f"{name}={number}" for name, (number, _) in V1_TYPES.items())}
     for name, values in enums.items():
@@ -255,9 +255,9 @@ def messages() -> dict[str, Any]:
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in tables}
 
 
-def _operations() -> dict[str, Message]:
+def _operations() -> dict[str, ParamMessage]:
     """Name of a message in the tables -> an operation's message: that of the first type that has it (Convolution)."""
-    found: dict[str, Message] = {}
+    found: dict[str, ParamMessage] = {}
     for kind in operations().values():
         if kind.message and kind.message not in found.values():
             found[kind.types[0]] = kind.message

@@ -367,7 +367,7 @@ def mapping(config: SSDConfig, table: TensorTable) -> TensorMapping:
     return TensorMapping(tuple(entries), tuple(drops))
 
 
-def _entry(blob: Blob, table: TensorTable) -> MappedTensor:
+def _entry(blob: NetBlob, table: TensorTable) -> MappedTensor:
     """One blob's way; old files store every blob with four dimensions, a bias as (1, 1, 1, N)."""
     stored = tuple(table[blob.name].shape) if blob.name in table else blob.shape
     if stored != blob.shape and [n for n in stored if n != 1] == [n for n in blob.shape if n != 1]:
@@ -376,7 +376,7 @@ def _entry(blob: Blob, table: TensorTable) -> MappedTensor:
 
 
 @dataclass(frozen=True)
-class Blob:
+class NetBlob:
     """One learned blob and its reference tensor; ``same_as`` names the tensor's first holder where layers share it."""
 
     layer: str
@@ -391,16 +391,16 @@ class Blob:
         return f"{self.layer}/{self.index}"
 
 
-def blobs_of(config: SSDConfig) -> list[Blob]:
+def blobs_of(config: SSDConfig) -> list[NetBlob]:
     """Every learned blob of a network, in the order of its layers."""
     if isinstance(config.layers, Staged):
         return [
-            Blob(e.layer.name, index, tensor, shape)
+            NetBlob(e.layer.name, index, tensor, shape)
             for e in emit(config)
             for index, (tensor, shape) in enumerate(zip(e.tensors, e.shapes, strict=True))
         ]
     return [
-        Blob(b.layer, b.index, f"graph.{b.same_as or b.parameter}", b.shape, b.same_as)
+        NetBlob(b.layer, b.index, f"graph.{b.same_as or b.parameter}", b.shape, b.same_as)
         for b in learned_blobs(config.layers.layers)
     ]
 

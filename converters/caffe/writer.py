@@ -194,9 +194,9 @@ class _Emitter:
                 yield self.pool(unit)
             elif isinstance(unit, ScaleSpec):
                 raise MappingError("Caffe networks have no stored input scale", where=self.config.name)
-            if unit.name in backbone.taps:
+            if unit.name in backbone.out_indices:
                 sources.append((self.top, self.channels))
-            if unit.name == backbone.taps[-1]:
+            if unit.name == backbone.out_indices[-1]:
                 break
         if self.staged.extras.pool != "none":
             raise MappingError("Caffe networks of this family have no pooled last stage", where=self.config.name)
@@ -288,10 +288,8 @@ class _Emitter:
 
     def heads(self, sources: list[tuple[str, int]]) -> Iterator[Emitted]:
         heads, classes = self.staged.heads, self.config.num_classes
-        if heads.depthwise is not None:
-            raise MappingError("no Caffe form of depthwise heads is known", where=self.config.name)
         for index, ((source, channels), priors) in enumerate(zip(sources, self.config.priors, strict=True)):
-            anchors = len(priors.cells)
+            anchors = len(priors.box_sizes)
             for kind, values in (("loc", 4), ("conf", classes)):
                 name, module = f"{source}_mbox_{kind}", f"heads.{kind}.{index}"
                 params: dict[str, Any] = {"num_output": anchors * values, "kernel_size": [heads.kernel]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ssdconv.converters.convert import FileReport, output_paths, transfer
 from ssdconv.converters.gluon.mapping import ParamName, backbone_parts, bare, resolve
 from ssdconv.converters.gluon.params import read_params
 from ssdconv.converters.tensors import Drop, MappedTensor, TensorMapping, TensorTable, sha256_file
-from ssdconv.ssd_ref.config import Backbone
+from ssdconv.ssd_ref.config import Backbone, backbone_to_plain
 from ssdconv.ssd_ref.networks.gluon import backbone
 
 _STATISTICS = "(gamma|beta|running_mean|running_var)"
@@ -41,7 +41,11 @@ class BackboneReport(FileReport):
 
     def to_json(self) -> dict[str, Any]:
         """The whole report as JSON-ready data."""
-        return {"backbone": {"name": self.name, **asdict(self.backbone)}, "source": "gluon", **super().to_json()}
+        return {
+            "backbone": {"name": self.name, **backbone_to_plain(self.backbone)},
+            "source": "gluon",
+            **super().to_json(),
+        }
 
 
 def backbone_mapping(spec: Backbone, table: TensorTable) -> TensorMapping:

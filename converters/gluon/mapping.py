@@ -429,11 +429,11 @@ def anchors(config: SSDConfig) -> list[Array]:
     """
     arrays, side = [], 128
     for entry in config.priors:
-        values = np.empty((side, side, len(entry.cells), 4))
+        values = np.empty((side, side, len(entry.box_sizes), 4))
         centres = (np.arange(side)[:, None] + np.asarray(entry.offsets)) * np.asarray(entry.step)
         values[..., 0] = centres[None, :, None, 1]
         values[..., 1] = centres[:, None, None, 0]
-        values[..., 2:] = np.asarray(entry.cells)
+        values[..., 2:] = np.asarray(entry.box_sizes)
         arrays.append(values.reshape(1, 1, side, side, -1).astype(np.float32))
         side = max(side // 2, 16)
     return arrays

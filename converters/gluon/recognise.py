@@ -55,7 +55,7 @@ def from_tables(
                 "the stored anchors are too few for this input", where=where, expected=grid, got=table.shape
             )
     priors = tuple(replace(entry, grid=grid) for entry, grid in zip(maps, grids, strict=True))
-    sides = ", ".join(plain((entry.cells[0][0],)) for entry in priors)
+    sides = ", ".join(plain((entry.box_sizes[0][0],)) for entry in priors)
     stated = Claim(
         "priors", "stated", f"the file's own anchors, of sides {sides} … and steps {plain([m.step[0] for m in priors])}"
     )
@@ -65,10 +65,10 @@ def from_tables(
 def _map_of(entry: PriorMap, table: Array, index: int, where: str) -> PriorMap:
     """One map's steps, offset and sides; its grid is not known yet."""
     cells, rest = divmod(table.shape[-1] if table.ndim == 5 else 0, 4)
-    if rest or cells != len(entry.cells) or table.shape[:2] != (1, 1) or min(table.shape[2:4]) < 2:
+    if rest or cells != len(entry.box_sizes) or table.shape[:2] != (1, 1) or min(table.shape[2:4]) < 2:
         raise MappingError(
             f"the anchors of map {index} are not those of its heads", where=where,
-            expected=f"(1, 1, rows, columns, {4 * len(entry.cells)})", got=table.shape,
+            expected=f"(1, 1, rows, columns, {4 * len(entry.box_sizes)})", got=table.shape,
         )  # fmt: skip
     values = table.astype(np.float64).reshape(*table.shape[2:4], cells, 4)
     first, last = values[0, 0, 0, :2], values[-1, -1, 0, :2]
@@ -80,7 +80,7 @@ def _map_of(entry: PriorMap, table: Array, index: int, where: str) -> PriorMap:
             f"the anchors of map {index} are no even grid", where=where, got=f"step {step}, offset {offset}"
         )
     sides = tuple((float(w), float(h)) for w, h in values[0, 0, :, 2:])
-    return replace(entry, step=(float(step[1]), float(step[0])), offset=offset[0], cells=sides)
+    return replace(entry, step=(float(step[1]), float(step[0])), offset=offset[0], box_sizes=sides)
 
 
 def _size_of(config: SSDConfig, maps: Sequence[PriorMap]) -> tuple[Size, Claim]:
@@ -164,7 +164,7 @@ def class_count(table: TensorTable, config: SSDConfig) -> int | None:
     """Conf channels per prior that the file's first class predictor has, background included; None without one."""
     wanted = [r.name for r in rows_of(config) if r.target == "heads.conf.0.bias"]
     name = resolve(table, wanted)[wanted[0].structural]
-    cells = len(config.priors[0].cells)
+    cells = len(config.priors[0].box_sizes)
     if name not in table or len(table[name].shape) != 1 or table[name].shape[0] % cells:
         return None
     return table[name].shape[0] // cells or None

@@ -93,7 +93,7 @@ def head_names(config: SSDConfig) -> list[str]:
     """What the layers of each source's heads are called after."""
     assert isinstance(config.layers, Staged)
     extras = [stage[-1].name for stage in config.layers.extras.stages]
-    taps = list(config.layers.backbone.taps)
+    taps = list(config.layers.backbone.out_indices)
     if config.layers.backbone.kind == "vgg16":
         return ["conv4_3_norm", "fc7", *extras]
     return [*taps, "pool8"] if config.layers.extras.pool == "avg3" else taps
@@ -104,7 +104,7 @@ def _heads(config: SSDConfig, channels: list[int]) -> Iterator[KerasRow]:
     for role, values in (("conf", config.num_classes), ("loc", 4)):
         word = "logit" if jedol and role == "conf" else role
         for index, (name, inner, prior) in enumerate(zip(head_names(config), channels, config.priors, strict=True)):
-            cells = len(prior.cells)
+            cells = len(prior.box_sizes)
             order = JEDOL_SIX if jedol and cells == 6 else ()
             weight = (cells * values, inner, 3, 3)
             yield from _conv(f"{name}_mbox_{word}", f"heads.{role}.{index}", weight, True, order)
@@ -142,7 +142,7 @@ def _resnet(config: SSDConfig) -> Iterator[KerasRow]:
             yield from _conv(f"{block.name}_branch{branch}", f"{module}.conv", (out, before, side, side), False)
             yield from _norm(f"bn{block.name[3:]}_branch{branch}", f"{module}.norm", out)
         inner = channels[block.name] = block.out
-    taps = [channels[tap] for tap in config.layers.backbone.taps]
+    taps = [channels[tap] for tap in config.layers.backbone.out_indices]
     yield from _heads(config, [*taps, taps[-1]])
 
 
@@ -156,7 +156,7 @@ def _ssd7(config: SSDConfig) -> Iterator[KerasRow]:
             yield from _norm(f"bn{unit.name[4:]}", f"{module}.norm", unit.out_channels)
             inner = channels[unit.name] = unit.out_channels
     for word, role, values in (("classes", "conf", config.num_classes), ("boxes", "loc", 4)):
-        for index, tap in enumerate(config.layers.backbone.taps):
+        for index, tap in enumerate(config.layers.backbone.out_indices):
             weight = (4 * values, channels[tap], 3, 3)
             yield from _conv(f"{word}{tap[4:]}", f"heads.{role}.{index}", weight, True, SSD7_FOUR)
 
@@ -268,7 +268,7 @@ def _sized(name: str, convolutions: Sequence[Sequence[Shape]]) -> SSDConfig:
     expected = chain + 2 * len(plain.priors)
     if len(kernels) != expected:
         raise _MisfitError(f"{len(kernels)} convolutions, not {expected}")
-    cells = sum(len(one.cells) for one in plain.priors)
+    cells = sum(len(one.box_sizes) for one in plain.priors)
     values, rest = divmod(sum(kernel[3] for kernel in kernels[chain:]), cells)
     width, published = kernels[0][3], next(row.shape[3] for row in rows_of(plain) if row.kind == "kernel")
     if rest or values < 6 or values > 2_000 or not 0 < width <= published:

@@ -29,7 +29,7 @@ from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.same_network import prior_gap
 from ssdconv.converters.tensors import Array, Drop, MappedTensor, TensorMapping, TensorTable, apply_all, inverse
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import Graph, Origin, SSDConfig, Staged
+from ssdconv.ssd_ref.config import Graph, SourceText, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.caffe import RATIOS, SIZES
@@ -232,7 +232,7 @@ def whole_plan(table: TensorTable, whole: WholeModel, request: Request) -> Plan:
     assert isinstance(graph, Graph)
     known = {part for weight in whole.made.weights for part in weight.owner}
     drops = tuple(Drop(name, _why_dropped(name, table, known)) for name in table if name not in used)
-    origin = Origin(
+    origin = SourceText(
         table.found(KerasFile).model,
         {entry.target: entry.source for entry in entries},
         {key: told for key in ("version", "backend") if (told := getattr(table.found(KerasFile), key))}
@@ -321,7 +321,9 @@ def config_of(table: TensorTable, layers: Mapping[str, list[str]], request: Requ
     rows = rows_of(config)
     heads = next(row for row in rows if row.target == "heads.conf.0.bias")
     first = rows[1]  # conv1_1's or conv1's bias
-    classes = request.num_classes or _side(table, layers.get(heads.layer + suffix, [])) // len(config.priors[0].cells)
+    classes = request.num_classes or _side(table, layers.get(heads.layer + suffix, [])) // len(
+        config.priors[0].box_sizes
+    )
     width = _side(table, layers.get(first.layer + suffix, [])) or first.shape[0]
     if width > first.shape[0] or classes > 2_000:
         raise MappingError(
@@ -403,7 +405,7 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     return [dst]
 
 
-def write_again(origin: Origin, tensors: Mapping[str, Array], dst: Path) -> Path:
+def write_again(origin: SourceText, tensors: Mapping[str, Array], dst: Path) -> Path:
     """A whole model with its own text, its weights under the names that they came under.
 
     Raises:

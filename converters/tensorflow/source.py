@@ -35,7 +35,7 @@ from ssdconv.converters.tensors import (
     permute_anchors,
 )
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import Graph, Origin, SSDConfig
+from ssdconv.ssd_ref.config import Graph, SourceText, SSDConfig
 from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.tensorflow import EXTRA_SCALES, NETWORKS, SCALES, hikapok, ratios
@@ -87,7 +87,7 @@ def entries(config: SSDConfig, prefix: str = SCOPE) -> Iterator[MappedTensor]:
                 continue
             ops: list[Op] = [Transpose((3, 2, 0, 1))] if kind == "weight" else []
             if layer.role in ("loc", "conf"):
-                anchors = len(config.priors[int(layer.name)].cells)
+                anchors = len(config.priors[int(layer.name)].box_sizes)
                 inner = YX_TO_XY if layer.role == "loc" else None
                 ops.append(permute_anchors(ANCHORS[anchors], shape[0] // anchors, inner=inner))
             stored = (shape[2], shape[3], shape[1], shape[0]) if kind == "weight" else shape
@@ -190,7 +190,7 @@ def whole_plan(table: TensorTable, request: Request) -> Plan:
     config = replace(
         whole.config,
         layers=replace(
-            graph, origin=Origin(text, stored, {f"--set {key}": value for key, value in request.settings.items()})
+            graph, origin=SourceText(text, stored, {f"--set {key}": value for key, value in request.settings.items()})
         ),
     )
     return Plan(config, TensorMapping(whole.entries, drops), whole.warnings, whole.probes, whole.evidence)

@@ -30,7 +30,7 @@ from ssdconv.parity.diagnose.hypothesis import (
 )
 from ssdconv.parity.diagnose.weights import ANCHOR_ORDERS, CORRUPTED, HALF, SWAPPED, WEIGHTS
 from ssdconv.ssd_ref.backbones.plain import Rounding
-from ssdconv.ssd_ref.cells import caffe_cells
+from ssdconv.ssd_ref.box_sizes import caffe_box_sizes
 from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, Preprocess, PriorMap, Resize, SSDConfig, Staged
 from ssdconv.ssd_ref.networks.registry import builders
 from ssdconv.ssd_ref.networks.registry import networks as all_networks
@@ -386,19 +386,25 @@ def score_activation(net: Net, truth: Truth) -> Changes:
 def prior_order(net: Net, truth: Truth) -> Changes:
     """The truth's order where it has the same ones, then known orders, then width for height."""
     if truth is not None and len(truth.priors) == len(net.config.priors):
-        cells = [m.cells for m in truth.priors]
-        held = [m.cells for m in net.config.priors]
+        cells = [m.box_sizes for m in truth.priors]
+        held = [m.box_sizes for m in net.config.priors]
         if held != cells and [len(c) for c in held] == [len(c) for c in cells] and _reordered(net.config.priors, cells):
             index = next(i for i, (a, b) in enumerate(zip(held, cells, strict=True)) if a != b)
             found = tuple(held[index].index(c) for c in cells[index])
             yield f"priors of a cell stand as {found} in map {index}", _cells(cells)
     for one in ANCHOR_ORDERS:
-        if any(len(m.cells) == len(one) for m in net.config.priors):
+        if any(len(m.box_sizes) == len(one) for m in net.config.priors):
             for to in dict.fromkeys((one, tuple(one.index(i) for i in range(len(one))))):
                 yield f"priors of a cell stand as {to}", _maps(partial(_ordered, to=to))
-    yield "priors of a cell are shifted by -1", _maps(lambda m: replace(m, cells=(*m.cells[-1:], *m.cells[:-1])))
-    yield "priors of a cell are shifted by +1", _maps(lambda m: replace(m, cells=(*m.cells[1:], *m.cells[:1])))
-    yield "width and height are exchanged", _maps(lambda m: replace(m, cells=tuple((h, w) for w, h in m.cells)))
+    yield (
+        "priors of a cell are shifted by -1",
+        _maps(lambda m: replace(m, box_sizes=(*m.box_sizes[-1:], *m.box_sizes[:-1]))),
+    )
+    yield (
+        "priors of a cell are shifted by +1",
+        _maps(lambda m: replace(m, box_sizes=(*m.box_sizes[1:], *m.box_sizes[:1]))),
+    )
+    yield "width and height are exchanged", _maps(lambda m: replace(m, box_sizes=tuple((h, w) for w, h in m.box_sizes)))
 
 
 @mistake(
@@ -410,7 +416,7 @@ def prior_truncation(net: Net, truth: Truth) -> Changes:
     """The same table with differences below one pixel, then this table cut."""
     for name, cells in _tables(net, truth):
         if 0 < _gap(net.config.priors, cells) < 1.0:
-            kept = net.config.priors[0].cells[0][0]
+            kept = net.config.priors[0].box_sizes[0][0]
             yield f"first size {kept:g} instead of {cells[0][0][0]:g} ({name})", _cells(cells)
     cut = [_cut(m) for m in net.config.priors]
     if all(c is not None for c in cut) and 0 < _gap(net.config.priors, [c for c in cut if c is not None]) < 4:
@@ -427,7 +433,7 @@ def prior_sizes(net: Net, truth: Truth) -> Changes:
     for name, cells in _tables(net, truth):
         if _gap(net.config.priors, cells) >= 1.0 and not _reordered(net.config.priors, cells):
             firsts = ", ".join(f"{c[0][0]:g}" for c in cells[:3])
-            own = ", ".join(f"{m.cells[0][0]:g}" for m in net.config.priors[:3])
+            own = ", ".join(f"{m.box_sizes[0][0]:g}" for m in net.config.priors[:3])
             yield f"sizes {own} … instead of {firsts} … ({name})", _cells(cells)
 
 
@@ -534,17 +540,17 @@ def _every_map(**values: Any) -> Change:
 
 
 def _cells(table: Sequence[Cells]) -> Change:
-    return lambda net: _table([replace(m, cells=c) for m, c in zip(net.config.priors, table, strict=True)])(net)
+    return lambda net: _table([replace(m, box_sizes=c) for m, c in zip(net.config.priors, table, strict=True)])(net)
 
 
 def _tables(net: Net, truth: Truth) -> Iterator[tuple[str, list[Cells]]]:
     """(network, cells per map) of the truth and of every named network that could be meant, each once."""
-    counts = [len(m.cells) for m in net.config.priors]
-    seen = [[m.cells for m in net.config.priors]]
+    counts = [len(m.box_sizes) for m in net.config.priors]
+    seen = [[m.box_sizes for m in net.config.priors]]
     configs = [truth] if truth is not None else []
     configs += [builders(row.source)[row.name](row.name, None) for row in all_networks()]
     for config in configs:
-        cells = [m.cells for m in config.priors]
+        cells = [m.box_sizes for m in config.priors]
         if [len(c) for c in cells] == counts and cells not in seen:
             seen.append(cells)
             yield f"{config.name} of {config.source}", cells
@@ -552,28 +558,28 @@ def _tables(net: Net, truth: Truth) -> Iterator[tuple[str, list[Cells]]]:
 
 def _gap(maps: Sequence[PriorMap], cells: Sequence[Cells]) -> float:
     """Largest difference of a cell's side in pixels."""
-    pairs = zip([m.cells for m in maps], cells, strict=True)
+    pairs = zip([m.box_sizes for m in maps], cells, strict=True)
     return max((abs(a - b) for mine, theirs in pairs for p, q in zip(mine, theirs, strict=True) for a, b in zip(p, q, strict=True)), default=0.0)  # fmt: skip
 
 
 def _reordered(maps: Sequence[PriorMap], cells: Sequence[Cells]) -> bool:
-    pairs = zip([m.cells for m in maps], cells, strict=True)
+    pairs = zip([m.box_sizes for m in maps], cells, strict=True)
     return all(sorted(mine) == sorted(theirs) for mine, theirs in pairs)
 
 
 def _cut(entry: PriorMap) -> Cells | None:
     """The cells that Caffe makes of a map with these sizes; None where they are not Caffe's."""
-    if len(entry.cells) not in (4, 6):
+    if len(entry.box_sizes) not in (4, 6):
         return None
-    low, middle = entry.cells[0][0], entry.cells[1][0]
+    low, middle = entry.box_sizes[0][0], entry.box_sizes[1][0]
     high = middle * middle / low if low > 0 else 0.0
     if not 1 <= low < high < math.inf:
         return None
-    return caffe_cells((low,), (round(high, 3),), (2, 3) if len(entry.cells) == 6 else (2,))
+    return caffe_box_sizes((low,), (round(high, 3),), (2, 3) if len(entry.box_sizes) == 6 else (2,))
 
 
 def _ordered(entry: PriorMap, to: tuple[int, ...]) -> PriorMap:
-    return replace(entry, cells=tuple(entry.cells[i] for i in to)) if len(entry.cells) == len(to) else entry
+    return replace(entry, box_sizes=tuple(entry.box_sizes[i] for i in to)) if len(entry.box_sizes) == len(to) else entry
 
 
 def _first(maps: Sequence[PriorMap]) -> str:

@@ -256,8 +256,6 @@ def norms(net: Net) -> dict[str, NormSpec]:
     for spec in specs(net.config):
         if spec.norm is not None:
             found.setdefault("the extra layers", spec.norm)
-    if staged.heads.depthwise is not None:
-        found["the heads"] = staged.heads.depthwise
     return found
 
 
@@ -277,9 +275,6 @@ def set_norms(part: str, fields: Mapping[str, Any]) -> Change:
                 net = options(eps=fields["eps"])(net)
         if "the extra layers" in wanted:
             net = extras(on_extras)(net)
-        if "the heads" in wanted:
-            depthwise = replace(wanted["the heads"], **fields)
-            net = net.with_staged(lambda s: replace(s, heads=replace(s.heads, depthwise=depthwise)))
         return net
 
     return change

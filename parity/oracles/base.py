@@ -271,7 +271,7 @@ def in_reference_order(array: Array, config: SSDConfig, orders: Mapping[int, Seq
 def _places(config: SSDConfig, orders: Mapping[int, Sequence[int]]) -> Iterator[int]:
     start = 0
     for prior_map in config.priors:
-        cells = len(prior_map.cells)
+        cells = len(prior_map.box_sizes)
         order = orders.get(cells, range(cells))
         for cell in range(prior_map.grid[0] * prior_map.grid[1]):
             yield from (start + cell * cells + place for place in order)

@@ -127,7 +127,7 @@ def told_of(opened: Opened) -> dict[str, Any] | None:
         return None
     rule, maps = config.detect, []
     for entry in config.priors:
-        cells = np.array(entry.cells)
+        cells = np.array(entry.box_sizes)
         places = np.argsort(_orders(config).get(len(cells), range(len(cells))))
         maps.append({
             "cells": cells[places].tolist(), "step": entry.step, "offset": entry.offset, "clip": entry.clip != "none",
@@ -182,8 +182,8 @@ def _original(opened: Opened) -> Prepared:
     turn = -1 if config.pixels.order == "BGR" else 1
     mean, std = list(config.pixels.mean), list(config.pixels.std)
     given = {claim.key: claim.value for claim in opened.plan.evidence if claim.basis == "user"}
-    last = config.priors[-1].cells
-    scales = [m.cells[0][0] / min(height, width) for m in config.priors]
+    last = config.priors[-1].box_sizes
+    scales = [m.box_sizes[0][0] / min(height, width) for m in config.priors]
     arguments: dict[str, Any] = {
         "image_size": [height, width, 3],
         "scales": [round(scale, 6) for scale in (*scales, last[1][0] ** 2 / last[0][0] / min(height, width))],

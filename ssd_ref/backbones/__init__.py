@@ -19,7 +19,7 @@ KINDS = {
     "ssd7": ("sequential", "ssd7"),
     "aizoo": ("sequential", "aizoo"),
 }
-"""kind -> (module, function); the function takes the taps and the config's options, and the module that it returns
+"""kind -> (module, function); the function takes ``out_indices`` and the config's options, and the module that it returns
 has ``channels`` (one per tap) and maps (N, 3, H, W) to a list of feature maps."""
 
 
@@ -28,5 +28,5 @@ def build_backbone(spec: Backbone) -> nn.Module:
     if spec.kind not in KINDS:
         raise FormatError(f"no backbone {spec.kind!r}", expected=f"one of {', '.join(KINDS)}")
     module, function = KINDS[spec.kind]
-    built: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(spec.taps, **spec.options)
+    built: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(spec.out_indices, **spec.options)
     return built

@@ -234,7 +234,7 @@ def grids_of(staged: Staged, size: Size) -> tuple[Size, ...]:
             at = _pooled(at, unit)
         elif not isinstance(unit, ScaleSpec):
             at = _convolved(at, unit)
-        if unit.name in staged.backbone.taps:
+        if unit.name in staged.backbone.out_indices:
             maps.append(at)
     for stage in staged.extras.stages:
         for spec in stage:

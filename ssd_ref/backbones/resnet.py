@@ -156,7 +156,7 @@ class ResNet(nn.Module):
     """A ResNet up to its last tap.
 
     Args:
-        taps: ``stage3`` for a stage's output; with v2 also ``stage3.7.act2``, an activation inside block 7 of stage 3.
+        out_indices: ``stage3`` for a stage's output; with v2 also ``stage3.7.act2``, an activation inside block 7 of stage 3.
         depth: 18, 34, 50, 101 or 152.
         version: see the module's table.
         strides: of the four stages.
@@ -169,7 +169,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        taps: Sequence[str],
+        out_indices: Sequence[str],
         *,
         depth: int,
         version: Version = "v1",
@@ -181,8 +181,8 @@ class ResNet(nn.Module):
         in_3x3 = version != "v1" if stride_in_3x3 is None else stride_in_3x3
         if depth not in BLOCKS:
             raise FormatError(f"no ResNet with {depth} layers", expected=f"one of {', '.join(map(str, BLOCKS))}")
-        self.taps = tuple(taps)
-        places = [_parse(tap, version, depth) for tap in taps]
+        self.out_indices = tuple(out_indices)
+        places = [_parse(tap, version, depth) for tap in out_indices]
         end = max(places, key=lambda place: (place[0], place[1], place[2] or 9))
         self.stages = tuple(f"stage{number}" for number in range(1, end[0] + 1))
         norm = NormSpec(eps)
@@ -229,9 +229,9 @@ class ResNet(nn.Module):
                 seen: Seen = {}
                 x = block(x, seen) if isinstance(block, PreActivationBlock) else block(x)
                 outputs.update((f"{name}.{index}.{key}", value) for key, value in seen.items())
-                outputs = {key: value for key, value in outputs.items() if key in self.taps}
+                outputs = {key: value for key, value in outputs.items() if key in self.out_indices}
             outputs[name] = x
-        return [outputs[tap] for tap in self.taps]
+        return [outputs[tap] for tap in self.out_indices]
 
 
 def _after(
@@ -259,6 +259,6 @@ def _parse(tap: str, version: Version, depth: int) -> tuple[int, int, int]:
     return stage, block, inside
 
 
-def resnet(taps: Sequence[str], **options: object) -> ResNet:
+def resnet(out_indices: Sequence[str], **options: object) -> ResNet:
     """A ResNet; options as in ``ResNet``."""
-    return ResNet(taps, **options)  # type: ignore[arg-type]
+    return ResNet(out_indices, **options)  # type: ignore[arg-type]

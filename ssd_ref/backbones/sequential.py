@@ -41,7 +41,7 @@ def max_pool(spec: PoolSpec) -> nn.Module:
     return nn.MaxPool2d(spec.kernel, spec.stride, spec.padding, ceil_mode=spec.rounding == "ceil")
 
 
-def build_units(units: Sequence[Unit], taps: Sequence[str], in_channels: int = 3) -> Tapped:
+def build_units(units: Sequence[Unit], out_indices: Sequence[str], in_channels: int = 3) -> Tapped:
     """Modules for a unit list, cut behind the last tap."""
     modules: list[tuple[str, nn.Module]] = []
     channels: dict[str, int] = {}
@@ -54,28 +54,28 @@ def build_units(units: Sequence[Unit], taps: Sequence[str], in_channels: int = 3
         elif isinstance(unit, ScaleSpec):
             modules.append((unit.name, InputScale()))
         channels[unit.name] = in_channels
-    last = max((i for i, (name, _) in enumerate(modules) if name in taps), default=len(modules) - 1)
-    return Tapped(modules[: last + 1], taps, [channels.get(tap, 0) for tap in taps])
+    last = max((i for i, (name, _) in enumerate(modules) if name in out_indices), default=len(modules) - 1)
+    return Tapped(modules[: last + 1], out_indices, [channels.get(tap, 0) for tap in out_indices])
 
 
-def vgg16(taps: Sequence[str], **options: Any) -> Tapped:
+def vgg16(out_indices: Sequence[str], **options: Any) -> Tapped:
     """VGG-16 "reduced"; options as in ``plain.vgg16_units``."""
-    return build_units(UNITS["vgg16"](**options), taps)
+    return build_units(UNITS["vgg16"](**options), out_indices)
 
 
-def mobilenet_v1(taps: Sequence[str], **options: Any) -> Tapped:
+def mobilenet_v1(out_indices: Sequence[str], **options: Any) -> Tapped:
     """MobileNet v1; options as in ``plain.mobilenet_v1_units``."""
-    return build_units(UNITS["mobilenet_v1"](**options), taps)
+    return build_units(UNITS["mobilenet_v1"](**options), out_indices)
 
 
-def ssd7(taps: Sequence[str], **options: Any) -> Tapped:
+def ssd7(out_indices: Sequence[str], **options: Any) -> Tapped:
     """The seven layers of SSD7; options as in ``plain.ssd7_units``."""
-    return build_units(UNITS["ssd7"](**options), taps)
+    return build_units(UNITS["ssd7"](**options), out_indices)
 
 
-def aizoo(taps: Sequence[str], **options: Any) -> Tapped:
+def aizoo(out_indices: Sequence[str], **options: Any) -> Tapped:
     """The face-mask detector's layers; options as in ``plain.aizoo_units``."""
-    return build_units(UNITS["aizoo"](**options), taps)
+    return build_units(UNITS["aizoo"](**options), out_indices)
 
 
 class KerasBlock(nn.Module):
@@ -100,11 +100,13 @@ class KerasBlock(nn.Module):
         return out
 
 
-def keras_resnet50(taps: Sequence[str], *, width: int = 64, eps: float = 1e-3, stride_in_3x3: bool = False) -> Tapped:
+def keras_resnet50(
+    out_indices: Sequence[str], *, width: int = 64, eps: float = 1e-3, stride_in_3x3: bool = False
+) -> Tapped:
     """The backbone up to its last tap.
 
     Args:
-        taps: block names, such as ``res3d``.
+        out_indices: block names, such as ``res3d``.
         width: channels of conv1; 64 is the published network.
         eps: of every batch normalisation.
         stride_in_3x3: blocks stride in their 3x3 convolution, which is not what jedol's network does.
@@ -118,4 +120,4 @@ def keras_resnet50(taps: Sequence[str], *, width: int = 64, eps: float = 1e-3, s
     for spec in blocks(width):
         units.append((spec.name, KerasBlock(in_channels, spec, norm, stride_in_3x3)))
         in_channels = channels[spec.name] = spec.out
-    return Tapped(units, taps, [channels.get(tap, 0) for tap in taps])
+    return Tapped(units, out_indices, [channels.get(tap, 0) for tap in out_indices])

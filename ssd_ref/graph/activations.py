@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shape, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shape, Shapes, operation
 from ssdconv.ssd_ref.graph.params import Params
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ class _Pointwise(Operation):
         return bottoms, ()
 
 
-@operation("ReLU", message=Message("relu_param", 123, "negative_slope:f=1 engine:Engine=2", {"negative_slope": 0.0}))
+@operation(
+    "ReLU", message=ParamMessage("relu_param", 123, "negative_slope:f=1 engine:Engine=2", {"negative_slope": 0.0})
+)
 class ReLU(_Pointwise):
     """``max(x, 0) + negative_slope * min(x, 0)``."""
 
@@ -41,7 +43,7 @@ class ReLU(_Pointwise):
 
 
 @operation(
-    "PReLU", message=Message("prelu_param", 131, "filler:Filler=1 channel_shared:b=2", {"channel_shared": False})
+    "PReLU", message=ParamMessage("prelu_param", 131, "filler:Filler=1 channel_shared:b=2", {"channel_shared": False})
 )
 class PReLU(Operation):
     """``max(x, 0) + weight * min(x, 0)``; weight (C,) over axis 1, or () with ``channel_shared``."""
@@ -66,7 +68,9 @@ class PReLU(Operation):
 
 @operation(
     "ReLU6",
-    message=Message("relu6_param", 100000, "negative_slope:f=1", {"negative_slope": 0.0}, elsewhere=frozenset({2060})),
+    message=ParamMessage(
+        "relu6_param", 100000, "negative_slope:f=1", {"negative_slope": 0.0}, elsewhere=frozenset({2060})
+    ),
 )
 class ReLU6(_Pointwise):
     """``min(max(x, 0), 6) + negative_slope * min(x, 0)``."""
@@ -76,7 +80,7 @@ class ReLU6(_Pointwise):
         return x.clamp(0.0, 6.0) - slope * torch.relu(-x) if slope else x.clamp(0.0, 6.0)
 
 
-@operation("Clip", message=Message("clip_param", 148, "min:f=1 max:f=2", elsewhere=frozenset({100027})))
+@operation("Clip", message=ParamMessage("clip_param", 148, "min:f=1 max:f=2", elsewhere=frozenset({100027})))
 class Clip(_Pointwise):
     """``min(max(x, min), max)``."""
 
@@ -89,7 +93,7 @@ class Clip(_Pointwise):
         return x.clamp(self.p.number("min", 0.0), self.p.number("max", 0.0))
 
 
-@operation("ELU", message=Message("elu_param", 140, "alpha:f=1", {"alpha": 1.0}))
+@operation("ELU", message=ParamMessage("elu_param", 140, "alpha:f=1", {"alpha": 1.0}))
 class ELU(_Pointwise):
     """``x`` above 0, ``alpha * (exp(x) - 1)`` below, with the difference taken as it stands: torch's own is more exact."""
 
@@ -97,7 +101,7 @@ class ELU(_Pointwise):
         return x.clamp(min=0) + self.p.number("alpha") * (x.clamp(max=0).exp() - 1)
 
 
-@operation("Sigmoid", message=Message("sigmoid_param", 124, "engine:Engine=1"))
+@operation("Sigmoid", message=ParamMessage("sigmoid_param", 124, "engine:Engine=1"))
 class Sigmoid(_Pointwise):
     """``1 / (1 + exp(-x))``."""
 
@@ -105,7 +109,7 @@ class Sigmoid(_Pointwise):
         return torch.sigmoid(x)
 
 
-@operation("TanH", message=Message("tanh_param", 127, "engine:Engine=1"))
+@operation("TanH", message=ParamMessage("tanh_param", 127, "engine:Engine=1"))
 class TanH(_Pointwise):
     """Hyperbolic tangent."""
 
@@ -121,7 +125,7 @@ class AbsVal(_Pointwise):
         return x.abs()
 
 
-@operation("Swish", message=Message("swish_param", 147, "beta:f=1", {"beta": 1.0}))
+@operation("Swish", message=ParamMessage("swish_param", 147, "beta:f=1", {"beta": 1.0}))
 class Swish(_Pointwise):
     """``x / (1 + exp(-beta * x))``."""
 
@@ -150,7 +154,8 @@ class _Based(_Pointwise):
 
 
 @operation(
-    "Exp", message=Message("exp_param", 111, "base:f=1 scale:f=2 shift:f=3", {"base": -1.0, "scale": 1.0, "shift": 0.0})
+    "Exp",
+    message=ParamMessage("exp_param", 111, "base:f=1 scale:f=2 shift:f=3", {"base": -1.0, "scale": 1.0, "shift": 0.0}),
 )
 class Exp(_Based):
     """``base ^ (shift + scale * x)``."""
@@ -160,7 +165,8 @@ class Exp(_Based):
 
 
 @operation(
-    "Log", message=Message("log_param", 134, "base:f=1 scale:f=2 shift:f=3", {"base": -1.0, "scale": 1.0, "shift": 0.0})
+    "Log",
+    message=ParamMessage("log_param", 134, "base:f=1 scale:f=2 shift:f=3", {"base": -1.0, "scale": 1.0, "shift": 0.0}),
 )
 class Log(_Based):
     """Logarithm to ``base`` of ``shift + scale * x``."""
@@ -171,7 +177,9 @@ class Log(_Based):
 
 @operation(
     "Power",
-    message=Message("power_param", 122, "power:f=1 scale:f=2 shift:f=3", {"power": 1.0, "scale": 1.0, "shift": 0.0}),
+    message=ParamMessage(
+        "power_param", 122, "power:f=1 scale:f=2 shift:f=3", {"power": 1.0, "scale": 1.0, "shift": 0.0}
+    ),
 )
 class Power(_Pointwise):
     """``(shift + scale * x) ^ power``."""
@@ -182,7 +190,7 @@ class Power(_Pointwise):
         return value if power == 1.0 else value.pow(power)
 
 
-@operation("Threshold", message=Message("threshold_param", 128, "threshold:f=1", {"threshold": 0.0}))
+@operation("Threshold", message=ParamMessage("threshold_param", 128, "threshold:f=1", {"threshold": 0.0}))
 class Threshold(_Pointwise):
     """1 above ``threshold``, else 0."""
 
@@ -190,7 +198,7 @@ class Threshold(_Pointwise):
         return (x > self.p.number("threshold")).to(x.dtype)
 
 
-@operation("Dropout", message=Message("dropout_param", 108, "dropout_ratio:f=1"))
+@operation("Dropout", message=ParamMessage("dropout_param", 108, "dropout_ratio:f=1"))
 class Dropout(Operation):
     """Nothing: Caffe scales while training, so a trained net drops nothing and scales nothing."""
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shape, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shape, Shapes, operation
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +46,14 @@ class _AlongAxis(Operation):
 
 @operation(
     "Scale",
-    message=Message(
+    message=ParamMessage(
         "scale_param",
         142,
         "axis:i32=1 num_axes:i32=2 filler:Filler=3 bias_term:b=4 bias_filler:Filler=5",
         {"axis": 1, "num_axes": 1, "bias_term": False},
     ),
 )
-class Scale(_AlongAxis):
+class ChannelScale(_AlongAxis):
     """``x * weight (+ bias)`` from ``axis`` on; with two bottoms the second one is the weight.
 
     ``weight`` has the lengths of ``num_axes`` axes of x from ``axis`` on: (C,) by default, () for ``num_axes: 0``.
@@ -78,7 +78,8 @@ class Scale(_AlongAxis):
 
 
 @operation(
-    "Bias", message=Message("bias_param", 141, "axis:i32=1 num_axes:i32=2 filler:Filler=3", {"axis": 1, "num_axes": 1})
+    "Bias",
+    message=ParamMessage("bias_param", 141, "axis:i32=1 num_axes:i32=2 filler:Filler=3", {"axis": 1, "num_axes": 1}),
 )
 class Bias(_AlongAxis):
     """``x + bias`` from ``axis`` on; with two bottoms the second one is the bias."""
@@ -95,7 +96,7 @@ class Bias(_AlongAxis):
 
 @operation(
     "InnerProduct",
-    message=Message(
+    message=ParamMessage(
         "inner_product_param",
         117,
         "num_output:u32=1 bias_term:b=2 weight_filler:Filler=3 bias_filler:Filler=4 axis:i32=5 transpose:b=6",

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shapes, operation
 from ssdconv.ssd_ref.graph.params import Params
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def joined_axis(p: Params, old_name: str, rank: int) -> int:
 
 @operation(
     "Eltwise",
-    message=Message(
+    message=ParamMessage(
         "eltwise_param", 110, "operation:EltwiseOp=1 coeff:f*=2 stable_prod_grad:b=3", {"operation": "SUM"}
     ),
 )
@@ -64,7 +64,7 @@ class Mean(Operation):
         return reduce(torch.add, blobs) / len(blobs)
 
 
-@operation("Concat", message=Message("concat_param", 104, "concat_dim:u32=1 axis:i32=2", {"axis": 1}))
+@operation("Concat", message=ParamMessage("concat_param", 104, "concat_dim:u32=1 axis:i32=2", {"axis": 1}))
 class Concat(Operation):
     """Blobs one after another along ``axis`` (1 by default; negative counts from the back)."""
 
@@ -84,7 +84,7 @@ class Concat(Operation):
         return torch.cat(blobs, joined_axis(self.p, "concat_dim", blobs[0].dim()))
 
 
-@operation("Tile", message=Message("tile_param", 138, "axis:i32=1 tiles:i32=2", {"axis": 1}))
+@operation("Tile", message=ParamMessage("tile_param", 138, "axis:i32=1 tiles:i32=2", {"axis": 1}))
 class Tile(Operation):
     """A blob ``tiles`` times one after another along ``axis`` (1 by default)."""
 
@@ -100,7 +100,7 @@ class Tile(Operation):
         return torch.cat([x] * self.p.integer("tiles", 0, low=1), self.p.axis("axis", None, x.dim()))
 
 
-@operation("Slice", message=Message("slice_param", 126, "slice_dim:u32=1 slice_point:u32*=2 axis:i32=3"))
+@operation("Slice", message=ParamMessage("slice_param", 126, "slice_dim:u32=1 slice_point:u32*=2 axis:i32=3"))
 class Slice(Operation):
     """One blob in pieces along ``axis``, cut at the ``slice_point`` values or into equal parts; one top per piece."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
 from ssdconv.ssd_ref.graph.activations import activation
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shapes, operation
 from ssdconv.ssd_ref.graph.windows import conv_size, conv_window, deconv_size, window
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DEPTHWISE = ("DepthwiseConvolution", "ConvolutionDepthwise")
 CONVOLUTIONS = ("Convolution", *DEPTHWISE, "Deconvolution")
 MAX_SIDES = 3
 """Axes that a convolution slides along."""
-MESSAGE = Message(
+MESSAGE = ParamMessage(
     "convolution_param",
     106,
     """

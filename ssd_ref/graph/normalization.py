@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shape, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shape, Shapes, operation
 
 if TYPE_CHECKING:
     import torch
@@ -17,14 +17,14 @@ else:
 
 @operation(
     "BatchNorm",
-    message=Message(
+    message=ParamMessage(
         "batch_norm_param",
         139,
         "use_global_stats:b=1 moving_average_fraction:f=2 eps:f=3",
         {"eps": 1e-5, "use_global_stats": True},
     ),
 )
-class BatchNorm(Operation):
+class StoredBatchNorm(Operation):
     """``(x - mean / factor) / sqrt(variance / factor + eps)`` per channel; without gamma and beta (Scale has them).
 
     ``mean`` (C,), ``variance`` (C,) and ``factor`` (1,) are kept as the file has them: running sums, and their weight.
@@ -65,7 +65,7 @@ class BatchNorm(Operation):
 
 @operation(
     "Normalize",
-    message=Message(
+    message=ParamMessage(
         "norm_param",
         206,
         "across_spatial:b=1 scale_filler:Filler=2 channel_shared:b=3 eps:f=4",
@@ -118,7 +118,7 @@ class Normalize(Operation):
 
 @operation(
     "MVN",
-    message=Message(
+    message=ParamMessage(
         "mvn_param",
         120,
         "normalize_variance:b=1 across_channels:b=2 eps:f=3",
@@ -157,7 +157,7 @@ class MVN(Operation):
 
 @operation(
     "LRN",
-    message=Message(
+    message=ParamMessage(
         "lrn_param",
         118,
         "local_size:u32=1 alpha:f=2 beta:f=3 norm_region:NormRegion=4 k:f=5 engine:Engine=6",

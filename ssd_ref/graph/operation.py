@@ -29,7 +29,7 @@ MAX_AXES = 32
 
 
 @dataclass(frozen=True)
-class Message:
+class ParamMessage:
     """How Caffe's files hold a layer's parameters.
 
     Attributes:
@@ -59,7 +59,7 @@ class Operation:
     """Layer types that it runs."""
     family: Family = "caffe"
     """Whose terms it stands in."""
-    message: Message | None = None
+    message: ParamMessage | None = None
     """None where the layer has no parameters, or is none of Caffe's."""
     statistics: tuple[str, ...] = ()
     """Learned tensors that are not trained; they become buffers."""
@@ -136,7 +136,7 @@ Kind = TypeVar("Kind", bound=type[Operation])
 OPERATIONS: dict[str, type[Operation]] = {}
 
 
-def operation(*types: str, message: Message | None = None, family: Family = "caffe") -> Callable[[Kind], Kind]:
+def operation(*types: str, message: ParamMessage | None = None, family: Family = "caffe") -> Callable[[Kind], Kind]:
     """Class decorator: the operation that runs layers of these types.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shapes, operation
 from ssdconv.ssd_ref.graph.windows import Window, pool_sizes, pool_window, window
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ else:
 
 @operation(
     "Pooling",
-    message=Message(
+    message=ParamMessage(
         "pooling_param",
         121,
         """

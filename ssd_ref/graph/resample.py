@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ssdconv.ssd_ref.graph.operation import Message, Operation, Result, Shape, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import Operation, ParamMessage, Result, Shape, Shapes, operation
 from ssdconv.ssd_ref.graph.windows import edges, pair
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ else:
     from ssdconv.ssd_ref.graph.operation import F
 
 
-@operation("Crop", message=Message("crop_param", 144, "axis:i32=1 offset:u32*=2", {"axis": 2}))
+@operation("Crop", message=ParamMessage("crop_param", 144, "axis:i32=1 offset:u32*=2", {"axis": 2}))
 class Crop(Operation):
     """The first blob cut to the size of the second from ``axis`` (2 by default) on, starting at ``offset``."""
 
@@ -43,7 +43,7 @@ class Crop(Operation):
 
 @operation(
     "Interp",
-    message=Message(
+    message=ParamMessage(
         "interp_param",
         2143,
         "height:i32=1 width:i32=2 zoom_factor:i32=3 shrink_factor:i32=4 pad_beg:i32=5 pad_end:i32=6",
@@ -93,7 +93,7 @@ class Interp(Operation):
 
 @operation(
     "Upsample",
-    message=Message(
+    message=ParamMessage(
         "upsample_param",
         149,
         """

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ssdconv.ssd_ref.config import LayerSpec
-from ssdconv.ssd_ref.graph.operation import MAX_AXES, Message, Operation, Result, Shape, Shapes, operation
+from ssdconv.ssd_ref.graph.operation import MAX_AXES, Operation, ParamMessage, Result, Shape, Shapes, operation
 from ssdconv.ssd_ref.graph.params import INT_MAX
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ else:
 
 @operation(
     "Reshape",
-    message=Message("reshape_param", 133, "shape:BlobShape=1 axis:i32=2 num_axes:i32=3", {"axis": 0, "num_axes": -1}),
+    message=ParamMessage(
+        "reshape_param", 133, "shape:BlobShape=1 axis:i32=2 num_axes:i32=3", {"axis": 0, "num_axes": -1}
+    ),
 )
 class Reshape(Operation):
     """Same values in row-major order, other axes: dim 0 copies an axis, -1 takes the rest.
@@ -77,7 +79,9 @@ class Reshape(Operation):
         return shape[:start] + tuple(middle) + shape[end:]
 
 
-@operation("Flatten", message=Message("flatten_param", 135, "axis:i32=1 end_axis:i32=2", {"axis": 1, "end_axis": -1}))
+@operation(
+    "Flatten", message=ParamMessage("flatten_param", 135, "axis:i32=1 end_axis:i32=2", {"axis": 1, "end_axis": -1})
+)
 class Flatten(Operation):
     """Axes ``axis`` (1) to ``end_axis`` (-1), inclusive, as one."""
 
@@ -99,7 +103,7 @@ class Flatten(Operation):
         return (*shape[:axis], prod(shape[axis : end + 1]), *shape[end + 1 :])
 
 
-@operation("Permute", message=Message("permute_param", 202, "order:u32*=1", elsewhere=frozenset({144, 145, 146})))
+@operation("Permute", message=ParamMessage("permute_param", 202, "order:u32*=1", elsewhere=frozenset({144, 145, 146})))
 class Permute(Operation):
     """Axes reordered: new axis i is old axis ``order[i]``; axes that the layer does not name follow in order."""
 
@@ -126,7 +130,7 @@ class Gather(Operation):
         return x.index_select(self.p.axis("axis", 1, x.dim()), indices)
 
 
-@operation("Softmax", message=Message("softmax_param", 125, "engine:Engine=1 axis:i32=2", {"axis": 1}))
+@operation("Softmax", message=ParamMessage("softmax_param", 125, "engine:Engine=1 axis:i32=2", {"axis": 1}))
 class Softmax(Operation):
     """Softmax along ``axis`` (1 by default), stable against large values."""
 
@@ -141,7 +145,7 @@ class Softmax(Operation):
 
 @operation(
     "Reduction",
-    message=Message(
+    message=ParamMessage(
         "reduction_param",
         136,
         "operation:ReductionOp=1 axis:i32=2 coeff:f=3",
@@ -172,7 +176,9 @@ class Reduction(Operation):
 
 @operation(
     "ArgMax",
-    message=Message("argmax_param", 103, "out_max_val:b=1 top_k:u32=2 axis:i32=3", {"out_max_val": False, "top_k": 1}),
+    message=ParamMessage(
+        "argmax_param", 103, "out_max_val:b=1 top_k:u32=2 axis:i32=3", {"out_max_val": False, "top_k": 1}
+    ),
 )
 class ArgMax(Operation):
     """Places, as numbers, of the ``top_k`` largest values, largest first; of equal values the later one comes first.

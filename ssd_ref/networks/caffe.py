@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ssdconv.ssd_ref.cells import caffe_cells
+from ssdconv.ssd_ref.box_sizes import caffe_box_sizes
 from ssdconv.ssd_ref.classes import names_for
 from ssdconv.ssd_ref.config import (
     Backbone,
@@ -72,7 +72,7 @@ def prior_maps(
 ) -> tuple[PriorMap, ...]:
     """Prior maps of a VGG SSD: map i has minimum ``sizes[i]`` and maximum ``sizes[i + 1]``."""
     return tuple(
-        PriorMap((grid, grid), (step, step), caffe_cells((low,), (high,), ratios, truncate=truncate))
+        PriorMap((grid, grid), (step, step), caffe_box_sizes((low,), (high,), ratios, truncate=truncate))
         for grid, step, low, high, ratios in zip(
             grids or GRIDS[size], STEPS[size], sizes[:-1], sizes[1:], RATIOS[size], strict=True
         )
@@ -117,7 +117,7 @@ def mobilenet(name: str = "mobilenet_ssd_voc", num_classes: int | None = None) -
     maxima = (*MOBILENET_MINIMA[1:], 300)
     maps = []
     for index, (grid, low, high) in enumerate(zip(MOBILENET_GRIDS, MOBILENET_MINIMA, maxima, strict=True)):
-        cells = caffe_cells((low,), (high,), (2, 3)) if index else caffe_cells((low,), (), (2,))
+        cells = caffe_box_sizes((low,), (high,), (2, 3)) if index else caffe_box_sizes((low,), (), (2,))
         maps.append(PriorMap((grid, grid), (300 / grid, 300 / grid), cells))
     return SSDConfig(
         name=name,

@@ -58,7 +58,7 @@ class Design:
         sizes: prior sizes in pixels; map i has ``sizes[i]`` and ``sqrt(sizes[i] * sizes[i + 1])``.
         grids, steps: side of each feature map, and distance of prior centres in pixels.
         long: how many maps after the first have ratios 3 and 1/3 as well.
-        kind, taps, options: the backbone, see ``ssd_ref.backbones``.
+        kind, out_indices, options: the backbone, see ``ssd_ref.backbones``.
         filters: output channels of the extra stages; () for VGG's own.
         narrow: (minimum, factor) of the 1x1 convolution before each.
         batch_norm: the extra layers have batch normalisation instead of biases.
@@ -69,7 +69,7 @@ class Design:
     grids: tuple[int, ...]
     steps: tuple[int, ...]
     kind: str
-    taps: tuple[str, ...]
+    out_indices: tuple[str, ...]
     options: dict[str, Any]
     filters: tuple[int, ...] = (512, 512, 256, 256)
     narrow: tuple[int, float] = (128, 1.0)
@@ -205,7 +205,7 @@ def gluon(name: str, num_classes: int | None = None) -> SSDConfig:
         detect=Postprocess(top_k=400, top_k_scope="image", keep_top_k=100),
         class_names=names_for(count),
         layers=Staged(
-            Backbone(design.kind, design.taps, design.options),
+            Backbone(design.kind, design.out_indices, design.options),
             extras(design, size),
             Heads(1 if design.lite else 3, {} if design.filters else {0: L2NormSpec(1e-5, "inside")}),
         ),

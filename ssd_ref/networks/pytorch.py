@@ -120,7 +120,9 @@ def _priors(kind: Kind) -> tuple[PriorMap, ...]:
     maps = prior_maps(300, SIZES[kind.sizes], truncate=False)
     if kind.style != "torchvision":
         return tuple(replace(entry, clip="centers") for entry in maps)
-    return tuple(replace(entry, cells=tuple((min(w, 300.0), min(h, 300.0)) for w, h in entry.cells)) for entry in maps)
+    return tuple(
+        replace(entry, box_sizes=tuple((min(w, 300.0), min(h, 300.0)) for w, h in entry.box_sizes)) for entry in maps
+    )
 
 
 NETWORKS = dict.fromkeys(KINDS, pytorch)

@@ -110,7 +110,7 @@ def test_fine_tuned_class_counts_and_own_priors(tmp_path: Path) -> None:
     prototxt.write_text(text.replace("min_size: 60", "min_size: 50"))
     own = convert(tmp_path / "net.caffemodel", tmp_path / "b.pth", prototxt=prototxt).config
     assert own.name == "mobilenet_ssd_custom"
-    assert own.priors[0].cells[0] == (50.0, 50.0)
+    assert own.priors[0].box_sizes[0] == (50.0, 50.0)
 
 
 def test_wrong_network_is_an_error_that_names_a_tensor(narrow: Path, tmp_path: Path) -> None:

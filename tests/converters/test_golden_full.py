@@ -106,7 +106,7 @@ def theirs_to_ours(maps: Any, project: str) -> Array:
     """Index of each of our priors in the project's order."""
     places, start = [], 0
     for entry in maps:
-        cells = len(entry.cells)
+        cells = len(entry.box_sizes)
         order = {6: SIX, 4: FOUR}.get(cells, {}).get(project, tuple(range(cells)))
         base = start + np.arange(entry.grid[0] * entry.grid[1])[:, None] * cells
         places.append((base + np.array(order)).ravel())

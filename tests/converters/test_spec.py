@@ -297,7 +297,7 @@ def test_it_works_for_every_source(system: str, tmp_path: Path) -> None:
     config = narrowed(network(name, system, None), 4)
     written = source(system).module.write(config, seeded_tensors(config, 1), tmp_path / file, Request())
     maps = [
-        {"grid": list(m.grid), "step": list(m.step), "boxes": [[round(side, 3) + 1 for side in c] for c in m.cells]}
+        {"grid": list(m.grid), "step": list(m.step), "boxes": [[round(side, 3) + 1 for side in c] for c in m.box_sizes]}
         for m in config.priors
     ]
     spec = {
@@ -313,7 +313,7 @@ def test_it_works_for_every_source(system: str, tmp_path: Path) -> None:
     assert (made.pixels.mean, made.pixels.scale, made.pixels.resize) == ((1.0, 2.0, 3.0), 0.5, "pil_bilinear")
     assert (made.detect.score_threshold, made.detect.top_k) == (0.25, 77)
     assert made.class_names == ("background", *(f"thing{i}" for i in range(20)))
-    assert made.priors[0].cells[0][0] == pytest.approx(config.priors[0].cells[0][0] + 1, abs=1e-3)
+    assert made.priors[0].box_sizes[0][0] == pytest.approx(config.priors[0].box_sizes[0][0] + 1, abs=1e-3)
     assert made.priors[0].variances == (0.2, 0.2, 0.3, 0.3) and made.num_priors == config.num_priors
     basis = {c.link: c.basis for c in report.evidence if c.basis == "user"}
     assert basis.keys() >= {"pixels", "priors", "detection rule", "classes"}

@@ -92,8 +92,8 @@ def strided(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
 def resized(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     """One prior of the last map wider by a pixel."""
     *rest, last = config.priors
-    (width, height), *cells = last.cells
-    return replace(config, priors=(*rest, replace(last, cells=((width + 1.0, height), *cells)))), tensors
+    (width, height), *cells = last.box_sizes
+    return replace(config, priors=(*rest, replace(last, box_sizes=((width + 1.0, height), *cells)))), tensors
 
 
 PLANTS: dict[str, Plant] = {"scaled": scaled, "padded": shifted, "strided": strided, "prior": resized}

@@ -90,7 +90,7 @@ def staged(config: SSDConfig, **options: Any) -> SSDConfig:
 
 
 def cells(config: SSDConfig, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> SSDConfig:
-    return replace(config, priors=tuple(replace(m, cells=change(m.cells)) for m in config.priors))
+    return replace(config, priors=tuple(replace(m, box_sizes=change(m.box_sizes)) for m in config.priors))
 
 
 def swap_bgr(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
@@ -204,10 +204,10 @@ def integer_sizes_kept(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, 
     """35.84 and 76.8 as in the paper's formula, not 35 and 76 as Caffe's integer fields make them."""
     first = config.priors[0]
     low, high = 35.84, 76.8
-    assert first.cells[0] == (35.0, 35.0)
+    assert first.box_sizes[0] == (35.0, 35.0)
     root, ratio = (low * high) ** 0.5, 2**0.5
     sizes = ((low, low), (root, root), (low * ratio, low / ratio), (low / ratio, low * ratio))
-    return replace(config, priors=(replace(first, cells=sizes), *config.priors[1:])), tensors
+    return replace(config, priors=(replace(first, box_sizes=sizes), *config.priors[1:])), tensors
 
 
 def pad_of_conv10_2(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:

@@ -84,3 +84,26 @@ def test_honest_networks_pass(honest: SSDConfig) -> None:
     for known in networks():
         config = network(known.name, known.source)
         assert checkpoint.build(checkpoint.Checkpoint(config, seeded(config))).config == config
+
+
+def test_stored_form_is_that_of_layout_1() -> None:
+    config = network("ssd300_voc")
+    stored = json.loads(config.to_json())
+    assert set(stored) >= {"staged", "graph", "priors"} and stored["graph"] is None and "layers" not in stored
+    assert stored["staged"]["backbone"]["taps"] == ["conv4_3", "fc7"] and len(stored["priors"][0]["cells"]) == 4
+    stored["staged"]["heads"]["depthwise"] = None  # as older checkpoints have it
+    assert SSDConfig.from_json(json.dumps(stored)) == config
+
+
+def test_stored_heads_that_are_not_built_any_more_are_refused() -> None:
+    stored = json.loads(network("ssd300_voc").to_json())
+    stored["staged"]["heads"]["depthwise"] = {"eps": 1e-5}
+    with pytest.raises(FormatError, match="depthwise"):
+        SSDConfig.from_json(json.dumps(stored))
+
+
+@pytest.mark.parametrize("change", [{"graph": {"input": "x", "layers": [], "loc": "l", "conf": "c"}}, {"staged": None}])
+def test_stored_layers_are_of_one_kind(change: dict[str, object]) -> None:
+    stored = json.loads(network("ssd300_voc").to_json())
+    with pytest.raises(FormatError, match="either staged or graph"):
+        SSDConfig.from_json(json.dumps({**stored, **change}))

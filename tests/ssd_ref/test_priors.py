@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.cells import caffe_cells
+from ssdconv.ssd_ref.box_sizes import caffe_box_sizes
 from ssdconv.ssd_ref.config import PriorMap
 from ssdconv.ssd_ref.priors import Priors, prior_boxes, prior_corners, prior_variances
 
@@ -23,7 +23,7 @@ def maps_of(case: dict[str, Any]) -> list[PriorMap]:
     maps = []
     for index, grid in enumerate(case["fmaps"]):
         largest = case["maxs"][index]
-        cells = caffe_cells(case["mins"][index : index + 1], [largest] if largest else [], case["ratios"][index])
+        cells = caffe_box_sizes(case["mins"][index : index + 1], [largest] if largest else [], case["ratios"][index])
         step = case["steps"][index] or case["size"] / grid
         rest = {name: case[name] for name in ("offset",) if name in case}
         clip = "corners" if case.get("clip") else "none"
@@ -68,7 +68,7 @@ def test_opencv_computes_the_same() -> None:
     net.setInput(np.zeros((1, 3, 90, 200), np.float32), "image")
     theirs = net.forward().reshape(2, -1, 4)
     variances = (0.1, 0.2, 0.3, 0.4)
-    entry = PriorMap((3, 5), (30.0, 40.0), caffe_cells((30,), (60,), (2, 3)), clip="corners", variances=variances)
+    entry = PriorMap((3, 5), (30.0, 40.0), caffe_box_sizes((30,), (60,), (2, 3)), clip="corners", variances=variances)
     np.testing.assert_allclose(prior_corners([entry], (90, 200)).numpy(), theirs[0], rtol=0, atol=2e-7)
     np.testing.assert_array_equal(prior_variances([entry]).numpy(), theirs[1])
     assert theirs[0].min() == 0 and theirs[0].max() == 1  # the clip did something

@@ -87,7 +87,7 @@ def test_small_deploy_net() -> None:
     assert (graph.input, graph.loc, graph.conf) == ("data", "lp", "kp")
     assert config.num_classes == 3
     assert config.num_priors == 16
-    assert config.priors[0].cells == ((4.0, 4.0),)  # 4.9 cut to whole pixels
+    assert config.priors[0].box_sizes == ((4.0, 4.0),)  # 4.9 cut to whole pixels
     assert config.priors[0].step == (2.0, 2.0)
     # Caffe's own defaults, from caffe.proto of the SSD branch, where the layer says nothing.
     assert config.detect == Postprocess(

@@ -51,13 +51,15 @@ def test_tables_are_all_there(shared: Path) -> None:
 
 
 def test_several_sizes_keep_their_order() -> None:
-    cells = made({"min_size": [10.9, 20.0], "max_size": [40.0, 80.0], "aspect_ratio": [4.0, 1.0], "flip": True}).cells
+    cells = made(
+        {"min_size": [10.9, 20.0], "max_size": [40.0, 80.0], "aspect_ratio": [4.0, 1.0], "flip": True}
+    ).box_sizes
     # Caffe: per minimum size the square, the root of min * max, then 4 and 1/4; 10.9 counts as 10, ratio 1 as a repeat.
     assert cells == ((10, 10), (20, 20), (20, 5), (5, 20), (20, 20), (40, 40), (40, 10), (10, 40))
 
 
 def test_no_flip() -> None:
-    assert made({"min_size": [10.0], "aspect_ratio": [4.0], "flip": False}).cells == ((10, 10), (20, 5))
+    assert made({"min_size": [10.0], "aspect_ratio": [4.0], "flip": False}).box_sizes == ((10, 10), (20, 5))
 
 
 def test_steps() -> None:
@@ -68,11 +70,11 @@ def test_steps() -> None:
 
 def test_sizes_that_refer_to_another_image() -> None:
     doubled = made({"min_size": [9.0], "img_size": 150})
-    assert (doubled.cells, doubled.step, doubled.image) == (((9, 9),), (30, 30), (150, 150))
+    assert (doubled.box_sizes, doubled.step, doubled.image) == (((9, 9),), (30, 30), (150, 150))
     corners = prior_corners([doubled], (300, 300))[0]
     assert corners.tolist() == pytest.approx([10.5 / 150, 10.5 / 150, 19.5 / 150, 19.5 / 150])
     wide = made({"min_size": [9.0], "img_h": 300, "img_w": 100, "step": 10.0})
-    assert (wide.cells, wide.step, wide.image) == (((9, 9),), (10, 10), (300, 100))
+    assert (wide.box_sizes, wide.step, wide.image) == (((9, 9),), (10, 10), (300, 100))
     assert prior_corners([wide], (300, 300))[0].tolist() == pytest.approx([0.005, 0.5 / 300, 0.095, 9.5 / 300])
     assert made({"min_size": [9.0], "img_size": 300}).image is None
 

@@ -123,7 +123,7 @@ def test_a_detector_that_taps_earlier_takes_the_first_part(tmp_path: Path) -> No
     tensors = {name: np.full(shape, 0.5, "f4") for name, shape in backbone_shapes(small).items()}
     save_backbone(tmp_path / "b.pth", small, tensors)
     assert isinstance(config.layers, Staged)
-    spec = dataclasses.replace(small, taps=("stage3", "stage4.0.act2"))
+    spec = dataclasses.replace(small, out_indices=("stage3", "stage4.0.act2"))
     staged = dataclasses.replace(config.layers, backbone=spec)
     model = SSD(dataclasses.replace(config, layers=staged))
     load_backbone(model, tmp_path / "b.pth")

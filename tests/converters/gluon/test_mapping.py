@@ -184,7 +184,7 @@ def test_stored_anchors_decide_the_geometry(manifests: dict[str, Any], network: 
     usual = gluon(RESNET50)
     half = tuple(
         replace(m, grid=tuple(-(-n // 2) for n in m.grid), step=(m.step[0] / 2, m.step[1] / 2),
-                cells=tuple((w * 0.4, h * 0.4) for w, h in m.cells))
+                box_sizes=tuple((w * 0.4, h * 0.4) for w, h in m.box_sizes))
         for m in usual.priors
     )  # fmt: skip
     table = table_of(manifests, RESNET50, other_anchors(replace(usual, priors=half)))
@@ -192,7 +192,7 @@ def test_stored_anchors_decide_the_geometry(manifests: dict[str, Any], network: 
     assert made.config.pixels.size == (256, 256)
     assert [m.grid for m in made.config.priors] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
     for mine, theirs in zip(made.config.priors, half, strict=True):
-        assert mine.step == theirs.step and np.allclose(mine.cells, theirs.cells, rtol=1e-6)
+        assert mine.step == theirs.step and np.allclose(mine.box_sizes, theirs.box_sizes, rtol=1e-6)
     said = {claim.link: claim for claim in made.evidence}
     assert said["priors"].basis == said["pixels"].basis == "stated" and len(made.mapping.drops) == 6
     larger = plan(table, Request(network, settings={"input.size": "320x256"}))

@@ -54,8 +54,8 @@ def test_names_shapes_and_priors_are_those_of_the_manifest(shared: Path, name: s
     for mine, told in zip(config.priors, manifest["priors"]["maps"], strict=True):
         assert (mine.grid[0], mine.step[0]) == (told["grid"], told["step"])
         low, high = told["declared_min"], told["declared_max"]
-        assert mine.cells[0][0] == pytest.approx(low, rel=1e-6)
-        assert mine.cells[1][0] == pytest.approx((low * high) ** 0.5, rel=1e-6)
+        assert mine.box_sizes[0][0] == pytest.approx(low, rel=1e-6)
+        assert mine.box_sizes[1][0] == pytest.approx((low * high) ** 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -135,12 +135,12 @@ def test_settings_of_ssd300(tmp_path: Path, packing: Any) -> None:
     assert claims["priors.scales"].basis == "user" and coco.detect.top_k == 50
     expected = ssd_keras("ssd_keras_ssd300_coco", 21, width=2)
     for mine, theirs in zip(coco.priors, expected.priors, strict=True):
-        assert mine.grid == theirs.grid and np.allclose(mine.cells, theirs.cells, rtol=1e-6)
+        assert mine.grid == theirs.grid and np.allclose(mine.box_sizes, theirs.box_sizes, rtol=1e-6)
     assert isinstance(coco.layers, Staged)
     assert [c.padding for stage in coco.layers.extras.stages[:2] for c in stage] == [0, "same", 0, "same"]
     large, _ = settled(tmp_path, packing, input_size="400x320", priors_steps="even")
     assert [m.grid for m in large.priors][:2] == [(40, 50), (20, 25)] and large.priors[1].step == (16.0, 16.0)
-    assert large.priors[0].cells[0] == pytest.approx((32.0, 32.0))
+    assert large.priors[0].box_sizes[0] == pytest.approx((32.0, 32.0))
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_texts_alone_give_the_geometry(name: str, shared: Path) -> None:
         for settings, key in ((JSONS[name], "anchors"), ({"steps": "file"}, "anchors_after_model_from_json")):
             config = network_of(parse(text, name), settings, name).config
             assert apart(config, stated, arrays[key]) < 1e-7
-            assert [[*m.grid, len(m.cells)] for m in config.priors] == arrays["grid_h_w_boxes"].tolist()
+            assert [[*m.grid, len(m.box_sizes)] for m in config.priors] == arrays["grid_h_w_boxes"].tolist()
             assert SSDConfig.from_json(config.to_json()) == config
 
 

@@ -121,7 +121,7 @@ def test_an_unusual_class_count_asks_for_the_network(tmp_path: Path, make: Make)
     assert "VOC's or COCO's prior sizes" in refused(path, UsageError)
     with (opened := open_source(path, None, Request("ssd_pytorch_ssd300_coco", channel_order="RGB"))).table:
         assert opened.plan.config.num_classes == 5
-        assert opened.plan.config.priors[0].cells[0] == (21.0, 21.0)
+        assert opened.plan.config.priors[0].box_sizes[0] == (21.0, 21.0)
 
 
 def test_names_of_another_project(tmp_path: Path, pth: Save) -> None:

@@ -40,9 +40,9 @@ def test_names_and_shapes_are_those_of_the_manifest(shared: Path) -> None:
     assert config.num_priors == manifest["priors"]["total"]
     for ours, theirs in zip(config.priors, maps, strict=True):
         assert (ours.grid[0], ours.step[0]) == (theirs["grid"], theirs["step"])
-        assert ours.cells[:2] == ((300 * theirs["scale"],) * 2, (300 * theirs["extra_scale"],) * 2)
+        assert ours.box_sizes[:2] == ((300 * theirs["scale"],) * 2, (300 * theirs["extra_scale"],) * 2)
         ratios = [float(cell[2:]) for cell in theirs["cell_order"][2:]]
-        assert sorted(w / h for w, h in ours.cells[2:]) == pytest.approx(sorted(ratios), rel=1e-12)
+        assert sorted(w / h for w, h in ours.box_sizes[2:]) == pytest.approx(sorted(ratios), rel=1e-12)
 
 
 def test_there_and_back_is_bit_identical(narrow: SimpleNamespace, tmp_path: Path) -> None:

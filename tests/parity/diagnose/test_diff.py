@@ -85,12 +85,12 @@ def test_equal_tensors_under_another_config_are_a_difference(files: Any, tmp_pat
     folder, config, tensors = files
     assert isinstance(config.layers, Staged)
     heads = replace(config.layers.heads, l2norm={0: L2NormSpec(1e-3)})
-    sizes = (replace(config.priors[0], cells=config.priors[0].cells[::-1]), *config.priors[1:])
+    sizes = (replace(config.priors[0], box_sizes=config.priors[0].box_sizes[::-1]), *config.priors[1:])
     other = replace(config, layers=replace(config.layers, heads=heads), priors=sizes)
     save(tmp_path / "other.pth", other, tensors)
     report = diff(tmp_path / "other.pth", folder / "x.pth")
     assert not report and report.equal == report.tensors and not report.rows
-    assert [d.field for d in report.fields] == ["heads.l2norm[0].eps", "priors[0].cells"]
+    assert [d.field for d in report.fields] == ["heads.l2norm[0].eps", "priors[0].box_sizes"]
     assert report.to_json()["same"] is False and len(report.to_json()["fields"]) == 2
     assert cli.main(["diff", str(tmp_path / "other.pth"), str(folder / "x.pth")]) == 1
     told = capsys.readouterr().out

@@ -101,7 +101,7 @@ def cells_of(name: str) -> Fault:
 
     maps = network(name).priors
     return lambda c, t: (
-        replace(c, priors=tuple(replace(m, cells=o.cells) for m, o in zip(c.priors, maps, strict=True))),
+        replace(c, priors=tuple(replace(m, box_sizes=o.box_sizes) for m, o in zip(c.priors, maps, strict=True))),
         t,
     )
 
@@ -166,7 +166,7 @@ SINGLE: dict[str, tuple[str, Fault, str]] = {
     "stride in the 3x3": (JEDOL_RESNET, options(stride_in_3x3=True), "stride-place"),
     "pixels in RGB": (JEDOL_VGG, pixels(order="RGB"), "pixel-order"),
     "jedol's anchors": (SSD_KERAS, lambda c, t: heads("conf", jedol_anchors, 21)(*heads("loc", jedol_anchors, 4)(c, t)), "anchor-order"),
-    "jedol's priors": (SSD_KERAS, priors(lambda m: replace(m, cells=tuple(map(tuple, jedol_anchors(np.array(m.cells)).tolist())))), "prior-order"),
+    "jedol's priors": (SSD_KERAS, priors(lambda m: replace(m, box_sizes=tuple(map(tuple, jedol_anchors(np.array(m.box_sizes)).tolist())))), "prior-order"),
     "loc as yx": (SSD_KERAS, YX, "loc-order"),
     "half precision": (SSD_KERAS, FP16, "fp16-rounding"),
     "L2 norm of Caffe in ChainerCV's": (CHAINER, l2norm(L2NormSpec(1e-10, "inside")), "l2norm-eps"),

@@ -334,7 +334,10 @@ def changes() -> list[tuple[str, SSDConfig]]:
         ("extras.conv6_2.padding", replace(base, layers=replace(base.layers, extras=extras))),
         ("heads.kernel", replace(base, layers=replace(base.layers, heads=replace(base.layers.heads, kernel=1)))),
         ("pixels.mean", replace(base, pixels=replace(base.pixels, mean=(1.0, 2.0, 3.0)))),
-        ("priors[0].cells", replace(base, priors=(replace(first, cells=first.cells[::-1]), *base.priors[1:]))),
+        (
+            "priors[0].box_sizes",
+            replace(base, priors=(replace(first, box_sizes=first.box_sizes[::-1]), *base.priors[1:])),
+        ),
         ("priors[5]", replace(base, priors=base.priors[:5])),
         ("detect.nms_eta", replace(base, detect=replace(base.detect, nms_eta=0.9))),
         ("class_names", replace(base, class_names=base.class_names[::-1])),

@@ -83,7 +83,7 @@ def test_an_oracle_without_an_ear_for_settings_is_not_run(tmp_path: Path) -> Non
     write(config, quiet(config, 2), tmp_path / "x.pth", Request())
     wish = {"priors.scales": "coco", "pixels.order": "RGB"}
     report = convert(tmp_path / "x.pth", tmp_path / "o.pth", settings=wish)
-    assert report.config.name == "ssd_pytorch_ssd300_coco" and report.config.priors[0].cells[0] == (21.0, 21.0)
+    assert report.config.name == "ssd_pytorch_ssd300_coco" and report.config.priors[0].box_sizes[0] == (21.0, 21.0)
     with pytest.raises(MissingError, match=r"was not told priors\.scales=coco"):
         verify(tmp_path / "o.pth", tmp_path / "x.pth")
 

@@ -34,9 +34,9 @@ def test_blobs_match_the_manifest_name_for_name_and_shape_for_shape(name: str, s
     for mapped, priors in zip(manifest["priors"]["maps"], config.priors, strict=True):
         assert priors.grid == (mapped["grid"], mapped["grid"])
         assert priors.step[0] == pytest.approx(mapped["step"])
-        assert priors.cells[0] == (mapped["effective_min"], mapped["effective_min"])
+        assert priors.box_sizes[0] == (mapped["effective_min"], mapped["effective_min"])
         if mapped["effective_second"] is not None:
-            assert priors.cells[1][0] == pytest.approx(mapped["effective_second"], abs=1e-4)
+            assert priors.box_sizes[1][0] == pytest.approx(mapped["effective_second"], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_prior_counts_of_the_papers(name: str, priors: int) -> None:
 
 def test_sizes_at_512_are_cut_to_whole_pixels() -> None:
     # Caffe's PriorBoxLayer holds min_size 35.84 as the integer 35 (golden/priors.npz: first box 35.0 px wide)
-    assert network("ssd512_voc").priors[0].cells[0] == (35.0, 35.0)
+    assert network("ssd512_voc").priors[0].box_sizes[0] == (35.0, 35.0)
 
 
 @pytest.mark.parametrize("classes", [2, 21, 81, 201])

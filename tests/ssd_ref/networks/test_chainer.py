@@ -19,8 +19,8 @@ def test_prior_counts_and_json(name: str, priors: int) -> None:
 
 def test_sizes_are_not_cut_to_whole_pixels() -> None:
     # multibox_coder.py takes the sizes as given; Caffe's PriorBox makes 35 of 35.84
-    assert network("chainer/ssd512_voc").priors[0].cells[0] == pytest.approx((35.84, 35.84))
-    assert network("caffe/ssd512_voc").priors[0].cells[0] == (35.0, 35.0)
+    assert network("chainer/ssd512_voc").priors[0].box_sizes[0] == pytest.approx((35.84, 35.84))
+    assert network("caffe/ssd512_voc").priors[0].box_sizes[0] == (35.0, 35.0)
 
 
 def test_pixels_rule_and_normalisation() -> None:

@@ -47,23 +47,23 @@ def test_sizes_of_vgg() -> None:
     voc, coco, large = (
         gluon(f"ssd_{n}").priors for n in ("300_vgg16_atrous_voc", "300_vgg16_atrous_coco", "512_vgg16_atrous_voc")
     )
-    assert voc[0].cells[0] == (30, 30) and voc[0].cells[1] == pytest.approx((42.42640687119285,) * 2, abs=0)
-    assert voc[0].cells[2] == pytest.approx((42.42640687119285, 21.213203435596427), abs=1e-14)
-    assert len(voc[0].cells) == 4 and len(voc[1].cells) == 6
-    assert coco[0].cells[0] == (21, 21)
-    assert large[0].cells[0] == (51.2, 51.2)
-    assert [len(m.cells) for m in large] == [4, 6, 6, 6, 6, 4, 4]
+    assert voc[0].box_sizes[0] == (30, 30) and voc[0].box_sizes[1] == pytest.approx((42.42640687119285,) * 2, abs=0)
+    assert voc[0].box_sizes[2] == pytest.approx((42.42640687119285, 21.213203435596427), abs=1e-14)
+    assert len(voc[0].box_sizes) == 4 and len(voc[1].box_sizes) == 6
+    assert coco[0].box_sizes[0] == (21, 21)
+    assert large[0].box_sizes[0] == (51.2, 51.2)
+    assert [len(m.box_sizes) for m in large] == [4, 6, 6, 6, 6, 4, 4]
 
 
 def test_sizes_of_resnet50_differ_between_voc_and_coco() -> None:
     voc, coco = gluon("ssd_512_resnet50_v1_voc"), gluon("ssd_512_resnet50_v1_coco")
-    assert [m.cells[0][0] for m in voc.priors] == [51.2, 102.4, 189.4, 276.4, 363.52, 450.6]
-    assert [m.cells[0][0] for m in coco.priors] == [51.2, 133.12, 215.04, 296.96, 378.88, 460.8]
+    assert [m.box_sizes[0][0] for m in voc.priors] == [51.2, 102.4, 189.4, 276.4, 363.52, 450.6]
+    assert [m.box_sizes[0][0] for m in coco.priors] == [51.2, 133.12, 215.04, 296.96, 378.88, 460.8]
 
 
 def test_lite_cells() -> None:
     """Half the size first, the mean size last, and not on the first map."""
-    first, second = (gluon("ssd_300_mobilenet1.0_lite_coco").priors[i].cells for i in (0, 1))
+    first, second = (gluon("ssd_300_mobilenet1.0_lite_coco").priors[i].box_sizes for i in (0, 1))
     assert first[0] == (30, 30) and len(first) == 3
     assert second[0] == (52.5, 52.5) and second[-1] == ((105 * 150) ** 0.5,) * 2 and len(second) == 6
     assert cells(60, 105, (2, 0.5), lite=True, first=True) == first

@@ -27,7 +27,7 @@ from ssdconv.ssd_ref.networks.registry import network
 def test_facts(name: str, classes: int, first: float, order: str) -> None:
     config = network(name)
     assert (config.source, config.num_classes, config.num_priors) == ("pytorch", classes, 8732)
-    assert config.priors[0].cells[0] == (first, first)
+    assert config.priors[0].box_sizes[0] == (first, first)
     assert config.pixels.order == order
     assert SSDConfig.from_json(config.to_json()) == config
     assert name in KINDS
@@ -54,8 +54,8 @@ def test_rules() -> None:
 def test_which_priors_are_clamped_and_how() -> None:
     # conv9_2, ratio 2: 264 * sqrt(2) = 373 pixels for VOC, 261 * sqrt(2) = 369 for COCO
     plain, theirs = network("ssd_pytorch_ssd300_voc").priors, network("torchvision_ssd300_vgg16").priors
-    assert {m.clip for m in plain} == {"centers"} and plain[5].cells[2][0] == pytest.approx(373.35, abs=0.01)
-    assert {m.clip for m in theirs} == {"none"} and theirs[5].cells[2][0] == 300.0
+    assert {m.clip for m in plain} == {"centers"} and plain[5].box_sizes[2][0] == pytest.approx(373.35, abs=0.01)
+    assert {m.clip for m in theirs} == {"none"} and theirs[5].box_sizes[2][0] == 300.0
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "torchvision" not in n])

@@ -38,7 +38,7 @@ def caffe_ratios(ratios: Sequence[float], flip: bool = True) -> tuple[float, ...
     return tuple(known[1:])
 
 
-def caffe_cells(
+def caffe_box_sizes(
     min_sizes: Sequence[float],
     max_sizes: Sequence[float] = (),
     ratios: Sequence[float] = (),
