@@ -73,7 +73,7 @@ class Rule:
 RULES = {"ssd.pytorch": Rule(), "simple-ssd": Rule(at_least=True, candidates=None, overlap=0.5)}
 
 
-class Scale(nn.Module):
+class PlainScale(nn.Module):
     """``weight * x / (norm over channels + 1e-10)``."""
 
     def __init__(self, channels: int) -> None:
@@ -108,7 +108,7 @@ class PlainSSD(nn.Module):
         layers += [nn.MaxPool2d(3, 1, 1), nn.Conv2d(before, wide, 3, padding=6, dilation=6), nn.ReLU()]
         layers += [nn.Conv2d(wide, wide, 1), nn.ReLU()]
         self.vgg = nn.ModuleList(layers)
-        self.L2Norm = Scale(before)
+        self.L2Norm = PlainScale(before)
         maps = [before, wide]
         self.extras = nn.ModuleList()
         inner = wide

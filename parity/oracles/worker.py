@@ -2,7 +2,7 @@
 
 A worker is a script of ``workers/``. It needs its framework and NumPy, runs on Python 3.6 or later, and imports nothing of ssdconv. Once started it does
 jobs until its stdin ends (``workers/serving.py``): a line there names a folder with ``request.json`` and the arrays that belong to it, and ``done`` on
-its stdout says that ``response.json`` and its arrays lie in the same folder. Both are a ``Message``. Whatever libraries print goes to stderr, whose last
+its stdout says that ``response.json`` and its arrays lie in the same folder. Both are a ``WorkerMessage``. Whatever libraries print goes to stderr, whose last
 lines are in the message where a worker dies. There is no shell, no pickle, and a time limit.
 """
 
@@ -41,7 +41,7 @@ Job = Mapping[str, Any]
 """``do``, the name of one of the worker's functions, and its arguments: JSON, with absolute paths."""
 
 
-class Message(TypedDict):
+class WorkerMessage(TypedDict):
     """``request.json`` and ``response.json``.
 
     Attributes:
@@ -130,14 +130,14 @@ class Session:
         """
         self._count += 1
         folder = _Folder(self.folder / str(self._count), self)
-        request: Message = {"jobs": [dict(job) for job in jobs], "arrays": {}}
+        request: WorkerMessage = {"jobs": [dict(job) for job in jobs], "arrays": {}}
         for number, (name, array) in enumerate((arrays or {}).items()):
             request["arrays"][name] = f"in{number}.npy"
             np.save(folder.path / f"in{number}.npy", array, allow_pickle=False)
         (folder.path / "request.json").write_text(json.dumps(request))
         self._exchange(folder.path)
         try:
-            found = msgspec.convert(json.loads((folder.path / "response.json").read_bytes()), Message)
+            found = msgspec.convert(json.loads((folder.path / "response.json").read_bytes()), WorkerMessage)
         except (OSError, ValueError, msgspec.ValidationError) as error:  # json, because losses may be NaN
             raise _unreadable(error) from None
         return Answer(found["jobs"], Arrays({n: folder.path / file for n, file in found["arrays"].items()}, folder))
