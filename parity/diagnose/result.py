@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ssdconv.errors import FormatError
+from ssdconv.parity.layers.results import read_back
 from ssdconv.text import console as safe_console
 
 if TYPE_CHECKING:
@@ -144,12 +144,7 @@ class Diagnosis:
         Raises:
             FormatError: not JSON, or not a diagnosis.
         """
-        try:
-            if isinstance(data, str | bytes):
-                return msgspec.json.decode(data, type=cls)
-            return msgspec.convert(data, cls)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise FormatError(f"not a diagnosis: {error}") from None
+        return read_back(cls, data, "a diagnosis")
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ssdconv.errors import FormatError
 from ssdconv.parity.layers.tolerance import MAX_RATIO, Floor, Measurement
 from ssdconv.ssd_ref.evidence import BASES, INDEPENDENT, LINKS, STRENGTH, Basis, Claim, Link, of_link
 
+Read = TypeVar("Read")
 Outcome = Literal["passed", "failed", "not compared"]
 """What a check concluded; "not compared": nothing differs, but the oracle cannot tell about a part."""
 GapCode = Literal["oracle cannot", "oracle departs", "oracle crashed", "empty", "overflow", "undecided"]
@@ -509,9 +510,16 @@ class ParityReport:
         Raises:
             FormatError: not JSON, or not a parity report.
         """
-        try:
-            if isinstance(data, str | bytes):
-                return msgspec.json.decode(data, type=cls)
-            return msgspec.convert(data, cls)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise FormatError(f"not a parity report: {error}") from None
+        return read_back(cls, data, "a parity report")
+
+
+def read_back(kind: type[Read], data: Mapping[str, Any] | str | bytes, what: str) -> Read:
+    """A report from its JSON-ready data or its text.
+
+    Raises:
+        FormatError: not JSON, or not ``what``.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind) if isinstance(data, str | bytes) else msgspec.convert(data, kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"not {what}: {error}") from None
