@@ -29,7 +29,7 @@ _BAD = (
 _LINE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _BAD}
 _BLOCK = {code: shown for code, shown in _LINE.items() if code not in (0x0A, 0x09)}
 _JSON = {code: f"\\u{code:04x}" for code in _BAD if code not in (0x0A, 0x09)}
-_MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\[", "]": "\\]"})
+_MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]|"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -47,20 +47,26 @@ def printable_json(text: str) -> str:
     return text.translate(_JSON)
 
 
-def markdown_text(text: object) -> str:
+class Markdown(str):
+    """Text that is Markdown already: ``markdown_text`` leaves it."""
+
+
+def markdown_text(text: object) -> Markdown:
     """Text for a line or table cell of Markdown: nothing in it is markup, HTML or a control character."""
+    if isinstance(text, Markdown):
+        return text
     shown = " ".join(printable(str(text), lines=True).split())
-    return shown.translate(_MARKUP)
+    return Markdown(shown.translate(_MARKUP))
 
 
-def markdown_code(text: object) -> str:
+def markdown_code(text: object) -> Markdown:
     """A name in Markdown's code style, for a line or a table cell."""
     shown = " ".join(printable(str(text), lines=True).split())
-    return "`" + shown.replace("`", "'").replace("|", "¦") + "`"
+    return Markdown("`" + shown.replace("`", "'").replace("|", "¦") + "`")
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
-    """A table of Markdown whose cells are text.
+    """A table of Markdown whose cells are text where they are not ``Markdown``.
 
     Args:
         left: so many columns are set left, the others right.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ssdconv.ssd_ref.checkpoint import VERSION, Checkpoint, save
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.containers import CARD, CONFIG, WEIGHTS
 from ssdconv.ssd_ref.files import atomic_folder
+from ssdconv.text import Markdown, markdown_code, markdown_table, markdown_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def model_card(
     ]
     if config.class_names:
         names = ", ".join(f"{number} {name}" for number, name in enumerate(config.class_names))
-        parts += ["## Classes", _plain(names)]
+        parts += ["## Classes", markdown_text(names)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -83,8 +84,8 @@ def _front_matter(config: SSDConfig, facts: CardFacts) -> str:
 
 def _introduction(config: SSDConfig, provenance: Mapping[str, Any]) -> str:
     return (
-        f"A Single Shot MultiBox Detector (arXiv:1512.02325), converted from {_code(provenance.get('file', 'a file'))} of "
-        f"{config.source} to PyTorch by ssdconv {_plain(provenance.get('ssdconv', ''))}. The tensors are the source's, "
+        f"A Single Shot MultiBox Detector (arXiv:1512.02325), converted from {markdown_code(provenance.get('file', 'a file'))} of "
+        f"{config.source} to PyTorch by ssdconv {markdown_text(provenance.get('ssdconv', ''))}. The tensors are the source's, "
         "reordered only; pixels, prior boxes and the detection rule are the source's too and stand in `config.json`."
     )
 
@@ -101,7 +102,8 @@ def _network(config: SSDConfig) -> str:
     pixels, rule = config.pixels, config.detect
     height, width = pixels.size
     limit = "≥" if rule.score_inclusive else ">"
-    return _table(
+    return markdown_table(
+        ("", "value"),
         [
             ("input", f"{width}x{height} pixels (width x height), {pixels.order}, resized by {pixels.resize}"),
             ("pixels", f"((x / {pixels.unit:g}) - {list(pixels.mean)}) / {list(pixels.std)} * {pixels.scale:g}"),
@@ -109,32 +111,32 @@ def _network(config: SSDConfig) -> str:
             ("priors", config.num_priors or "unknown: the source file does not tell them"),
             ("detections", f"score {limit} {rule.score_threshold:g}, NMS at IoU {rule.nms_threshold:g}"),
         ],
-        ("", "value"),
+        left=2,
     )
 
 
 def _provenance(provenance: Mapping[str, Any], sha256: str) -> str:
     rows = [
-        ("source file", _code(provenance.get("file", "not recorded"))),
+        ("source file", markdown_code(provenance.get("file", "not recorded"))),
         ("its format", provenance.get("format", "not recorded")),
-        ("its sha256", _code(provenance.get("sha256", "not recorded"))),
-        ("`model.safetensors`, sha256", _code(sha256)),
+        ("its sha256", markdown_code(provenance.get("sha256", "not recorded"))),
+        (Markdown("`model.safetensors`, sha256"), markdown_code(sha256)),
         ("converter", f"ssdconv {provenance.get('ssdconv', '(version not recorded)')}"),
     ]
-    return _table(rows, ("", "value"))
+    return markdown_table(("", "value"), rows, left=2)
 
 
 def _parity(parity: Mapping[str, Any] | None) -> str:
     if parity is None:
         return "Not measured. `ssdconv verify` compares every layer with a live run of the source file."
     rows = [
-        (key.replace("_", " "), value)
+        (key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else value)
         for key, value in parity.items()
         if not isinstance(value, Mapping) and key != "headline"
     ]
     verdict = "Both sides agree: " + str(parity.get("headline") or "who vouches for what was not recorded") + "."
-    verdict = _plain(verdict) if parity.get("passed") else "**The check failed.**"
-    return f"{verdict} Ratios are errors over the rounding floor of float32.\n\n{_table(rows, ('', 'value'))}"
+    verdict = markdown_text(verdict) if parity.get("passed") else "**The check failed.**"
+    return f"{verdict} Ratios are errors over the rounding floor of float32.\n\n{markdown_table(('', 'value'), rows, left=2)}"
 
 
 def _rights(facts: CardFacts) -> str:
@@ -144,35 +146,7 @@ def _rights(facts: CardFacts) -> str:
         if facts.license == "unknown"
         else facts.license
     )
-    return f"Training data: {_plain(data)}. License of the weights: {_plain(rights)}."
-
-
-def _table(rows: Sequence[tuple[str, object]], head: tuple[str, str]) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
-    return "\n".join(lines + [f"| {name} | {_cell(value)} |" for name, value in rows])
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, _Code):
-        return value
-    return _plain(f"{value:.4g}" if isinstance(value, float) else value)
-
-
-class _Code(str):
-    """Markdown that is not escaped again."""
-
-
-def _code(value: object) -> _Code:
-    """Text from a stranger's file as code: on one line, without what would end the code or the cell."""
-    return _Code("`" + " ".join(str(value).split()).replace("`", "'").replace("|", "¦") + "`")
-
-
-def _plain(value: object) -> str:
-    """Text from a stranger's file as running text: one line, no markup, no HTML."""
-    text = " ".join(str(value).split())
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, "\\" + sign)
-    return text
+    return f"Training data: {markdown_text(data)}. License of the weights: {markdown_text(rights)}."
 
 
 @dataclass(frozen=True)

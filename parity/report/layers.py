@@ -19,7 +19,7 @@ from ssdconv.parity.layers.tolerance import MAX_RATIO, RMS_RATIO
 from ssdconv.parity.report.page import Drawn, Image, data_url, drawn, read_photo, render, write_files
 from ssdconv.parity.report.summary import detection_line, facts, failures, groups, verdict
 from ssdconv.ssd_ref.gate import read_input, reader
-from ssdconv.text import markdown_code, markdown_text
+from ssdconv.text import Markdown, markdown_code, markdown_table, markdown_text
 
 LARGEST = 1e308
 """Stands for infinity, which JSON does not have."""
@@ -319,16 +319,28 @@ def _markdown(report: ParityReport, diagnosis: Diagnosis | None) -> Iterator[str
     yield from (f"- {markdown_text(label)}: {markdown_text(text)}" for label, text in facts(report))
     yield f"- versions: {', '.join(f'{k} {v}' for k, v in report.versions.items())}"
     if report.links:
-        yield from ("", "| link | who says so | compared | what |", "|---|---|---|---|")
-        for row in report.links:
-            told = "; ".join(row.differs) or row.text
-            mark = " ❌" if row.differs else ""
-            yield f"| {row.link}{mark} | {row.says} | {markdown_text(row.compared or 'nothing')} | {markdown_text(told)} |"
-    limits = f"max error / floor (≤ {MAX_RATIO:g}) | rms / floor (≤ {RMS_RATIO:g})"
-    yield from ("", f"| layers | probes | {limits} | smallest rtol |", "|---|--:|--:|--:|--:|")
-    for g in groups(report):
-        mark = f" ❌ {g.failed}" if g.failed else ""
-        yield f"| {markdown_code(g.name)}{mark} | {g.probes} | {g.ratio:.2f} | {g.rms_ratio:.2f} | {g.worst.needed:.1e} |"
+        links = [
+            (
+                f"{row.link}{' ❌' if row.differs else ''}",
+                row.says,
+                row.compared or "nothing",
+                "; ".join(row.differs) or row.text,
+            )
+            for row in report.links
+        ]
+        yield from ("", markdown_table(("link", "who says so", "compared", "what"), links, left=4))
+    limits = (f"max error / floor (≤ {MAX_RATIO:g})", f"rms / floor (≤ {RMS_RATIO:g})")
+    stages = [
+        (
+            _named(g.name, f" ❌ {g.failed}" if g.failed else ""),
+            g.probes,
+            f"{g.ratio:.2f}",
+            f"{g.rms_ratio:.2f}",
+            f"{g.worst.needed:.1e}",
+        )
+        for g in groups(report)
+    ]
+    yield from ("", markdown_table(("layers", "probes", *limits, "smallest rtol"), stages))
     found = list(failures(report))
     if found:
         yield from ("", "### First divergent layer", "")
@@ -339,18 +351,26 @@ def _markdown(report: ParityReport, diagnosis: Diagnosis | None) -> Iterator[str
     if report.tensors is not None and report.tensors.different:
         yield from ("", "### Stored tensors that differ", "")
         yield from (f"- {markdown_text(line)}" for line in report.tensors.different[:20])
-    yield from ("", "### Provenance", "", "| | sha256 |", "|---|---|")
-    yield f"| weights | `{report.weights_sha256}` |"
-    yield f"| source | `{report.source_sha256}` |"
+    files = [("weights", markdown_code(report.weights_sha256)), ("source", markdown_code(report.source_sha256))]
+    yield from ("", "### Provenance", "", markdown_table(("", "sha256"), files, left=2))
     yield from ("", "<details><summary>Every layer</summary>", "")
     for result in report.inputs:
-        yield from (f"**{markdown_text(result.name)}**", "", "| layer | shape | error / floor | rms / floor |")
-        yield "|---|---|--:|--:|"
-        for p in result.probes:
-            size = "×".join(map(str, p.measured.shape))
-            yield f"| {markdown_code(p.source)}{'' if p else ' ❌'} | {size} | {p.ratio:.2f} | {p.rms_ratio:.2f} |"
-        yield ""
+        layers = [
+            (
+                _named(p.source, "" if p else " ❌"),
+                "×".join(map(str, p.measured.shape)),
+                f"{p.ratio:.2f}",
+                f"{p.rms_ratio:.2f}",
+            )
+            for p in result.probes
+        ]
+        head = ("layer", "shape", "error / floor", "rms / floor")
+        yield from (f"**{markdown_text(result.name)}**", "", markdown_table(head, layers, left=2), "")
     yield "</details>"
+
+
+def _named(name: str, mark: str) -> Markdown:
+    return Markdown(markdown_code(name) + mark)
 
 
 def _diagnosis_markdown(diagnosis: Diagnosis) -> Iterator[str]:
@@ -362,8 +382,7 @@ def _diagnosis_markdown(diagnosis: Diagnosis) -> Iterator[str]:
         if cause.fix:
             yield f"  - next: {markdown_text(cause.fix)}"
     if diagnosis.causes:
-        yield from ("", "| | as it is | with the causes undone |", "|---|--:|--:|")
-        yield from (f"| {a} | {markdown_text(b)} | {markdown_text(c)} |" for a, b, c in told["comparison"])
+        yield from ("", markdown_table(("", "as it is", "with the causes undone"), told["comparison"]))
     if told["left"]:
         yield from ("", f"What is left starts at {markdown_code(told['left'])}.")
     yield from ("", "; ".join([told["tried"], *map(markdown_text, diagnosis.notes)]))
