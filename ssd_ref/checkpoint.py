@@ -5,10 +5,8 @@
 A ``.safetensors`` file has the same string in its metadata. Nothing else is ever unpickled. The same network gives the
 same bytes, whatever the file is called.
 
-Files with a backbone alone, from which training starts: the containers of ``checkpoint``, with another description.
-
-The JSON is ``{"version": 1, "backbone": config.Backbone, "provenance": …}``; the tensors have the reference's names without
-``backbone.`` in front. ``.pth`` loads with ``weights_only=True``.
+A file with a backbone alone, from which training starts, has the JSON ``{"version": 1, "backbone": …, "provenance": …}``; its tensors
+have the reference's names without ``backbone.`` in front.
 """
 
 from __future__ import annotations

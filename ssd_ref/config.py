@@ -6,9 +6,8 @@ It is what travels inside a checkpoint, so every field is plain data and nothing
 Conventions, for every source: OIHW kernels, Caffe's anchor order within a cell (min, sqrt(min*max), 2, 1/2, 3, 1/3),
 loc as (dx, dy, dw, dh), boxes as xyxy, background = class 0 unless ``Postprocess.background`` is None.
 
-What a config may say at all: bounds of every number, whoever made it. Whether heads and priors fit is the network's own check.
-
-The bounds are far outside anything that was ever trained and far inside what costs memory or time to refuse later.
+Every number has bounds, whoever made the config: far outside anything that was ever trained, and far inside what costs memory or time
+to refuse later. Whether heads and priors fit is the network's own check.
 """
 
 from __future__ import annotations

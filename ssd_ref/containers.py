@@ -1,13 +1,9 @@
-"""Writers of the two checkpoint containers, tensor by tensor: memory is bounded by the largest tensor.
+"""The two checkpoint containers: writing them tensor by tensor, what stands in their description, and the folders that hubs want.
 
 ``write_pth`` makes the zip that ``torch.save`` makes (uncompressed records ``archive/data/<i>`` on 64-byte boundaries
-and a protocol-2 pickle), ``write_safetensors`` the format of github.com/huggingface/safetensors. The same input gives the
-same bytes. Both take the text that describes the checkpoint last, so that it may hold a digest of bytes that are still
-being read.
-
-What a checkpoint remembers of where it comes from, and the kinds of its parts. Imports no torch.
-
-The files of a folder as model hubs want it, and the description that two of them hold; ``export.hub`` writes them.
+and a protocol-2 pickle), ``write_safetensors`` the format of github.com/huggingface/safetensors. ``torch.save`` and safetensors' own
+``save_file`` take all tensors at once; here memory is bounded by the largest tensor, the same input gives the same bytes, and the
+text that describes the checkpoint comes last, so that it may hold a digest of bytes that are still being read. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Building blocks of the reference SSD: convolution units, batch normalisation in its sources' variants, L2 normalisation.
+"""Building blocks of a staged SSD: convolution units, normalisations in their sources' variants, extra stages, loc and conf heads.
 
 All tensors are NCHW. Every step that a source framework can show is a module of its own, so that a forward hook reads it:
-``<unit>.conv``, ``<unit>.norm``, ``<unit>.act``. Nothing works in place.
-
-Adding a tiny number so that it survives the export to ONNX.
-
-Extra feature stages and the loc/conf heads of a staged SSD (arXiv:1512.02325, figure 2).
+``<unit>.conv``, ``<unit>.norm``, ``<unit>.act``. Nothing works in place. Stages and heads are those of arXiv:1512.02325, figure 2.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The reference SSD: raw loc and conf from prepared pixels, detections from images.
+"""The reference SSD: raw loc and conf from prepared pixels, detections from images; and seeded weights for it.
 
-Seeded weights that behave like trained ones: for parity at full size without any download.
-
-Convolutions are scaled by fan-in (He et al., arXiv:1502.01852), so that activations neither die nor blow up over the depth;
-the first layer takes the pixel range away; L2 scales spread around 10 as trained ones do; batch statistics vary, and
-head outputs are small enough for the box decoder's exp.
+Seeded weights behave like trained ones, for parity at full size without any download. Convolutions are scaled by fan-in (He et al.,
+arXiv:1502.01852), so that activations neither die nor blow up over the depth; the first layer takes the pixel range away; L2 scales
+spread around 10 as trained ones do; batch statistics vary, and head outputs are small enough for the box decoder's exp.
 """
 
 from __future__ import annotations

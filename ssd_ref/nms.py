@@ -8,11 +8,10 @@ number and the memory are bounded, and on all sets of the batch at once; the onl
 The test is Caffe's (``ApplyNMSFast``): IoU without +1 (``boxes.iou_matrix``), keep at IoU <= threshold. An IoU that is
 not a number (areas that overflow) drops the box, as it does there.
 
-Greedy NMS whose union is a little larger than the boxes: by a margin of their sides, or by a small number.
-
-IoU = overlap / ((w1 + m)(h1 + m) + (w2 + m)(h2 + m) - overlap + e). AIZOOTech/FaceMaskDetection (utils/nms.py) has m = 0.001 of the
-image, qfgaohao/pytorch-ssd and Ultra-Light-Fast-Generic-Face-Detector-1MB (``iou_of``) have e = 1e-5 of its area: small boxes
-overlap a little less than they do. Candidates are few there (scores above 0.5), so one row of overlaps at a time is enough.
+Some projects make the union a little larger than the boxes, by a margin m of their sides or by a small number e, so that small boxes
+overlap a little less: IoU = overlap / ((w1 + m)(h1 + m) + (w2 + m)(h2 + m) - overlap + e). AIZOOTech/FaceMaskDetection (utils/nms.py) has
+m = 0.001 of the image, qfgaohao/pytorch-ssd and Ultra-Light-Fast-Generic-Face-Detector-1MB (``iou_of``) have e = 1e-5 of its area.
+Candidates are few there (scores above 0.5), so one row of overlaps at a time is enough.
 """
 
 from __future__ import annotations

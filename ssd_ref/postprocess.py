@@ -7,8 +7,6 @@ priors times classes.
 Ties. Equal scores are ordered by class and then by prior: within a class this is Caffe's order (a stable sort over the
 priors). Where Caffe cuts to ``keep_top_k`` it sorts without regard to ties, so which of several boxes with exactly the
 score at the cut stays is undetermined there; here the lower class, then the lower prior, stays.
-
-Detections of one image, and the row form that Caffe's DetectionOutput layer writes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Any SSD-family Caffe net as a config with a layer graph, and such a config as a deploy net.
+"""Any SSD-family Caffe net as a config with a layer graph, and such a config as a deploy net or as the named network that it is.
 
-Deploy, train and test nets are taken, and the train net that a released .caffemodel carries: only what loc and conf need
-is kept, with the priors, the detection rule and the pixels that the net tells.
-
-A Caffe net taken apart: the layers that make loc and conf, those that follow, and those that make priors.
-
-Which named network a Caffe layer graph is: same computation, whatever the blobs and parameter-free layers are called.
+Deploy, train and test nets are taken, and the train net that a released .caffemodel carries. The net is taken apart into the layers
+that make loc and conf, those that follow, and those that make priors; only these are kept, with the priors, the detection rule and the
+pixels that the net tells. A graph is a named network when it computes the same, whatever blobs and layers without parameters are called.
 """
 
 from __future__ import annotations

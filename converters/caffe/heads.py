@@ -1,13 +1,9 @@
 """Where a Caffe net's raw loc and conf, its priors and its detection layer are.
 
-Which layer made the value that a layer reads: Caffe's blob names, resolved in file order.
-
-A blob name stands for a new value each time a layer writes it (in-place layers do), also under another name of the same
-memory. A value is known by the layer that made it, as its index in the layer list, and its name; index -1 is the net's input.
-
-The part of a Caffe net that runs at test time, and what feeds it.
-
-The layers of SSD's own deploy nets that turn raw loc and conf into detections.
+First the part of the net that runs at test time, and what feeds it. Then which layer made the value that a layer reads: a blob name
+stands for a new value each time a layer writes it (in-place layers do), also under another name of the same memory, so a value is known
+by the layer that made it, as its index in the layer list, and its name; index -1 is the net's input. Nets that end before their boxes
+get the layers of SSD's own deploy nets that turn raw loc and conf into detections.
 """
 
 from __future__ import annotations

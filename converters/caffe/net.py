@@ -1,16 +1,11 @@
 """A Caffe network definition as plain data, from a .prototxt or from the layer list inside a .caffemodel.
 
-From a Caffe layer as a file has it to a ``LayerSpec`` and back.
+Schema messages become plain JSON data (set fields only, enums as names, bytes as text), these ``CaffeLayer`` and ``CaffeNet``. Older ways
+of writing are brought to today's as Caffe's own upgrade does it: V1 ``layers`` (enum types, parameter names as strings) become V2 terms,
+and pixel parameters that once stood in data layers move to ``transform_param``.
 
-A spec keeps the layer's own parameter message only, without what does not matter to a trained net (fillers, engines) and
+A ``LayerSpec`` keeps the layer's own parameter message only, without what does not matter to a trained net (fillers, engines) and
 without values that are the default anyway, so that train, test and deploy nets of one network give equal specs.
-
-Schema messages as plain JSON data and back: set fields only, enums as names, bytes as text.
-
-Layer and net messages as ``CaffeLayer`` and ``CaffeNet``, with older ways of writing brought to today's.
-
-As Caffe's own upgrade: V1 ``layers`` (enum types, parameter names as strings) become V2 terms, and the pixel
-parameters that once stood in data layers move to ``transform_param``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Read and write .prototxt files: a NetParameter in protobuf's text format.
 
-Take the fields that our schema does not know out of a prototxt, and list them.
-
-protobuf's own ``allow_unknown_field`` drops them without a word. Here the text is split into tokens, followed through the
-schema, and unknown fields, comments and blobs are replaced by their line ends, so that line numbers stay right for
-``text_format``, which does the parsing proper.
+Fields that our schema does not know are listed, where protobuf's own ``allow_unknown_field`` drops them without a word: the text is split
+into tokens, followed through the schema, and unknown fields, comments and blobs are replaced by their line ends, so that line
+numbers stay right for ``text_format``, which does the parsing proper.
 """
 
 from __future__ import annotations

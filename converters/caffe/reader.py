@@ -4,9 +4,7 @@ The file is one binary NetParameter: V2 ``layer`` (field 100, blobs 7) or V1 ``l
 by walking the bytes; only what is left of a layer goes through protobuf, so reading costs memory for the layer list and
 not for the weights. Kernels are OIHW, named ``<layer>/<index>``.
 
-BlobProto: the shape and the places of the numbers of one learned tensor, found by walking.
-
-Fields: 1-4 legacy num/channels/height/width, 5 ``data`` (float), 6 ``diff``, 7 ``shape`` {1 ``dim``}, 8 ``double_data``,
+Fields of a BlobProto: 1-4 legacy num/channels/height/width, 5 ``data`` (float), 6 ``diff``, 7 ``shape`` {1 ``dim``}, 8 ``double_data``,
 9 ``double_diff``. ``data`` comes packed (one length-prefixed run), unpacked (a tag before every float: records of five
 bytes), or as several runs of either kind, which count as one concatenated list.
 """

@@ -1,10 +1,7 @@
-"""DetectionOutput and MultiBoxLoss parameters as a ``Postprocess``, and back.
+"""What a Caffe net says of priors, detection rule and pixels, as data of a config; priors and rule also the other way.
 
-A config's priors and detection rule as the parameters of Caffe's PriorBox and DetectionOutput layers.
-
-PriorBox layers of the SSD branch as ``PriorMap`` data.
-
-Pixels of a Caffe net: its input blob's size, and the ``transform_param`` of its data layer.
+Priors are PriorBox layers of the SSD branch, the rule is DetectionOutput's parameters or, in a train net, MultiBoxLoss'; pixels are
+the input blob's size and the ``transform_param`` of the data layer.
 """
 
 from __future__ import annotations

@@ -1,22 +1,16 @@
-"""Caffe's NetParameter family as protobuf message classes, built at run time from ``schema_table``.
+"""Caffe's NetParameter family as protobuf message classes, built at run time from tables.
 
 No protoc and no generated code: the classes live in a descriptor pool of their own and so cannot clash with another
 Caffe schema in the same process. Text fields are declared as bytes, because Caffe never checked their encoding.
 
-Field names, numbers and types of Caffe's NetParameter family, as tables.
+The numbers are those of the SSD branch of Caffe, with the layers that later or other Caffes added (Swish, Clip, BN, Interp, Upsample,
+ReLU6). A field reads ``name:type=number``; ``*`` after the type marks repeated, ``+`` repeated and packed fields. Types: f float,
+d double, i32 i64 u32 integers, b bool, s text (kept as bytes), otherwise an enum or message of these tables. Messages of operations
+stand with them, in ``ssd_ref.graph``.
 
-The numbers are those of the SSD branch of Caffe (``permute_param`` = 202 ... ``norm_param`` = 206), with the layers that
-later or other Caffes added (Swish, Clip, BN, Interp, Upsample, ReLU6). A field reads ``name:type=number``; ``*`` after the
-type marks repeated, ``+`` repeated and packed fields. Types: f float, d double, i32 i64 u32 integers, b bool, s text
-(kept as bytes), otherwise an enum or message of these tables. ``ssdconv.converters.caffe.schema`` makes them live.
-
-The layer types of V1 ``layers``, where they were an enum, and the V2 names that they became.
-
-Field numbers that other Caffes gave to the layers of SSD nets, told apart by the layer's type.
-
-Before SSD settled on 200 to 207, and in copies of its layers elsewhere, the same messages were written under numbers
-that mean something else today (Permute under 144, now ``crop_param``). A layer has only its own type's message, so the
-type says what the number means. Numbers: history of the SSD branch, and public forks that list theirs.
+Other Caffes, and the SSD branch before it settled on 200 to 207, wrote the same messages under numbers that mean something else today
+(Permute under 144, now ``crop_param``). A layer has only its own type's message, so the type says what such a number means. Their
+numbers come from the history of the SSD branch and from public forks that list theirs.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Caffe as a source: reader, mapping and writer under the names that the registry expects.
+"""Caffe as a source: reader, mapping and writer under the names that the registry expects, and who says what about its networks.
 
-A MultiBoxLoss layer as a ``LossRule``: what the net itself says that it was trained with.
-
-Names and defaults are caffe.proto's of the SSD branch (weiliu89/caffe@4817bf8b), meanings those of
+Claims come from the net in the file or prototxt, its notices of what it does not tell, and its label map's name. A MultiBoxLoss layer
+says what the net was trained with: names and defaults are caffe.proto's of the SSD branch (weiliu89/caffe@4817bf8b), meanings those of
 src/caffe/layers/multibox_loss_layer.cpp and src/caffe/util/bbox_util.cpp.
-
-Who says what about a Caffe network: the net in the file or prototxt, its notices of what it does not tell, and its label map's name.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""Write a .caffemodel: V2 layers, ``BlobShape`` and packed numbers, layer by layer and never the whole file in memory.
+"""A network in Caffe's terms: the deploy layers of a staged one, the probes that both sides have, and the .caffemodel that holds it.
 
-A staged network in Caffe's terms: deploy layers, and which reference module and tensors stand behind each layer.
-
-One list serves three purposes: the deploy prototxt, the mapping of blobs to reference tensors, and the probes that
-parity compares. Layer names are those of the released networks (``conv4_3_norm_mbox_loc``, ``conv1/dw/bn``, …).
-
-Where Caffe's layers and the reference's modules compute the same value.
+One list of layers, with the reference module and tensors behind each, serves three purposes: the deploy prototxt, the mapping of blobs
+to reference tensors, and the probes that parity compares. Layer names are those of the released networks
+(``conv4_3_norm_mbox_loc``, ``conv1/dw/bn``, …). A .caffemodel is written as V2 layers with ``BlobShape`` and packed numbers, layer by layer
+and never the whole file in memory.
 """
 
 from __future__ import annotations

@@ -1,15 +1,10 @@
-"""Backbones without branches, as lists of layer specs: VGG-16 "reduced" and MobileNet v1. Imports no torch.
+"""What backbones are made of, as lists of layer specs, and the maps that they give. Imports no torch.
 
-The torch modules (``vgg.py``, ``mobilenet.py``) and the Caffe prototxt writer are both made from these lists.
-
-Depths of the ResNet family (arXiv:1512.03385, table 1). Imports no torch.
-
-The blocks of Keras' classic ResNet50 as jedol/SSD-Keras_Tensorflow extends it. Imports no torch.
-
-Blocks are called as in Keras: ``res2a`` … ``res5c``, then ``res6a``, ``res7a``, ``res8a`` in place of SSD's extra stages. The stride
-is in a block's first 1x1 convolution and its shortcut. Stage 5 has stride 1; in 5b and 5c, not in 5a, the 3x3 convolution is dilated by 2.
-
-Rows and columns of the maps that a staged network's priors stand on, from its layers alone. Imports no torch.
+Backbones without branches (VGG-16 "reduced", MobileNet v1 …) are lists of units, from which the torch modules (``sequential``) and Caffe's
+prototxt are both made. Of ResNets the depths are here (arXiv:1512.03385, table 1), and the blocks of Keras' classic ResNet50 as
+jedol/SSD-Keras_Tensorflow extends it: called as in Keras, ``res2a`` … ``res5c``, then ``res6a``, ``res7a``, ``res8a`` in place of SSD's extra
+stages. Their stride is in a block's first 1x1 convolution and its shortcut; stage 5 has stride 1; in 5b and 5c, not in 5a, the 3x3
+convolution is dilated by 2.
 """
 
 from __future__ import annotations

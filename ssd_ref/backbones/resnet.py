@@ -11,10 +11,8 @@ version   differs by
 
 Children: ``norm0`` (v2), ``conv1`` or ``conv1_1`` … ``conv1_3``, ``pool1``, then ``stage1`` … ``stage4`` of blocks ``0``, ``1``, ….
 
-Residual blocks of the ResNet backbones: behind the addition (v1, v1b, v1s; arXiv:1512.03385) or before it (v2; arXiv:1603.05027).
-
-Every convolution is a ``ConvUnit`` child ``conv1``, ``conv2``, … (``.conv``, ``.norm``, ``.act``); the shortcut, where it is not the
-identity, is ``downsample``. Blocks take and give (N, C, H, W).
+Blocks normalise behind the addition (v1, v1b, v1s) or before it (v2). Every convolution is a ``ConvUnit`` child ``conv1``, ``conv2``, …
+(``.conv``, ``.norm``, ``.act``); the shortcut, where it is not the identity, is ``downsample``. Blocks take and give (N, C, H, W).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Torch modules of the backbones without branches (VGG-16 "reduced", MobileNet v1), built from their unit lists.
+"""Torch modules of the backbones that run unit after unit, built from the lists in ``plain``: VGG-16 "reduced", MobileNet v1, Keras' ResNet50.
 
-Keras' classic ResNet50 with jedol/SSD-Keras_Tensorflow's stages 6 to 8; see ``keras_resnet_shape`` for what differs from others.
-
-Children: ``conv1`` (7x7, stride 2, padding 3, with bias), ``pool1`` (3x3, stride 2, SAME: 150 rows are padded at the bottom only), then the
-blocks, each with ``branch2a``, ``branch2b``, ``branch2c``, and ``branch1`` where the shortcut has a convolution.
+Children of Keras' classic ResNet50 with jedol/SSD-Keras_Tensorflow's stages 6 to 8: ``conv1`` (7x7, stride 2, padding 3, with bias),
+``pool1`` (3x3, stride 2, SAME: 150 rows are padded at the bottom only), then the blocks, each with ``branch2a``, ``branch2b``, ``branch2c``,
+and ``branch1`` where the shortcut has a convolution.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""The named networks of GluonCV 0.10 (gluoncv/model_zoo/ssd/presets.py), and one that its parts allow (ResNet50 v1s).
+"""The named networks of GluonCV 0.10 (gluoncv/model_zoo/ssd/presets.py), one that its parts allow (ResNet50 v1s), and its backbones.
 
 They differ from the paper's SSD in more than the backbone: one list of sizes per network without explicit maxima, prior steps
 that need not fit the grid (``ssd_300_mobilenet0.25``), and in the extra layers of ResNet and MobileNet networks batch
 normalisation with MXNet's own defaults, eps 1e-3 and gamma fixed to 1, whatever gamma the file holds.
 
-GluonCV's classification networks as backbones, by GluonCV's names (gluoncv/model_zoo/model_zoo.py), without their classifiers.
-
-Each is the whole feature extractor; a detector that taps earlier uses the first part of it.
+Backbones are GluonCV's classification networks by its names (gluoncv/model_zoo/model_zoo.py), without their classifiers: each is the
+whole feature extractor, and a detector that reads earlier outputs uses the first part of it.
 """
 
 from __future__ import annotations

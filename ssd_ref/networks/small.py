@@ -1,9 +1,8 @@
-"""A small SSD for trying training out on a CPU: seven convolutions with batch normalisation, four maps of priors.
+"""Networks small enough to try things out on a CPU; none is a network of any source, nor in the registry.
 
-It is no network of any source and not in the registry. The backbone is that of ``ssd7``; the priors follow arXiv:1512.02325,
-section 2.2: scales spread evenly, sizes s and sqrt(s s'), ratios 2 and 1/2.
-
-Networks with fewer channels: the same layers, priors and rules, small enough to try things out on.
+``small_ssd`` has seven convolutions with batch normalisation and four maps of priors. Its backbone is that of ``ssd7``; the priors follow
+arXiv:1512.02325, section 2.2: scales spread evenly, sizes s and sqrt(s s'), ratios 2 and 1/2. ``narrowed`` is a named network with fewer
+channels: the same layers, priors and rules.
 """
 
 from __future__ import annotations
