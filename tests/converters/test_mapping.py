@@ -46,6 +46,12 @@ def test_wrong_shape_names_both() -> None:
         MAPPING.check({**SOURCE, "b": lazy("b", 5)}, TARGET)
 
 
+def test_as_many_elements_in_another_shape_do_not_fit() -> None:
+    mapping, table = TensorMapping((MappedTensor("w", "w", (3, 4)),)), {"w": lazy("w", 4, 3)}
+    with pytest.raises(MappingError, match=r"expected \(3, 4\) for 'w', got \(4, 3\)"):
+        mapping.check(table, {"w": (3, 4)})
+
+
 def test_wrong_kind() -> None:
     with pytest.raises(MappingError, match="not floating point"):
         MAPPING.check({**SOURCE, "b": lazy("b", 4, dtype="int32")}, TARGET)

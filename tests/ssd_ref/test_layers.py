@@ -12,9 +12,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.config import ConvSpec, L2NormSpec, LayerSpec, NormSpec
+from ssdconv.ssd_ref.config import ConvSpec, Heads, L2NormSpec, LayerSpec, NormSpec
 from ssdconv.ssd_ref.graph.network import GraphLayer
-from ssdconv.ssd_ref.layers import BatchNorm, ConvUnit, L2Norm, Standardize, Tapped, batch_norm, plus, same_padding
+from ssdconv.ssd_ref.layers import (
+    BatchNorm,
+    ConvUnit,
+    L2Norm,
+    MultiBoxHeads,
+    Standardize,
+    Tapped,
+    batch_norm,
+    plus,
+    same_padding,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +150,23 @@ def test_a_dead_pixel_stays_finite_in_onnx(kind: str) -> None:
     session = runtime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert np.array_equal(y, layer(x).detach().numpy())
+
+
+def test_heads_go_through_cells_row_by_row_and_anchors_within() -> None:
+    """On a map of 2 rows and 3 columns each output is where its cell and anchor are in the source's order."""
+    heads = MultiBoxHeads([2], [2], 3, Heads(kernel=1)).double()
+    x = torch.arange(12.0, dtype=torch.float64).view(1, 2, 2, 3)
+    heads.requires_grad_(False)
+    loc, conf = heads([x])
+    for found, layer, values in ((loc, heads.loc[0], 4), (conf, heads.conf[0], 3)):
+        assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+        kernel, bias = layer.weight[:, :, 0, 0], layer.bias
+        wanted = [
+            (
+                kernel[a * values : (a + 1) * values] @ x[0, :, row, column] + bias[a * values : (a + 1) * values]
+            ).tolist()
+            for row in range(2)
+            for column in range(3)
+            for a in range(2)
+        ]
+        assert torch.allclose(found[0], torch.tensor(wanted, dtype=torch.float64))

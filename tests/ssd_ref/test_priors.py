@@ -113,3 +113,22 @@ def test_nothing_to_make_priors_from() -> None:
         prior_variances([])
     with pytest.raises(FormatError, match="must be positive"):
         prior_corners([PriorMap((1, 1), (1.0, 1.0), ((1.0, 1.0),))], (0, 300))
+
+
+def test_clipping_in_pixels_ends_at_the_last_pixel() -> None:
+    """ssd_keras: corners at or beyond the image's side become the side less one, those below 0 become 0."""
+    entry = PriorMap((1, 1), (10, 10), ((30.0, 12.0),), clip="pixels")
+    assert prior_corners([entry], (20, 16))[0].tolist() == pytest.approx([0.0, 0.0, 15 / 16, 11 / 20])
+
+
+def test_double_arithmetic_rounds_once() -> None:
+    """Centres, corners and fractions in float64, one rounding to float32; Caffe's order rounds the centres too."""
+    step, side, cell = 100 / 3, 100.0, 20.1
+    plain = PriorMap((3, 3), (step, step), ((cell, cell),))
+    double = PriorMap((3, 3), (step, step), ((cell, cell),), arithmetic="double")
+    centres = [(0.5 + place) * step for place in range(3)]
+    wanted = np.float32([[(x - cell / 2) / side, (y - cell / 2) / side] for y in centres for x in centres])
+    found = prior_corners([double], (100, 100))[:, :2].numpy()
+    assert np.abs(found - wanted).max() <= 2.0**-25 and not np.array_equal(
+        found, prior_corners([plain], (100, 100))[:, :2].numpy()
+    )

@@ -21,6 +21,7 @@ from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 from ssdconv.ssd_ref.networks.keras import NETWORKS
+from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.tensorflow import hikapok
 
 MANIFESTS = {
@@ -168,3 +169,12 @@ def test_other_networks_and_suffixes_are_not_written(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"ends in \.h5"):
             source.write(narrow("ssd7"), {}, tmp_path / name, Request())
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_batch_normalisation_by_their_words() -> None:
+    """A round trip cannot tell gamma from beta; Keras' words can."""
+    rows = {(row.layer, row.kind): row.target for row in rows_of(network("keras/jedol_ssd300_resnet50_voc"))}
+    where = "backbone.conv1.norm"
+    assert rows["bn_conv1", "gamma"] == f"{where}.weight" and rows["bn_conv1", "beta"] == f"{where}.bias"
+    assert rows["bn_conv1", "moving_mean"] == f"{where}.running_mean"
+    assert rows["bn_conv1", "moving_variance"] == f"{where}.running_var"

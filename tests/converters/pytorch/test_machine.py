@@ -88,6 +88,7 @@ HOSTILE = {
     "negative_length": b"\x80\x02T\xff\xff\xff\xffabc.",
     "not_utf8": b"\x80\x02X\x02\0\0\0\xff\xfe.",
     "long_number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "long_number_that_is_there": b"\x80\x02\x8b\xe9\x03\x00\x00" + b"\x01" * 1001 + b".",
     "many_digits": b"I" + b"9" * 5000 + b"\n.",
     "no_line_end": b"V" + b"x" * 200_000,
     "no_number": b"Iabc\n.",
