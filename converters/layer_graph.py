@@ -95,7 +95,7 @@ class GraphBuilder:
 
     def _own(self, spec: LayerSpec, index: int, weight: Weight) -> str:
         """Note who fills a blob; returns the name under which it is shared, "" where it is not."""
-        target = f"graph.{module_name(spec.name)}.{blob_names(spec)[index]}"
+        target = f"layers.{module_name(spec.name)}.{blob_names(spec)[index]}"
         if weight.source not in self._owners:
             entry = MappedTensor(weight.source, target, weight.shape, weight.ops)
             self._owners[weight.source] = (len(self.layers), index, entry)

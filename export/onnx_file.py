@@ -183,16 +183,16 @@ def heads_model(model: SSD, *, opset: int = DEFAULT_OPSET, batch: int | None = N
             hint=f"this is torch {torch.__version__}; another version may",
         ) from error
     proto = program.model_proto
-    _name_as_in_checkpoint(proto.graph, "network.", "graph." if isinstance(model.config.layers, Graph) else "")
+    _name_as_in_checkpoint(proto.graph, "network.", "layers." if isinstance(model.config.layers, Graph) else "")
     return proto
 
 
 class _Heads(nn.Module):
-    """The part of a network that computes loc and conf, under a name that torch's exporter can hold: it refuses ``graph``."""
+    """The part of a network that computes loc and conf."""
 
     def __init__(self, model: SSD) -> None:
         super().__init__()
-        self.network = model.graph if isinstance(model.config.layers, Graph) else model
+        self.network = model.layers if isinstance(model.config.layers, Graph) else model
 
     def forward(self, pixels: Tensor) -> Any:
         return self.network(pixels)
@@ -206,7 +206,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _name_as_in_checkpoint(graph: Any, prefix: str, wanted: str) -> None:
-    """Initializers ``network.x`` as ``x`` or ``graph.x``: the names of the checkpoint."""
+    """Initializers ``network.x`` as ``x`` or ``layers.x``: the names of the checkpoint."""
     names = {i.name: wanted + i.name.removeprefix(prefix) for i in graph.initializer if i.name.startswith(prefix)}
     for initializer in graph.initializer:
         initializer.name = names.get(initializer.name, initializer.name)

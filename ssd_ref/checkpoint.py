@@ -17,7 +17,7 @@ import pickle
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,23 @@ def read(path: str | Path) -> Checkpoint:
         config = SSDConfig.from_json(json.dumps(about["config"]))
     except (FormatError, KeyError) as error:
         raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from None
-    return Checkpoint(config, state, about["provenance"])
+    return _under_new_names(Checkpoint(config, state, about["provenance"]))
+
+
+def _under_new_names(checkpoint: Checkpoint) -> Checkpoint:
+    """Tensors of a layer graph stand under ``layers.``; older checkpoints have ``graph.``."""
+    config, layers = checkpoint.config, checkpoint.config.layers
+    if not isinstance(layers, Graph) or not any(name.startswith("graph.") for name in checkpoint.state_dict):
+        return checkpoint
+
+    def new(name: str) -> str:
+        return f"layers.{name.removeprefix('graph.')}" if name.startswith("graph.") else name
+
+    if layers.origin is not None:
+        origin = replace(layers.origin, stored={new(name): source for name, source in layers.origin.stored.items()})
+        config = replace(config, layers=replace(layers, origin=origin))
+    state = {new(name): tensor for name, tensor in checkpoint.state_dict.items()}
+    return Checkpoint(config, state, checkpoint.provenance)
 
 
 def read_described(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

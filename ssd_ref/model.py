@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class SSD(nn.Module):
     """A Single Shot MultiBox Detector built from its config.
 
-    Children: ``backbone``, ``extras``, ``heads`` for a staged network, ``graph`` for a layer graph.
+    Children: ``backbone``, ``extras``, ``heads`` for a staged network, ``layers`` for a layer graph (torch.export keeps its own under ``graph``).
     Tensors: pixels (N, channels, H, W) float32 as ``ssd_ref.pixels.prepare`` makes them; loc (N, P, 4) as (dx, dy, dw, dh);
     conf (N, P, C) before softmax or sigmoid, in the config's class order; P runs over maps, then cells row by row, then
     anchors of a cell.
@@ -44,7 +44,7 @@ class SSD(nn.Module):
             from ssdconv.ssd_ref.graph.network import LayerGraph
 
             assert isinstance(config.layers, Graph)
-            self.graph = LayerGraph(config.layers)
+            self.layers = LayerGraph(config.layers)
 
     def _build_stages(self, staged: Staged) -> None:
         self.backbone = build_backbone(staged.backbone)
@@ -62,7 +62,7 @@ class SSD(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, H, W) prepared pixels -> raw loc (N, P, 4) and conf (N, P, C)."""
-        loc, conf = self.heads(self.features(pixels)) if isinstance(self.config.layers, Staged) else self.graph(pixels)
+        loc, conf = self.heads(self.features(pixels)) if isinstance(self.config.layers, Staged) else self.layers(pixels)
         return loc, conf
 
     @torch.inference_mode()

@@ -56,7 +56,7 @@ def caffe_file() -> Callable[..., tuple[Path, Path]]:
         for blob in blobs:
             shapes.setdefault(blob.layer, []).append(blob.shape)
         layers = tuple(replace(layer, blobs=tuple(shapes.get(layer.name, ()))) for layer in net.layers)
-        arrays = {b.name: tensors[f"graph.{b.same_as}" if b.same_as else b.tensor].reshape(b.shape) for b in blobs}
+        arrays = {b.name: tensors[f"layers.{b.same_as}" if b.same_as else b.tensor].reshape(b.shape) for b in blobs}
         write_caffemodel(replace(net, layers=layers), arrays, weights)
         return weights, prototxt
 

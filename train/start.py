@@ -237,7 +237,7 @@ def with_classes(config: SSDConfig, classes: Sequence[str]) -> tuple[SSDConfig, 
     changed = replace(
         config, num_classes=count, class_names=names, layers=replace(graph, layers=layers, tail=tail, origin=None)
     )
-    return changed, tuple(f"graph.{module_name(name)}." for name in sorted(outputs))
+    return changed, tuple(f"layers.{module_name(name)}." for name in sorted(outputs))
 
 
 def _class_outputs(graph: Graph, where: str) -> set[str]:

@@ -397,7 +397,7 @@ def blobs_of(config: SSDConfig) -> list[NetBlob]:
             for index, (tensor, shape) in enumerate(zip(e.tensors, e.shapes, strict=True))
         ]
     return [
-        NetBlob(b.layer, b.index, f"graph.{b.same_as or b.parameter}", b.shape, b.same_as)
+        NetBlob(b.layer, b.index, f"layers.{b.same_as or b.parameter}", b.shape, b.same_as)
         for b in learned_blobs(config.layers.layers)
     ]
 

@@ -337,5 +337,5 @@ Probe = tuple[str, str]
 def probe_map(config: SSDConfig) -> tuple[Probe, ...]:
     """Every learned, activation, pooling and normalisation layer of the network with its reference module."""
     if isinstance(config.layers, Graph):
-        return tuple((layer.name, f"graph.{module_name(layer.name)}") for layer in config.layers.layers)
+        return tuple((layer.name, f"layers.{module_name(layer.name)}") for layer in config.layers.layers)
     return tuple((e.layer.name, e.module) for e in emit(config) if e.module)

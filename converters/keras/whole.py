@@ -140,7 +140,7 @@ def _network_of(model: KerasModel, settings: Mapping[str, str], where: str) -> W
         layers=graph,
     )
     added = set(made.added)
-    probes = tuple((s.name, f"graph.{module_name(s.name)}") for s in layers if s.name not in added)
+    probes = tuple((s.name, f"layers.{module_name(s.name)}") for s in layers if s.name not in added)
     architecture = Claim(
         "architecture",
         "stated",

@@ -181,7 +181,7 @@ def network_of(
         ),
     )
     added = set(made.added)
-    probes = tuple((s.name, f"graph.{module_name(s.name)}") for s in layers if s.name not in added)
+    probes = tuple((s.name, f"layers.{module_name(s.name)}") for s in layers if s.name not in added)
     kinds = sorted({graph.nodes[name].op for name, _ in probes})
     claims.insert(
         0,

@@ -121,15 +121,15 @@ def _role(name: str, axes: int) -> Role:
         return "l2norm"
     if blob in ("running_mean", "running_var", "mean", "variance", "factor") or ".norm" in name or ".dw." in name:
         return "norm" if axes == 1 else "conv"
-    if (in_head and ".loc." in name) or (not in_head and name.startswith("graph.") and "_loc" in name):
+    if (in_head and ".loc." in name) or (not in_head and name.startswith("layers.") and "_loc" in name):
         return "loc"
-    if (in_head and ".conf." in name) or (not in_head and name.startswith("graph.") and "_conf" in name):
+    if (in_head and ".conf." in name) or (not in_head and name.startswith("layers.") and "_conf" in name):
         return "conf"
     if axes == 4:
         return "conv"
     if blob == "bias":
         return "bias"
-    return "l2norm" if "norm" in name and name.startswith("graph.") else "norm"
+    return "l2norm" if "norm" in name and name.startswith("layers.") else "norm"
 
 
 THREADS = "https://github.com/"

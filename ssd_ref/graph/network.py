@@ -83,8 +83,8 @@ class LayerGraph(nn.Module):
                 self._shared[blob.parameter] = blob.same_as
         self._tie()
         self._register_state_dict_hook(_drop_shared)  # type: ignore[no-untyped-call]
-        self._register_load_state_dict_pre_hook(self._fill_shared)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(lambda module, _: module._tie())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_fill_shared)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_tie_again)  # type: ignore[no-untyped-call]
 
     def layer(self, name: str) -> GraphLayer:
         """The module of a layer."""
@@ -138,10 +138,16 @@ class LayerGraph(nn.Module):
                 raise FormatError("a shared parameter has two shapes", where=f"{alias} and {owner}")
             target._parameters[name] = parameter
 
-    def _fill_shared(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        for alias, owner in self._shared.items():
-            if prefix + owner in state:
-                state[prefix + alias] = state[prefix + owner]
+
+# Hooks are functions of the module, for pickle and deepcopy know no others.
+def _fill_shared(module: LayerGraph, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for alias, owner in module._shared.items():
+        if prefix + owner in state:
+            state[prefix + alias] = state[prefix + owner]
+
+
+def _tie_again(module: LayerGraph, _: Any) -> None:
+    module._tie()
 
 
 def _drop_shared(module: LayerGraph, state: dict[str, Any], prefix: str, _: Any) -> None:

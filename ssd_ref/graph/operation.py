@@ -71,6 +71,10 @@ class Operation:
         self.p = Params(spec.params, f"layer {spec.name!r} ({spec.type})", defaults)
         self.training = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: an operation is made again from its layer, for it may hold functions without a name."""
+        return operation_of, (self.spec,), {"training": self.training}
+
     @classmethod
     def learned(cls, spec: LayerSpec) -> tuple[str, ...]:
         """Names of the layer's learned tensors, in the order of the source's blobs."""

@@ -29,7 +29,7 @@ def narrow(shared: Path, tmp_path: Path) -> tuple[Path, SSD]:
     graph = load(tmp_path / "narrow.pth").state_dict()
     for name, parameter in model.backbone.named_parameters():
         layer, _, own = name.split(".")
-        parameter.data.copy_(graph[f"graph.{layer}.{own}"])
+        parameter.data.copy_(graph[f"layers.{layer}.{own}"])
     return source, model
 
 

@@ -84,7 +84,7 @@ def test_the_pth_is_a_sound_zip_that_plain_torch_loads(narrow: Path, tmp_path: P
     assert zipfile.ZipFile(tmp_path / "out.pth").testzip() is None
     for mmap in (False, True):
         loaded = torch.load(tmp_path / "out.pth", weights_only=True, mmap=mmap)
-        assert loaded["state_dict"]["graph.conv1_1.weight"].shape == (4, 3, 3, 3)
+        assert loaded["state_dict"]["layers.conv1_1.weight"].shape == (4, 3, 3, 3)
         assert all(t.data_ptr() % 64 == 0 for t in loaded["state_dict"].values()) or not mmap
 
 

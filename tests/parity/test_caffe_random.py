@@ -71,7 +71,7 @@ def judge(model: SSD, golden: dict[str, Any]) -> Judged:
     runs, heads = [], []
     with torch.inference_mode():
         for net, x in ((model, pixels), (deepcopy(model).double(), pixels.double())):
-            runs.append({f"{spec.name}|{i}": v.numpy() for spec, vs in net.graph.trace(x) for i, v in enumerate(vs)})
+            runs.append({f"{spec.name}|{i}": v.numpy() for spec, vs in net.layers.trace(x) for i, v in enumerate(vs)})
             heads.append(derived(net.config, net(x)))
     names = [n for n in golden if n in runs[1]]
     found = [(n, measure(golden[n], runs[1][n], runs[0][n])) for n in names]

@@ -162,7 +162,7 @@ def test_every_tensor_scaled_is_noticed(net: Recorded, factor: float) -> None:
     sweep(net, factor, 1)
 
 
-BELOW_ROUNDING = {"graph.conv1_h.bias"}
+BELOW_ROUNDING = {"layers.conv1_h.bias"}
 """res10: its largest element, 5.4e-6, is one unit in the last place of its layer's outputs."""
 
 

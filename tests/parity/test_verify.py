@@ -230,7 +230,10 @@ def test_ssd512(ssd512: Case, tmp_path: Path, change: Change | None, layer: str 
 @pytest.mark.shared
 def test_res10_passes_and_its_batch_norm_factor_counts(res10: Case, tmp_path: Path) -> None:
     assert res10.verify(tmp_path)
-    for tensor, layer in (("graph.data_bn.factor", "data_bn"), ("graph.layer_512_1_bn2_h.factor", "layer_512_1_bn2_h")):
+    for tensor, layer in (
+        ("layers.data_bn.factor", "data_bn"),
+        ("layers.layer_512_1_bn2_h.factor", "layer_512_1_bn2_h"),
+    ):
         ignored = res10.verify(tmp_path, lambda c, t, n=tensor: (c, t | {n: np.ones_like(t[n])}))
         assert not ignored and ignored.first_divergent == layer
 
@@ -241,15 +244,15 @@ def test_res10_passes_and_its_batch_norm_factor_counts(res10: Case, tmp_path: Pa
     ["conv1_scale_h.bias", "layer_256_1_bn2.variance", "conv9_2_h.weight"],
 )
 def test_res10_scaled_by_1_0002_fails_at_its_layer(res10: Case, tmp_path: Path, tensor: str) -> None:
-    report = res10.verify(tmp_path, scaled(f"graph.{tensor}"))
+    report = res10.verify(tmp_path, scaled(f"layers.{tensor}"))
     assert not report and report.first_divergent == tensor.split(".")[0]
 
 
 @pytest.mark.shared
 def test_a_bias_below_rounding_is_caught_by_its_bits(res10: Case, tmp_path: Path) -> None:
-    report = res10.verify(tmp_path, scaled("graph.conv1_h.bias"))
+    report = res10.verify(tmp_path, scaled("layers.conv1_h.bias"))
     assert not report and all(report.inputs) and report.first_divergent is not None
-    assert report.first_divergent.startswith("graph.conv1_h.bias: differs from conv1_h/1")
+    assert report.first_divergent.startswith("layers.conv1_h.bias: differs from conv1_h/1")
 
 
 @pytest.mark.shared

@@ -192,7 +192,7 @@ def test_roles_of_a_layer_graph() -> None:
         LayerSpec("norm", "Normalize", ("c",), ("d",), {"across_spatial": False, "channel_shared": False}, ((4,),)),
     )
     config = SSDConfig("g", "caffe", 2, Preprocess((8, 8)), (), Postprocess(), layers=Graph("data", layers, "d", "d"))
-    roles = {name.removeprefix("graph."): role for name, _, role in named_roles(SSD(config))}
+    roles = {name.removeprefix("layers."): role for name, _, role in named_roles(SSD(config))}
     assert roles == {
         "conv.weight": "weight",
         "conv.bias": "bias",

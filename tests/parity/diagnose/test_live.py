@@ -50,8 +50,8 @@ GRAPH: dict[str, tuple[Change, list[str]]] = {
     "factors left out": (
         lambda c, t: (c, t | {n: np.ones_like(a) for n, a in t.items() if n.endswith(".factor")}), ["bn-unscaled"]),
     "first layer turned": (
-        lambda c, t: (c, t | {"graph.conv1_h.weight": t["graph.conv1_h.weight"][:, ::-1]}), ["channel-order"]),
-    "biases lost": (lambda c, t: (c, t | {"graph.conv6_1_h.bias": t["graph.conv6_1_h.bias"] * 0}), ["biases-dropped"]),
+        lambda c, t: (c, t | {"layers.conv1_h.weight": t["layers.conv1_h.weight"][:, ::-1]}), ["channel-order"]),
+    "biases lost": (lambda c, t: (c, t | {"layers.conv6_1_h.bias": t["layers.conv6_1_h.bias"] * 0}), ["biases-dropped"]),
 }  # fmt: skip
 
 
