@@ -290,14 +290,17 @@ def write_weights(dst: Path, layers: Mapping[str, Mapping[str, Array]]) -> None:
     if not layers:
         raise UsageError("no tensor to write", where=str(dst))
     with _whole(dst) as file:
-        file.attrs["layer_names"] = np.array([name.encode() for name in layers])
-        file.attrs["backend"] = np.bytes_(b"tensorflow")
-        file.attrs["keras_version"] = np.bytes_(KERAS_VERSION.encode())
-        for layer, weights in layers.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = np.array([name.encode() for name in weights])
-            for name, array in weights.items():
-                group.create_dataset(name, data=np.asarray(array, order="C"), track_times=False)
+        _write_layers(file, layers, "tensorflow", KERAS_VERSION)
+
+
+def _write_layers(root: Any, layers: Mapping[str, Mapping[str, Array]], backend: str, version: str) -> None:
+    root.attrs["layer_names"] = np.array([name.encode() for name in layers])
+    root.attrs["backend"], root.attrs["keras_version"] = np.bytes_(backend.encode()), np.bytes_(version.encode())
+    for layer, weights in layers.items():
+        group = root.create_group(layer)
+        group.attrs["weight_names"] = np.array([name.encode() for name in weights])
+        for name, array in weights.items():
+            group.create_dataset(name, data=np.asarray(array, order="C"), track_times=False)
 
 
 def write_numbered(dst: Path, layers: Sequence[tuple[str, str, Sequence[Array]]]) -> None:
@@ -344,7 +347,7 @@ def write_whole(dst: Path, text: str, layers: Mapping[str, Mapping[str, Array]],
             file.create_group("vars")
             for weights in layers.values():
                 for name, array in weights.items():
-                    file.create_dataset(name, data=np.ascontiguousarray(array), track_times=False)
+                    file.create_dataset(name, data=np.asarray(array, order="C"), track_times=False)
         with atomic_path(dst) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             about = json.dumps({"keras_version": version, "date_saved": ""})
             for name, data in (("metadata.json", about), ("config.json", text), ("model.weights.h5", held.getvalue())):
@@ -354,16 +357,11 @@ def write_whole(dst: Path, text: str, layers: Mapping[str, Mapping[str, Array]],
         attributes = {"backend": backend, "keras_version": version, "model_config": text}
         for name, value in attributes.items():
             file.attrs[name] = np.bytes_(value.encode()) if len(value) < 60_000 else value
-        root = file.create_group("model_weights")
-        root.attrs["layer_names"] = np.array([name.encode() for name in layers])
-        for name in ("backend", "keras_version"):
-            root.attrs[name] = np.bytes_(attributes[name].encode())
-        for layer, weights in layers.items():
-            group = root.create_group(layer)
-            names = {path: path.removeprefix(f"model_weights/{layer}/") for path in weights}
-            group.attrs["weight_names"] = np.array([name.encode() for name in names.values()])
-            for path, array in weights.items():
-                group.create_dataset(names[path], data=np.ascontiguousarray(array), track_times=False)
+        named = {
+            layer: {path.removeprefix(f"model_weights/{layer}/"): array for path, array in weights.items()}
+            for layer, weights in layers.items()
+        }
+        _write_layers(file.create_group("model_weights"), named, backend, version)
 
 
 @contextmanager
