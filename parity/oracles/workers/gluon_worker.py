@@ -116,12 +116,12 @@ def preprocess(job, arrays):
 
 def symbol(job, arrays):
     """Outputs of ``nodes`` (wanted name -> node of the symbol) for ``input`` (N, 3, H, W), and an SSD's own three ends as detections."""
-    stored = mx.sym.load(job["symbol"])
+    graph = mx.sym.load(job["symbol"])
     stored = {name.split(":", 1)[-1]: array for name, array in mx.nd.load(job["params"]).items()}
-    internals = symbol.get_internals()
+    internals = graph.get_internals()
     wanted = {"nodes/" + name: internals[node + "_output"] for name, node in job["nodes"].items()}
     if job["ends"]:
-        wanted.update({"detections/" + key: end for key, end in zip(("ids", "scores", "bboxes"), symbol)})
+        wanted.update({"detections/" + key: end for key, end in zip(("ids", "scores", "bboxes"), graph)})
     group = mx.sym.Group(list(wanted.values()))
     given = {job["data"]: mx.nd.array(arrays["input"])}
     tensors = {name: array.astype("float32") for name, array in stored.items()}
