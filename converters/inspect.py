@@ -30,7 +30,7 @@ from ssdconv.ssd_ref.config import (
     backbone_from_plain,
     backbone_to_plain,
 )
-from ssdconv.ssd_ref.containers import check_provenance
+from ssdconv.ssd_ref.containers import CONFIG, agreed, check_provenance, described
 from ssdconv.ssd_ref.evidence import INDEPENDENT, Claim, Link, from_plain, of_link, to_plain
 from ssdconv.ssd_ref.evidence import lines as claim_lines
 from ssdconv.ssd_ref.gate import reading
@@ -230,7 +230,8 @@ def _safetensors(path: Path) -> FileSummary:
         with safe_open(path, "np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             tensors = tuple(TensorSummary(n, tuple(s.get_shape()), str(s.get_dtype())) for n, s in slices.items())
-            return _about(path, (file.metadata() or {}).get("ssdconv"), tensors, "safetensors")
+            text = (file.metadata() or {}).get("ssdconv")
+        return _about(path, agreed(text, path.with_name(CONFIG)) if described(path) else text, tensors, "safetensors")
     except SafetensorError as error:
         raise FormatError(f"damaged safetensors file: {error}", where=str(path)) from None
 

@@ -1,7 +1,8 @@
 """One HTTP GET: redirects that never leave https for http, proxies from the environment, timeouts, errors told apart.
 
 Faults are ``Transient`` where the same request may succeed later and ``Refused`` where it will not; ``download`` decides what
-follows, users see ``DownloadError`` only.
+follows, users see ``DownloadError`` only. By urllib and not by requests: a server that drips its head is cut off by a timer that needs
+the connection's socket, and requests, which brings four packages more, shows none before the head is whole.
 
 Web pages that come instead of files are told from files, and Google Drive's are understood: it answers with a page that has a
 form (or, before 2022, a link with ``confirm=``) when a file is too large to be scanned for viruses, and with another page when

@@ -42,8 +42,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CPU_SECONDS, MEMORY = 10.0, 2 << 30
 MAX_LENGTH = 1 << 16
-GUIDED = 0.02
-"""Part of the mutants that are guided."""
 EVERY = 200
 """Mutants between two notes of what was done."""
 EDGES = (
@@ -364,45 +362,65 @@ def read_varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
             return value, at
 
 
+def block_of(entries: list[tuple[bytes, bytes]]) -> bytes:
+    """A block of a TensorFlow table, its checksum included; no key shares its beginning with the one before."""
+    body = b"".join(varint(0) + varint(len(key)) + varint(len(value)) + key + value for key, value in entries)
+    stored = body + struct.pack("<IIB", 0, 1, 0)
+    return stored + masked_crc(stored)
+
+
+def entries_of(data: bytes, start: int, size: int) -> list[tuple[bytes, bytes]]:
+    """The entries of an uncompressed block."""
+    restarts = struct.unpack_from("<I", data, start + size - 4)[0]
+    found: list[tuple[bytes, bytes]] = []
+    at, end, key = start, start + size - 4 * restarts - 4, b""
+    while at < end and len(found) < 200:
+        shared, at = read_varint(data, at)
+        fresh, at = read_varint(data, at)
+        length, at = read_varint(data, at)
+        key = key[:shared] + data[at : at + fresh]
+        found.append((key, data[at + fresh : at + fresh + length]))
+        at += fresh + length
+    return found
+
+
 def table(data: bytes, rng: random.Random) -> bytes:
-    """Mutates a block of a TensorFlow table, entry by entry where it can be told; the checksums of all blocks are mended."""
-    out = bytearray(edit(data, rng) if rng.random() < 0.4 else data)
+    """Mutates an entry of a TensorFlow table, mostly as the protobuf message that it is; handles and checksums are mended."""
     try:
-        places, at = [], len(out) - 48
+        at, places = len(data) - 48, []
         for _ in range(2):
-            start, at = read_varint(out, at)
-            size, at = read_varint(out, at)
+            start, at = read_varint(data, at)
+            size, at = read_varint(data, at)
             places.append((start, size))
-        index = places[1]
-        at = index[0]
-        while at < index[0] + index[1] - 8 and len(places) < 40:
-            _, at = read_varint(out, at)
-            fresh, at = read_varint(out, at)
-            size, at = read_varint(out, at)
-            value = at + fresh
-            start, end = read_varint(out, value)
-            places.append((start, read_varint(out, end)[0]))
-            at = value + size
-        start, size = rng.choice(places)
-        if start >= 0 and size and start + size <= len(out) - 5:
-            block = bytes(out[start : start + size])
-            changed = protobuf_in(block, rng) if rng.random() < 0.5 else edit(block, rng)
-            out[start : start + size] = changed[:size].ljust(size, b"\0")
-        for start, size in places:
-            if start + size + 5 <= len(out):
-                out[start + size + 1 : start + size + 5] = masked_crc(bytes(out[start : start + size + 1]))
+        entries = []
+        for _, handle in entries_of(data, *places[1]):
+            start, at = read_varint(handle, 0)
+            entries += entries_of(data, start, read_varint(handle, at)[0])
+        at, kind = rng.randrange(len(entries)), rng.randrange(12)
+        key, value = entries[at]
     except (IndexError, ValueError, struct.error):
-        pass
-    return bytes(out)
-
-
-def protobuf_in(block: bytes, rng: random.Random) -> bytes:
-    """A varint or a byte within a block, set to an edge; nothing moves."""
-    out = bytearray(block)
-    for _ in range(rng.choice((1, 1, 2))):
-        at = rng.randrange(len(out))
-        out[at] = rng.choice((0, 1, 2, 7, 0x7F, 0x80, 0xFF, out[at] ^ 1, out[at] + 1 & 255))
-    return bytes(out)
+        return edit(data, rng)
+    if kind == 0:
+        return edit(data, rng)
+    if kind == 1:
+        del entries[at]
+    elif kind == 2:
+        entries.insert(at, (key + bytes([rng.randrange(256)]), value))
+    elif kind == 3:
+        entries[at] = edit(key, rng), value
+    else:
+        entries[at] = key, protobuf(value, rng)
+    if kind != 4:
+        entries.sort()
+    cut = rng.randrange(len(entries) + 1)
+    out, index = b"", []
+    for part in (entries[:cut], entries[cut:]):
+        if part:
+            index.append((part[-1][0], varint(len(out)) + varint(len(block_of(part)) - 5)))
+            out += block_of(part)
+    last = block_of(index)
+    handles = varint(0) + varint(0) + varint(len(out)) + varint(len(last) - 5)
+    return (out + last + handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))[:MAX_LENGTH]
 
 
 def chunks(data: bytes, rng: random.Random) -> bytes:
@@ -587,12 +605,14 @@ def pths() -> list[bytes]:
 
 
 def tables() -> list[bytes]:
-    packing = beside("tests/converters/tensorflow/conftest.py")
     with tempfile.TemporaryDirectory() as folder:
-        index, _ = packing.small(Path(folder))
-        v2 = index.read_bytes()
+        return [beside("tests/converters/tensorflow/conftest.py").small(Path(folder))[0].read_bytes()]
+
+
+def old_tables() -> list[bytes]:
+    packing = beside("tests/converters/tensorflow/conftest.py")
     held = type("Packing", (), {"table": staticmethod(packing.table), "block": staticmethod(packing.block)})
-    return [v2, beside("tests/converters/tensorflow/test_fuzz.py").v1_table(held)]
+    return [beside("tests/converters/tensorflow/test_fuzz.py").v1_table(held)]
 
 
 def table_data() -> dict[str, bytes]:
@@ -875,7 +895,9 @@ def read_archive(path: Path) -> None:
 
 def reports() -> list[bytes]:
     words = ("network", "source", "weights", "weights_sha256", "source_file", "source_sha256", "oracle")
-    link = {"link": "tensors", "basis": "framework", "text": "t"}
+    from ssdconv.ssd_ref.evidence import BASES
+
+    link = {"link": "tensors", "basis": next(iter(BASES)), "text": "t"}
     return [
         json.dumps(
             {**dict.fromkeys(words, "x"), "inputs": [], "versions": {"a": "1"}, "links": [link], "seconds": 1.5}
@@ -898,6 +920,7 @@ TARGETS: dict[str, Target] = {
     "npz": Target("m.npz", npzs, weights("chainer"), zipped(npy)),
     "pth": Target("m.pth", pths, weights("pytorch"), any_torch),
     "tf-table": Target("m.ckpt.index", tables, weights("tensorflow"), table, more=table_data),
+    "tf-table-v1": Target("m.ckpt", old_tables, weights("tensorflow"), table),
     "frozen-graph": Target(
         "m.pb", lambda: [beside("tests/converters/tensorflow/test_fuzz.py").graph()], weights("tensorflow"), protobuf
     ),
@@ -1066,7 +1089,7 @@ def child(
 # ---------------------------------------------------------------------------------------------------------------- the parent
 
 
-def fuzz(name: str, cache: Path, mutants: int, seconds: float) -> dict[str, Any]:
+def fuzz(name: str, cache: Path, mutants: int, seconds: float, guide: float) -> dict[str, Any]:
     """Go on with one reader until it had ``mutants`` mutants or ``seconds`` are over; what is known about it."""
     found, corpus, notes = cache / "found", cache / "corpus" / name, cache / f"{name}.json"
     for folder in (found, corpus):
@@ -1091,9 +1114,9 @@ def fuzz(name: str, cache: Path, mutants: int, seconds: float) -> dict[str, Any]
             return dict(told)
         told["starts"] += 1
         notes.write_text(json.dumps(told, indent=1))
-        seed, guided = told["starts"], told["mutants"] < mutants * GUIDED
+        seed, guided = told["starts"], told["mutants"] < mutants * guide
         if guided:  # whole notes, since libFuzzer ends the process without a word
-            left = -(-max(int(mutants * GUIDED) - told["mutants"], 1) // EVERY) * EVERY + 1
+            left = -(-max(int(mutants * guide) - told["mutants"], 1) // EVERY) * EVERY + 1
         command = [
             sys.executable,
             __file__,
@@ -1150,6 +1173,7 @@ def main() -> int:
         "--mutants", type=int, default=1_000_000, help="per reader, in all runs together (default: 1,000,000)"
     )
     parser.add_argument("--seconds", type=float, default=1e7, help="of this run, per reader")
+    parser.add_argument("--guide", type=float, default=0.02, help="part of the mutants that are guided (default: 0.02)")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / ".cache" / "fuzz", help="what is kept (default: .cache/fuzz)"
     )
@@ -1187,7 +1211,7 @@ def main() -> int:
             if notes.exists():
                 print(line(name, json.loads(notes.read_text())))
             continue
-        told = fuzz(name, cache, args.mutants, args.seconds)
+        told = fuzz(name, cache, args.mutants, args.seconds, args.guide)
         print(line(name, told), flush=True)
         for one in told["found"]:
             failures += 1

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ssdconv
+from ssdconv.converters.inspect import inspect
 from ssdconv.errors import FormatError, MissingError, OutputError, UsageError
 from ssdconv.export.hub import CardFacts, model_card, write_hub
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read
@@ -62,8 +63,9 @@ def test_two_descriptions_must_be_one(checkpoint: Checkpoint, tmp_path: Path) ->
     about = json.loads(beside.read_text())
     about["config"]["detect"]["nms_threshold"] = 0.6
     beside.write_text(json.dumps(about))
-    with pytest.raises(FormatError, match="different networks"):
-        read(tmp_path)
+    for look in (read, lambda folder: inspect(folder / "model.safetensors")):
+        with pytest.raises(FormatError, match="different networks"):
+            look(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"version": 1}', "\udce4"])
