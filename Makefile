@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORKERS ?= 2
 ORACLES ?= gluon chainer tensorflow torchvision caffe
 
-.PHONY: help venv demo test test-oracles test-all fuzz parity bench lint clean
+.PHONY: help venv demo test test-oracles test-all mutations fuzz parity bench lint clean
 
 help:
 	@echo "make demo      convert a real trained Caffe SSD, prove it layer by layer, detect faces in a photo"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-oracles  the tests against the live source frameworks, which it installs first"
 	@echo "make test-all  all of them with lint and the long ones: fuzzing, full-size networks"
 	@echo "make fuzz      a million mutants per reader of files, in hours; goes on where it stopped; READERS='coco spec' chooses"
+	@echo "make mutations whether the tests notice small faults that are planted one by one (an hour)"
 	@echo "make parity    all networks against the oracles that are installed, into PARITY.md; NETWORKS='gluon/* keras/ssd7' chooses"
 	@echo "make bench     speed and memory against peers, as ratios; JSON in bench_out/"
 	@echo "make lint      ruff and mypy"
@@ -38,6 +39,9 @@ test-oracles: venv
 
 test-all: lint test test-oracles
 	@$(PYTEST) -m slow $(ARGS)
+
+mutations: venv
+	@$(RUN) tools/mutations.py $(ARGS)
 
 # Only this target needs atheris, which has wheels for Linux alone.
 fuzz: venv
