@@ -102,7 +102,7 @@ def add_detections(graph: Any, config: SSDConfig) -> None:
     rule = config.detect
     if rule.nms_inclusive and rule.nms_threshold <= 0:
         raise UsageError("this NMS rule leaves one box per class; ONNX has no such threshold", where=config.name)
-    if rule.nms_scope == "image" or rule.nms_margin or rule.nms_epsilon:
+    if rule.nms_scope != "class" or rule.nms_margin or rule.nms_epsilon:
         raise UsageError(
             "this network's NMS (over all classes, or with a larger union) has no operator in ONNX",
             where=config.name,

@@ -324,7 +324,8 @@ class Postprocess:
         share_location: one box per prior for all classes.
         nms_eta: Caffe's adaptive NMS factor (1 = off).
         nms_scope: ``class``: NMS within each class. ``image``: a prior counts with its best class only (the lower of equal
-            ones), and boxes of all classes drop each other.
+            ones), and boxes of all classes drop each other. ``best``: the same, but boxes drop those of their own class only
+            (MXNet's MultiBoxDetection).
         background_competes: with ``nms_scope`` "image", a prior whose best class of all is the background counts for nothing.
         nms_margin: added to the sides of both boxes in the areas of NMS's union, as a fraction of the image.
         nms_epsilon: added to NMS's union, as a fraction of the image's area (1e-5 in pytorch-ssd and its kin).
@@ -349,7 +350,7 @@ class Postprocess:
     share_location: bool = True
     nms_eta: float = 1.0
     max_exponent: float | None = None
-    nms_scope: Literal["class", "image"] = "class"
+    nms_scope: Literal["class", "image", "best"] = "class"
     nms_margin: float = 0.0
     background_competes: bool = False
     nms_epsilon: float = 0.0

@@ -146,7 +146,7 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: Postprocess) -> tup
     passed = scores >= rule.score_threshold if rule.score_inclusive else scores > rule.score_threshold
     if rule.background is not None:
         passed[..., rule.background] = False
-    if rule.nms_scope == "image":
+    if rule.nms_scope != "class":
         passed &= _best_class(scores, None if rule.background_competes else rule.background)
     # From here on a candidate is its place in the (image, prior, class) array, and its score.
     place = passed.view(-1).nonzero().view(-1)
@@ -160,7 +160,7 @@ def _select(loc: Tensor, conf: Tensor, priors: Priors, rule: Postprocess) -> tup
 
     score, order = score.sort(descending=True, stable=True)
     place = place[order]
-    within = place % classes if rule.nms_scope == "class" else 0
+    within = 0 if rule.nms_scope == "image" else place % classes
     group, order = (place // (count * classes) * classes + within).sort(stable=True)
     place, score = place[order], score[order]
     counts, rank = _rank(group, images * classes)

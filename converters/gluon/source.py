@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from ssdconv.converters.gluon.recognise import (
     reference_shapes,
     stored_geometry,
 )
+from ssdconv.converters.gluon.symbol import beside, beside_name, parse_symbol, read_symbol
+from ssdconv.converters.gluon.whole import PIXELS, plan_of, table_of
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
+from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.gate import reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 from ssdconv.ssd_ref.networks.registry import network
@@ -40,6 +44,11 @@ def plan(table: TensorTable, request: Request) -> Plan:
     """
     if aizoo.holds(table, "gluon") and request.network in (None, AIZOO):
         return aizoo.plan(table, "gluon", request)
+    stored = request.options.get("symbol") or beside(table.path)
+    if stored is None and request.settings.get("layers") == "symbol":
+        raise UsageError("there is no symbol beside the file", where=str(table.path), hint="name it: --symbol FILE")
+    if stored is not None and request.network is None and _by_symbol(table, request):
+        return plan_of(read_symbol(Path(stored)), table, request.settings)
     warnings: tuple[str, ...] = ()
     if request.network:
         config = network(request.network, "gluon", request.num_classes)
@@ -57,12 +66,33 @@ def plan(table: TensorTable, request: Request) -> Plan:
     return Plan(config, _checked(table, config), warnings, probes(config), claims)
 
 
+def _by_symbol(table: TensorTable, request: Request) -> bool:
+    """Whether a file with a symbol is converted by it: where the user says so, or no named network fits."""
+    chosen = request.settings.get("layers", "symbol" if request.options.get("symbol") else "")
+    if chosen not in ("", "symbol", "table"):
+        raise UsageError(f"--set layers={chosen}", expected="symbol or table")
+    if chosen:
+        return chosen == "symbol"
+    try:
+        recognise(table, request.num_classes)
+    except MappingError:
+        return True
+    return False
+
+
 def plan_for(table: TensorTable, config: SSDConfig) -> Plan:
     """The plan of a file for a given config of GluonCV's, its tensors checked.
 
     Raises:
         MappingError: the file does not fit the config.
     """
+    if config.graph is not None:
+        if config.graph.origin is None:
+            raise MappingError("the checkpoint does not hold the symbol that it was converted by", where=config.name)
+        pixels = next((name for name, entry in PIXELS.items() if entry.mean == config.pixels.mean), "gluoncv")
+        size = f"{config.pixels.size[1]}x{config.pixels.size[0]}"
+        settings = {"input.size": size, "pixels": pixels}
+        return plan_of(parse_symbol(config.graph.origin.text, "the checkpoint's symbol"), table, settings)
     if config.name == AIZOO:
         return aizoo.plan(table, "gluon", Request())
     return Plan(config, _checked(table, config), (), probes(config))
@@ -103,6 +133,8 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     dialect = request.options.get("dialect", "structural")
     if dialect not in ("structural", "legacy", "export"):
         raise UsageError(f"no dialect {dialect!r}", expected="structural, legacy or export")
+    if config.graph is not None:
+        return _write_again(config, tensors, dst, request)
     if config.name == AIZOO:
         if dialect != "structural":
             raise UsageError(f"this network's code loads structural names only, not {dialect} ones", where=config.name)
@@ -121,3 +153,31 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
 
     write_params(dst, produce())
     return [dst]
+
+
+def _write_again(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: Request) -> list[Path]:
+    """The file of a network that was converted by its symbol, and the symbol beside it as it was.
+
+    Raises:
+        MappingError: the network comes from another source, or its file held more than its network's tensors.
+    """
+    origin = config.graph.origin if config.graph is not None else None
+    if origin is None or config.source != "gluon" or "anchors" not in origin.facts:
+        raise MappingError(
+            "this network cannot be written as MXNet's files", where=config.name,
+            expected="a network converted from .params by its symbol, all of whose other tensors are regular anchors",
+        )  # fmt: skip
+    tables = json.loads(origin.facts["anchors"])
+
+    def produce() -> Iterator[tuple[str, Array]]:
+        kept = next(iter(tensors.values())).dtype
+        for target, name in origin.stored.items():
+            yield name, tensors[target].reshape(request.stored.get(name, tensors[target].shape))
+        for name, (index, rows, columns) in tables.items():
+            yield name, table_of(config.priors[index], rows, columns).astype(kept)
+
+    write_params(dst, produce())
+    symbol = beside_name(dst)
+    with atomic_path(symbol) as temporary:
+        temporary.write_text(origin.text, encoding="utf-8", newline="")
+    return [dst, symbol]

@@ -1,4 +1,4 @@
-"""Normalisations: Caffe's BatchNorm (statistics as stored), Normalize (the L2 norm of the SSD branch), MVN and LRN; Keras' two."""
+"""Normalisations: Caffe's BatchNorm (statistics as stored), Normalize (the L2 norm of the SSD branch), MVN and LRN; Keras' two; MXNet's L2Normalization."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class LRN(Operation):
 class BatchNormalization(Operation):
     """``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` per channel, on the stored statistics.
 
-    ``running_mean`` and ``running_var`` are buffers: training leaves them alone.
+    With ``fix_gamma`` (MXNet) gamma counts as 1, whatever is stored. ``running_mean`` and ``running_var`` are buffers: training leaves them alone.
     """
 
     statistics = ("running_mean", "running_var")
@@ -227,7 +227,8 @@ class BatchNormalization(Operation):
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, self.eps)
+        gamma = None if self.p.flag("fix_gamma", False) else weight
+        return F.batch_norm(x, running_mean, running_var, gamma, bias, False, 0.0, self.eps)
 
 
 @operation("L2Normalization", family="keras")
@@ -255,3 +256,11 @@ class PerChannel(Operation):
             if values := self.p.numbers(name):
                 x = apply(x, x.new_tensor(values).reshape(1, -1, 1, 1))
         return x
+
+
+@operation("UnitNorm", family="mxnet")
+class UnitNorm(Operation):
+    """``x / sqrt(sum(x^2) + eps)`` over ``axes``: MXNet's L2Normalization (src/operator/l2_normalization-inl.h)."""
+
+    def run(self, x: Tensor) -> Tensor:
+        return x / (x.square().sum(self.p.integers("axes"), keepdim=True) + self.p.number("eps", 1e-10)).sqrt()

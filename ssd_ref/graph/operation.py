@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 Shapes = tuple[Shape, ...]
 Result = tuple[Shapes, Shapes]
 """Shapes of an operation's tops, and of its learned tensors."""
-Family = Literal["caffe", "keras"]
+Family = Literal["caffe", "keras", "mxnet"]
 FILES = ("activations", "affine", "combine", "convolution", "normalization", "pooling", "resample", "views")
 """The files that hold the operations."""
 MAX_AXES = 32
