@@ -858,11 +858,9 @@ def symbols() -> list[bytes]:
 
 
 def read_symbol(path: Path) -> None:
-    from ssdconv.errors import MissingError
-    from ssdconv.parity.oracles.gluon import read_symbol
+    from ssdconv.converters.gluon.symbol import read_symbol
 
-    with suppress(MissingError):
-        read_symbol(path, {"arg:conv0_weight": None})  # type: ignore[arg-type]
+    read_symbol(path)
 
 
 def archives() -> list[bytes]:

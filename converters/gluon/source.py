@@ -22,7 +22,7 @@ from ssdconv.converters.gluon.whole import PIXELS, plan_of, table_of
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import MappingError, UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig
 from ssdconv.ssd_ref.evidence import Claim
 from ssdconv.ssd_ref.files import atomic_path
 from ssdconv.ssd_ref.gate import reader
@@ -86,13 +86,13 @@ def plan_for(table: TensorTable, config: SSDConfig) -> Plan:
     Raises:
         MappingError: the file does not fit the config.
     """
-    if config.graph is not None:
-        if config.graph.origin is None:
+    if isinstance(config.layers, Graph):
+        if config.layers.origin is None:
             raise MappingError("the checkpoint does not hold the symbol that it was converted by", where=config.name)
         pixels = next((name for name, entry in PIXELS.items() if entry.mean == config.pixels.mean), "gluoncv")
         size = f"{config.pixels.size[1]}x{config.pixels.size[0]}"
         settings = {"input.size": size, "pixels": pixels}
-        return plan_of(parse_symbol(config.graph.origin.text, "the checkpoint's symbol"), table, settings)
+        return plan_of(parse_symbol(config.layers.origin.text, "the checkpoint's symbol"), table, settings)
     if config.name == AIZOO:
         return aizoo.plan(table, "gluon", Request())
     return Plan(config, _checked(table, config), (), probes(config))
@@ -133,7 +133,7 @@ def write(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, request: R
     dialect = request.options.get("dialect", "structural")
     if dialect not in ("structural", "legacy", "export"):
         raise UsageError(f"no dialect {dialect!r}", expected="structural, legacy or export")
-    if config.graph is not None:
+    if isinstance(config.layers, Graph):
         return _write_again(config, tensors, dst, request)
     if config.name == AIZOO:
         if dialect != "structural":
@@ -161,7 +161,7 @@ def _write_again(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, req
     Raises:
         MappingError: the network comes from another source, or its file held more than its network's tensors.
     """
-    origin = config.graph.origin if config.graph is not None else None
+    origin = config.layers.origin if isinstance(config.layers, Graph) else None
     if origin is None or config.source != "gluon" or "anchors" not in origin.facts:
         raise MappingError(
             "this network cannot be written as MXNet's files", where=config.name,
@@ -171,10 +171,15 @@ def _write_again(config: SSDConfig, tensors: Mapping[str, Array], dst: Path, req
 
     def produce() -> Iterator[tuple[str, Array]]:
         kept = next(iter(tensors.values())).dtype
-        for target, name in origin.stored.items():
-            yield name, tensors[target].reshape(request.stored.get(name, tensors[target].shape))
-        for name, (index, rows, columns) in tables.items():
-            yield name, table_of(config.priors[index], rows, columns).astype(kept)
+        at = {place: (name, *shape) for name, (place, *shape) in tables.items()}
+        weights = iter(origin.stored.items())
+        for place in range(len(origin.stored) + len(at)):
+            if place in at:
+                name, index, rows, columns = at[place]
+                yield name, table_of(config.priors[index], rows, columns).astype(kept)
+            else:
+                target, name = next(weights)
+                yield name, tensors[target].reshape(request.stored.get(name, tensors[target].shape))
 
     write_params(dst, produce())
     symbol = beside_name(dst)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdconv.errors import FormatError
-from ssdconv.ssd_ref.gate import read_text
+from ssdconv.ssd_ref.gate import read_text, reader
 
 MAX_NODES = 100_000
 _EPOCH = re.compile(r"-\d{4}$")
@@ -125,6 +125,7 @@ def beside(params: Path) -> Path | None:
     return path if _EPOCH.search(params.stem) and path.is_file() else None
 
 
+@reader
 def read_symbol(path: Path) -> Symbol:
     """Read a symbol file.
 

@@ -91,15 +91,15 @@ def plan_of(symbol: Symbol, table: TensorTable, settings: Mapping[str, str]) -> 
     kind = settings.get("pixels", "gluoncv" if ends.decoder >= 0 else "mxnet-ssd")
     if kind not in PIXELS:
         raise UsageError(f"--set pixels={kind}", expected=" or ".join(PIXELS))
-    stored = {entry.target: entry.source for entry in made.entries}
-    used = set(stored.values())
+    targets = {entry.source: entry.target for entry in made.entries}
+    stored = {targets[name]: name for name in table if name in targets}  # in the file's order
     drops, kept = [], {}
-    for name, tensor in table.items():
+    for place, (name, tensor) in enumerate(table.items()):
         if name in tables:
             drops.append(Drop(name, "anchors, read as the network's priors"))
             if (same := _regular(priors[tables[name]], tensor)) is not None:
-                kept[name] = [tables[name], *same]
-        elif name not in used:
+                kept[name] = [place, tables[name], *same]
+        elif name not in targets:
             drops.append(Drop(name, "no part of what the symbol computes for detection"))
     facts = {"anchors": json.dumps(kept)} if len(kept) == len(drops) else {}
     nodes = symbol.nodes
@@ -112,7 +112,7 @@ def plan_of(symbol: Symbol, table: TensorTable, settings: Mapping[str, str]) -> 
         pixels=replace(PIXELS[kind], size=size),
         priors=priors,
         detect=rule,
-        graph=Graph(
+        layers=Graph(
             input=nodes[data].name, layers=layers, loc=loc, conf=conf,
             tail=(LayerSpec(scores.name, "Softmax", (conf,), (scores.name,), {"axis": 2}),)
             if rule.activation == "softmax" else (),

@@ -7,8 +7,6 @@ model zoo. A symbol (``NAME-symbol.json``) has layers, anchors and boxes as the 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,40 +17,41 @@ import numpy as np
 
 from ssdconv.converters.convert import Opened
 from ssdconv.converters.gluon.mapping import bare, network_prefix, without_counters
+from ssdconv.converters.gluon.symbol import beside, read_symbol
+from ssdconv.converters.gluon.whole import MULTIBOX
 from ssdconv.converters.tensors import TensorTable
-from ssdconv.errors import FormatError, MissingError, UsageError
+from ssdconv.errors import MissingError, UsageError
 from ssdconv.parity.layers.detections import Rows
 from ssdconv.parity.layers.results import Gap
 from ssdconv.parity.oracles import aizoo
 from ssdconv.parity.oracles.base import RUN, Column, OracleRun, Outputs, Prepared, plan_probes, runs
 from ssdconv.parity.oracles.worker import Arrays, OracleWorker, Worker
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig
 from ssdconv.ssd_ref.evidence import Link
-from ssdconv.ssd_ref.gate import read_input, reader
 from ssdconv.ssd_ref.networks.aizoo import NAME as AIZOO
 
 WORKER = Worker("gluon", "gluon_worker", "MXNet 1.9.1, GluonCV 0.10.5.post0", "1.9.1")
 MXNET = replace(WORKER, title="MXNet 1.9.1")
 INPUT = "data"
-_EPOCH = re.compile(r"-\d{4}$")
 OURS = "ssd0_"
 
 
 @dataclass(frozen=True)
-class Symbol:
+class StoredSymbol:
     """What is read of a symbol before MXNet runs it.
 
     Attributes:
         path: the file.
         data: its only input that the .params file does not hold.
-        nodes: operators by name as the first network of a process has it (``ssd0_…``).
-        ends: the symbol ends in ids, scores and boxes.
+        nodes: operators by the names that probes have: their own, or as the first network of a process has them (``ssd0_…``).
+        ends: how it gives boxes: "three" values (ids, scores, boxes in pixels), the name of its MultiBoxDetection (rows with boxes as
+            fractions), or "".
     """
 
     path: Path
     data: str
     nodes: dict[str, str]
-    ends: bool
+    ends: str
 
     def job(self, params: Path, wanted: Iterable[str]) -> dict[str, Any]:
         """The worker's job that runs it."""
@@ -66,42 +65,32 @@ class Symbol:
         }
 
 
-def beside(params: Path) -> Path | None:
-    """``NAME-symbol.json`` beside ``NAME-0000.params``, where there is one."""
-    path = params.with_name(_EPOCH.sub("", params.stem) + "-symbol.json")
-    return path if _EPOCH.search(params.stem) and path.is_file() else None
-
-
-@reader
-def read_symbol(path: Path, table: TensorTable) -> Symbol:
+def stored_symbol(path: Path, table: TensorTable, config: SSDConfig) -> StoredSymbol:
     """A symbol that belongs to a file.
 
     Raises:
         FormatError: not a symbol of MXNet.
         MissingError: a symbol of something else than these tensors.
     """
-    where = str(path)
-    try:
-        held = json.loads(read_input(path, "document", "symbol of MXNet"))
-        nodes = [(str(n["op"]), str(n["name"])) for n in held["nodes"]]
-        heads = [nodes[int(head[0])][0] for head in held["heads"]]
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-        raise FormatError(
-            "not a symbol of MXNet", where=where, expected="JSON with nodes and heads, as `net.export` writes it"
-        ) from error
-    inputs = [name for op, name in nodes if op == "null"]
+    graph = read_symbol(path)
+    inputs = [node.name for node in graph.nodes if node.op == "null"]
     tensors = {bare(name) for name in table}
     free = [name for name in inputs if name not in tensors]
-    if len(free) != 1:
+    own = isinstance(config.layers, Graph)
+    data = config.layers.input if isinstance(config.layers, Graph) else free[0] if len(free) == 1 else ""
+    if data not in free:
         raise MissingError(
             "oracle MXNet not run: the symbol is not of this file's network",
-            where=where,
+            where=str(path),
             expected="one input, and every other one among the file's tensors",
             got=f"{len(free)} that it does not hold: {', '.join(free[:3])}",
         )
     prefix = network_prefix(inputs)
-    named = {OURS + plain(name, prefix): name for op, name in nodes if op != "null"}
-    return Symbol(path, free[0], named, heads == ["slice_axis"] * 3)
+    operators = [node for node in graph.nodes if node.op != "null"]
+    named = {node.name if own else OURS + plain(node.name, prefix): node.name for node in operators}
+    chooser = [node.name for node in operators if node.op in MULTIBOX]
+    three = [graph.nodes[place].op for place, _ in graph.heads] == ["slice_axis"] * 3
+    return StoredSymbol(path, data, named, "three" if three else chooser[0] if len(chooser) == 1 else "")
 
 
 def plain(name: str, prefix: str) -> str:
@@ -123,7 +112,7 @@ class GluonOracle(OracleWorker):
     params: Path
     config: SSDConfig
     nodes: Sequence[str] | None = None
-    symbol: Symbol | None = None
+    symbol: StoredSymbol | None = None
     worker = WORKER
 
     def job(self) -> dict[str, Any]:
@@ -145,11 +134,13 @@ class GluonOracle(OracleWorker):
     def _detections(self, found: Arrays) -> tuple[Rows, ...]:
         """Final detections per image: labels with background 0, boxes as fractions of the input."""
         height, width = self.config.pixels.size
-        scale = np.array([width, height, width, height], np.float32)
+        pixels = self.symbol is None or self.symbol.ends == "three"
+        scale = np.array([width, height, width, height] if pixels else [1.0] * 4, np.float32)
+        first = 0 if self.config.detect.background is None else 1
         rows = []
         for ids, scores, boxes in zip(found["ids"][..., 0], found["scores"][..., 0], found["bboxes"], strict=True):
             kept = ids >= 0
-            rows.append(Rows(ids[kept].astype(np.int64) + 1, scores[kept], boxes[kept] / scale))
+            rows.append(Rows(ids[kept].astype(np.int64) + first, scores[kept], boxes[kept] / scale))
         return tuple(rows)
 
     def _gaps(self) -> Iterator[Gap]:
@@ -184,9 +175,13 @@ class GluonColumn(Column):
             return aizoo.prepare(opened, MXNET)
         probes = plan_probes(opened.plan.probes, INPUT)
         nodes = [probe.source for probe in probes if probe.source != INPUT]
-        pixels = runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
         stored = symbol or beside(opened.table.path)
-        graph = None if stored is None else read_symbol(stored, opened.table)
+        if stored is None and isinstance(config.layers, Graph):
+            raise MissingError(
+                "oracle MXNet not run: the network was converted by its symbol, which is not beside the file",
+                where=str(opened.table.path), hint="name it: --symbol FILE",
+            )  # fmt: skip
+        graph = None if stored is None else stored_symbol(stored, opened.table, config)
         alone: tuple[Link, ...] = ()
         if graph is None:
             evidence = runs("original code", f"GluonCV's own network {config.name} of its model zoo")
@@ -194,6 +189,9 @@ class GluonColumn(Column):
             alone = RUN if graph.ends else ("architecture",)
             evidence = runs("source framework", f"MXNet, given the file's own symbol {graph.path.name}", *alone)
         runner = GluonOracle(opened.table.path, config, nodes, graph)
+        if config.pixels.resize != "mxnet_9":  # another project's pixels: its code is not here
+            return Prepared(runner, probes, INPUT, evidence, None, alone)
+        pixels = runs("original code", "GluonCV's own SSDDefaultValTransform", "pixels")
         transform = partial(WORKER.prepared, {"do": "preprocess", "size": config.pixels.size[0]})
         return Prepared(runner, probes, INPUT, evidence + pixels, transform, alone)
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from ssdconv.commands.train_setup import read_config
+from ssdconv.converters.gluon.symbol import read_symbol
 from ssdconv.data.coco import open_coco
 from ssdconv.data.custom import read_description
 from ssdconv.data.voc import object_names
 from ssdconv.errors import FormatError, MissingError, SsdconvError
 from ssdconv.parity.accuracy.files import read_coco_results, read_stream
-from ssdconv.parity.oracles.gluon import read_symbol
 from ssdconv.parity.report.layers import load as load_report
 from ssdconv.ssd_ref import checkpoint, gate
 from ssdconv.ssd_ref.gate import UnreadableError, load_yaml, open_input, read_text, reader, reading
@@ -38,7 +38,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "detections": lambda path: read_stream([path]),
     "config": read_config,
     "report": load_report,
-    "symbol": lambda path: read_symbol(path, {}),
+    "symbol": read_symbol,
     "coco results": lambda path: read_coco_results(path, {}, ()),
 }
 

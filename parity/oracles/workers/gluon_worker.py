@@ -115,23 +115,43 @@ def preprocess(job, arrays):
 
 
 def symbol(job, arrays):
-    """Outputs of ``nodes`` (wanted name -> node of the symbol) for ``input`` (N, 3, H, W), and an SSD's own three ends as detections."""
+    """Outputs of ``nodes`` (wanted name -> node of the symbol) for ``input`` (N, 3, H, W), and a stored SSD's own boxes as detections.
+
+    ``ends`` says how it gives them: "three" values (ids, scores, boxes), or the name of its MultiBoxDetection, or "".
+    """
     graph = mx.sym.load(job["symbol"])
     stored = {name.split(":", 1)[-1]: array for name, array in mx.nd.load(job["params"]).items()}
     internals = graph.get_internals()
-    wanted = {"nodes/" + name: internals[node + "_output"] for name, node in job["nodes"].items()}
-    if job["ends"]:
+    outputs = set(internals.list_outputs())
+    wanted = {
+        "nodes/" + name: internals[node + "_output"]
+        for name, node in job["nodes"].items()
+        if node + "_output" in outputs
+    }
+    if job["ends"] == "three":
         wanted.update({"detections/" + key: end for key, end in zip(("ids", "scores", "bboxes"), graph)})
+    elif job["ends"]:
+        wanted["detections/rows"] = internals[job["ends"] + "_output"]
     group = mx.sym.Group(list(wanted.values()))
     given = {job["data"]: mx.nd.array(arrays["input"])}
     tensors = {name: array.astype("float32") for name, array in stored.items()}
     missing = [n for n in group.list_inputs() if n not in tensors and n not in given]
+    if len(missing) == 1 and missing[0].endswith(
+        "label"
+    ):  # of a training graph: boxes that are none; its softmax does not look at them
+        given[missing.pop()] = mx.nd.full((len(arrays["input"]), 1, 5), -1)
     if missing:
         raise ValueError(f"the symbol wants tensors that the file does not have: {missing[:3]}")
     args = {name: given.get(name, tensors.get(name)) for name in group.list_arguments()}
     states = {name: tensors[name] for name in group.list_auxiliary_states()}
     bound = group.bind(mx.cpu(), args, aux_states=states, grad_req="null")
-    return {}, {name: value.asnumpy() for name, value in zip(wanted, bound.forward(is_train=False))}
+    found = {name: value.asnumpy() for name, value in zip(wanted, bound.forward(is_train=False))}
+    if "detections/rows" in found:
+        rows = found.pop("detections/rows")
+        found.update(
+            {"detections/ids": rows[..., :1], "detections/scores": rows[..., 1:2], "detections/bboxes": rows[..., 2:]}
+        )
+    return {}, found
 
 
 def train(job, arrays):

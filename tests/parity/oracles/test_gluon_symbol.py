@@ -10,8 +10,9 @@ import pytest
 
 from ssdconv.cli import main
 from ssdconv.converters.convert import convert, open_source
+from ssdconv.converters.gluon.symbol import beside
 from ssdconv.errors import FormatError, MissingError
-from ssdconv.parity.oracles.gluon import COLUMN, beside, class_names
+from ssdconv.parity.oracles.gluon import COLUMN, class_names
 from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
