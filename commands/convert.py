@@ -41,6 +41,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME",
         "help": "SRC is this classification network of GluonCV: write its backbone for training (resnet50_v1s …)",
     },
+    "symbol": {
+        "metavar": "FILE",
+        "help": "MXNet's graph of SRC, whose layers, priors and rule are taken (default: NAME-symbol.json beside NAME-0000.params where no "
+        "named network fits; --set layers=symbol takes it anyway)",
+    },
     "preset": {"choices": ("evaluate", "visualize"), "help": "threshold preset of ChainerCV (default: evaluate)"},
     "style": {
         "choices": ("ssd.pytorch", "simple-ssd", "torchvision", "vgg16_reducedfc"),
@@ -48,7 +53,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-OF_ONE_SOURCE = ("backbone", "like", "preset", "style")
+OF_ONE_SOURCE = ("backbone", "like", "preset", "style", "symbol")
 
 
 def verbs() -> list[Verb]:
@@ -186,7 +191,7 @@ def run_forward(name: str | None, args: Namespace) -> int:
         return run_backbone(args)
     src = existing(args.src)
     wishes, options = _wishes(args)
-    for field in ("prototxt", "like"):
+    for field in ("prototxt", "like", "symbol"):
         if field in wishes | options:
             existing((wishes | options)[field])
     if options:

@@ -38,7 +38,7 @@ from ssdconv.converters.tensors import (
     sha256_file,
 )
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.config import Graph, SSDConfig
 from ssdconv.ssd_ref.containers import TensorSource
 from ssdconv.ssd_ref.evidence import Claim, to_plain
 from ssdconv.ssd_ref.files import CHECKPOINTS
@@ -174,7 +174,7 @@ def remember(request: Request, config: SSDConfig) -> dict[str, Any]:
         request: what the user asked for.
         config: what came of them: a channel order that was found by ``like``, another file, is kept as the order itself.
     """
-    options = {k: v for k, v in request.options.items() if k not in ("like", "backbone")}
+    options = {k: v for k, v in request.options.items() if k not in ("like", "backbone", "symbol")}
     order = request.channel_order or (config.pixels.order if "like" in request.options else None)
     given = {
         "network": request.network,
@@ -226,12 +226,15 @@ def definition(provenance: Mapping[str, Any], where: str = "") -> bytes | None:
     return data
 
 
-def request_of(provenance: Mapping[str, Any], prototxt: Path | None = None) -> Request | None:
+def request_of(
+    provenance: Mapping[str, Any], prototxt: Path | None = None, config: SSDConfig | None = None
+) -> Request | None:
     """The request that a checkpoint was converted by; None for one of a version that did not keep it.
 
     Args:
         provenance: of the checkpoint.
         prototxt: the definition to plan with.
+        config: the checkpoint's network; a GluonCV one that holds its symbol is planned by that.
 
     Raises:
         FormatError: it is damaged.
@@ -243,12 +246,17 @@ def request_of(provenance: Mapping[str, Any], prototxt: Path | None = None) -> R
     if not isinstance(held, Mapping) or not isinstance(settings, Mapping):
         raise FormatError("what the checkpoint remembers of its conversion is damaged")
     network, count, order = (held.get(key) for key in ("network", "num_classes", "channel_order"))
+    options = {str(k): v for k, v in dict(held.get("options") or {}).items() if k != "symbol"}  # it names no files
+    if config is not None and config.source == "gluon" and isinstance(config.layers, Graph) and config.layers.origin:
+        from ssdconv.converters.gluon.symbol import parse_symbol
+
+        options["symbol"] = parse_symbol(config.layers.origin.text, "the checkpoint's symbol")
     return Request(
         str(network) if network else None,
         int(count) if isinstance(count, int) else None,
         prototxt,
         str(order) if order else None,
-        dict(held.get("options") or {}),
+        options,
         {str(k): str(v) for k, v in settings.items()},
         tuple(map(str, held.get("classes") or ())),
         spec=spec_of(held["spec"], "the spec that the checkpoint remembers") if held.get("spec") else None,

@@ -136,7 +136,7 @@ SOURCES: dict[str, Source] = {
             (".params",),
             _gluon,
             "ssdconv gluon2pt --network ssd_512_resnet50_v1_voc ssd512.pth",
-            ("backbone",),
+            ("backbone", "symbol"),
             by_name=True,
         ),
         Source(

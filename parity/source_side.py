@@ -45,7 +45,7 @@ def open_as(source: Path, prototxt: Path | None, checkpoint: Checkpoint) -> Open
     For a checkpoint of a version that did not keep that: as the checkpoint's named network, where the file tells none.
     """
     config = checkpoint.config
-    asked = request_of(checkpoint.provenance, prototxt)
+    asked = request_of(checkpoint.provenance, prototxt, config)
     try:
         opened = open_source(source, config.source, asked or Request(prototxt=prototxt))
     except (FormatError, UsageError) as error:

@@ -17,7 +17,7 @@ from ssdconv.converters.gluon.recognise import (
     reference_shapes,
     stored_geometry,
 )
-from ssdconv.converters.gluon.symbol import beside, beside_name, parse_symbol, read_symbol
+from ssdconv.converters.gluon.symbol import Symbol, beside, beside_name, parse_symbol, read_symbol
 from ssdconv.converters.gluon.whole import PIXELS, plan_of, table_of
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
@@ -48,7 +48,8 @@ def plan(table: TensorTable, request: Request) -> Plan:
     if stored is None and request.settings.get("layers") == "symbol":
         raise UsageError("there is no symbol beside the file", where=str(table.path), hint="name it: --symbol FILE")
     if stored is not None and request.network is None and _by_symbol(table, request):
-        return plan_of(read_symbol(Path(stored)), table, request.settings)
+        symbol = stored if isinstance(stored, Symbol) else read_symbol(Path(stored))
+        return plan_of(symbol, table, request.settings)
     warnings: tuple[str, ...] = ()
     if request.network:
         config = network(request.network, "gluon", request.num_classes)

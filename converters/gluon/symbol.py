@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,9 +154,8 @@ def parse_symbol(text: str, file: str) -> Symbol:
         for place, output in node.inputs:
             if not 0 <= place < index or not 0 <= output < 1 << 16:
                 raise node.fail("reads a node that does not come before it", expected=f"0 to {index - 1}", got=place)
-    names = [node.name for node in nodes]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    (twice, times), *_ = Counter(node.name for node in nodes).most_common(1)
+    if times > 1:
         raise FormatError("two nodes have one name", where=file, got=twice)
     if not heads or any(not 0 <= place < len(nodes) for place, _ in heads):
         raise FormatError("the graph gives no value of its nodes", where=file, got=heads[:3])

@@ -100,7 +100,9 @@ def pair(a: Path, b: Path, prototxt: Path | None = None) -> tuple[WeightFile, We
     )
     memory = held.provenance if held is not None else {}
     with recalled(memory, prototxt, Path(a)) as (definition, _):
-        asked = request_of(memory, definition)  # a source file beside a checkpoint is planned as the checkpoint was
+        asked = request_of(
+            memory, definition, held.config if held else None
+        )  # a source file beside a checkpoint is planned as the checkpoint was
         right = load(b, None, definition, asked)
         left = load(a, right.net.config, definition, asked)
         if not set(left.net.tensors) & set(
