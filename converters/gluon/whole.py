@@ -23,7 +23,7 @@ from ssdconv.converters.gluon.symbol import Node, Symbol
 from ssdconv.converters.plan import Plan
 from ssdconv.converters.tensors import Array, Drop, LazyTensor, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.ssd_ref.config import Graph, LayerSpec, Origin, Postprocess, Preprocess, PriorMap, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, Preprocess, PriorMap, SourceText, SSDConfig
 from ssdconv.ssd_ref.evidence import PIXELS_ASSUMED, Claim, Notice
 from ssdconv.ssd_ref.graph.operation import module_name
 
@@ -116,7 +116,7 @@ def plan_of(symbol: Symbol, table: TensorTable, settings: Mapping[str, str]) -> 
             input=nodes[data].name, layers=layers, loc=loc, conf=conf,
             tail=(LayerSpec(scores.name, "Softmax", (conf,), (scores.name,), {"axis": 2}),)
             if rule.activation == "softmax" else (),
-            added=tuple(made.added), origin=Origin(symbol.text, stored, facts),
+            added=tuple(made.added), origin=SourceText(symbol.text, stored, facts),
         ),
     )  # fmt: skip
     added = set(made.added)
@@ -387,7 +387,7 @@ def _measured(table: Array, grid: tuple[int, int], size: tuple[int, int], node: 
 
 def _regular(entry: PriorMap, tensor: LazyTensor) -> tuple[int, int] | None:
     """Rows and columns of a stored table that a map's formula gives to the last bit; None where it gives another."""
-    if len(tensor.shape) != 5 or tensor.shape[4] != 4 * len(entry.cells):
+    if len(tensor.shape) != 5 or tensor.shape[4] != 4 * len(entry.box_sizes):
         return None
     made = table_of(entry, tensor.shape[2], tensor.shape[3]).astype(tensor.dtype)
     return (tensor.shape[2], tensor.shape[3]) if made.tobytes() == tensor.load().tobytes() else None
@@ -395,10 +395,10 @@ def _regular(entry: PriorMap, tensor: LazyTensor) -> tuple[int, int] | None:
 
 def table_of(entry: PriorMap, rows: int, columns: int) -> Array:
     """(1, 1, rows, columns, 4 * anchors) float32 centres and sides in pixels, as GluonCV's SSDAnchorGenerator stores them."""
-    values = np.empty((rows, columns, len(entry.cells), 4))
+    values = np.empty((rows, columns, len(entry.box_sizes), 4))
     values[..., 0] = ((np.arange(columns) + entry.offsets[1]) * entry.step[1])[None, :, None]
     values[..., 1] = ((np.arange(rows) + entry.offsets[0]) * entry.step[0])[:, None, None]
-    values[..., 2:] = np.asarray(entry.cells)
+    values[..., 2:] = np.asarray(entry.box_sizes)
     return values.reshape(1, 1, rows, columns, -1).astype(np.float32)
 
 
@@ -477,7 +477,7 @@ def _rule(
     if len(variances) != 4 or min(variances) <= 0:
         raise node.fail("variances that no decoder has", got=variances)
     four = (variances[0], variances[1], variances[2], variances[3])
-    sides = ", ".join(plain((entry.cells[0][0],)) for entry in priors)
+    sides = ", ".join(plain((entry.box_sizes[0][0],)) for entry in priors)
     total = sum(entry.count for entry in priors)
     made = (
         "MultiBoxPrior's attributes"

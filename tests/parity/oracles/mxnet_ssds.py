@@ -222,6 +222,9 @@ NETWORKS = {
 }
 
 
+FIRST = ("conv1_1_weight", "conv0_weight", "conv_conv2d_weight", "conv_1_conv2d_weight")
+
+
 def values(name, shape, rng):
     if name.endswith(("moving_var", "running_var")):
         return rng.uniform(0.5, 1.5, shape)
