@@ -35,12 +35,11 @@ MAKER = Worker("gluon", str(Path(__file__).resolve().parents[1] / "tests/parity/
 
 def as_ported(config: SSDConfig) -> SSDConfig:
     """The network with the port's reading of the extra layers' batch normalisation."""
-    assert isinstance(config.layers, Staged)
     stages = tuple(
-        tuple(dataclasses.replace(spec, norm=NormSpec(1e-5)) for spec in stage) for stage in config.layers.extras.stages
+        tuple(dataclasses.replace(spec, norm=NormSpec(1e-5)) for spec in stage) for stage in config.staged.extras.stages
     )
-    extras = dataclasses.replace(config.layers.extras, stages=stages)
-    return dataclasses.replace(config, layers=dataclasses.replace(config.layers, extras=extras))
+    extras = dataclasses.replace(config.staged.extras, stages=stages)
+    return dataclasses.replace(config, layers=dataclasses.replace(config.staged, extras=extras))
 
 
 def run(config: SSDConfig, state: dict[str, torch.Tensor], pixels: torch.Tensor) -> list[Rows]:

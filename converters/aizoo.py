@@ -150,9 +150,8 @@ def caffe_layers(config: SSDConfig) -> Iterator[Emitted]:
     Raises:
         MappingError: batch normalisation is not merged: the published Caffe net has none.
     """
-    assert isinstance(config.layers, Staged)
-    before = config.layers.heads.before
-    if config.layers.backbone.options or before is None:
+    before = config.staged.heads.before
+    if config.staged.backbone.options or before is None:
         raise MappingError("the Caffe form of this network has batch normalisation merged", where=config.name)
     top, channels = INPUT, 3
     sources = []
@@ -165,7 +164,7 @@ def caffe_layers(config: SSDConfig) -> Iterator[Emitted]:
         elif isinstance(unit, ConvSpec):
             yield from _caffe_conv(unit.name, top, channels, unit, f"backbone.{unit.name}")
             top, channels = unit.name, unit.out_channels
-            if unit.name in config.layers.backbone.out_indices:
+            if unit.name in config.staged.backbone.out_indices:
                 sources.append((top, channels))
     for short, word, values in (("cls", "conf", config.num_classes), ("loc", "loc", 4)):
         for index, (source, width) in enumerate(sources):

@@ -393,6 +393,18 @@ class SSDConfig:
         check(self)
 
     @property
+    def staged(self) -> Staged:
+        """The layers of a network that is built from named parts, where the caller knows that it is."""
+        assert isinstance(self.layers, Staged), self.name
+        return self.layers
+
+    @property
+    def graph(self) -> Graph:
+        """The layers of a network that is a graph, where the caller knows that it is."""
+        assert isinstance(self.layers, Graph), self.name
+        return self.layers
+
+    @property
     def num_priors(self) -> int:
         """Number of priors over all maps."""
         return sum(m.count for m in self.priors)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ssdconv.errors import FormatError, MissingError
 from ssdconv.ssd_ref.backbones import build_backbone
-from ssdconv.ssd_ref.config import Graph, SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig, Staged
 from ssdconv.ssd_ref.layers import ExtraStages, MultiBoxHeads
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class SSD(nn.Module):
         else:
             from ssdconv.ssd_ref.graph.network import LayerGraph
 
-            assert isinstance(config.layers, Graph)
-            self.layers = LayerGraph(config.layers)
+            self.layers = LayerGraph(config.graph)
 
     def _build_stages(self, staged: Staged) -> None:
         self.backbone = build_backbone(staged.backbone)

@@ -236,8 +236,7 @@ def graph_config(
         lent = _from_weights(weights, parts, size) if other else None
         if lent is not None:
             priors, rule = lent.priors, replace(lent.detect, activation=rule.activation)
-            assert isinstance(lent.layers, Graph)
-            warnings = [w for w in warnings if w not in parts.found.told.warnings or w in lent.layers.warnings]
+            warnings = [w for w in warnings if w not in parts.found.told.warnings or w in lent.graph.warnings]
         else:
             warnings.append(Notice(PRIORS_UNTOLD, "the net does not tell its priors: raw outputs only, no boxes"))
     if other is not None:
@@ -338,14 +337,12 @@ def signature(graph: Graph) -> str:
 @cache
 def _signature_of(name: str, num_classes: int) -> str:
     config = graph_config(deploy_net(NETWORKS[name](name, num_classes)), name=name)
-    assert isinstance(config.layers, Graph)
-    return signature(config.layers)
+    return signature(config.graph)
 
 
 def named_networks(config: SSDConfig) -> Iterable[SSDConfig]:
     """Named networks (in this class count) with the same layers as a graph config."""
-    assert isinstance(config.layers, Graph)
-    mine = signature(config.layers)
+    mine = signature(config.graph)
     for name, build in NETWORKS.items():
         if _signature_of(name, config.num_classes) == mine:
             yield build(name, config.num_classes)

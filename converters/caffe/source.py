@@ -286,7 +286,6 @@ def plan(table: TensorTable, request: Request) -> Plan:
         input_size=spec.size if spec is not None and spec.overrides("input") else None,
         untold_size=spec.size if spec is not None else None,
     )
-    assert isinstance(found.layers, Graph)
     named = as_named(found)
     config, warnings = named or found, _told(found, named)
     told_by = "the file's own net" if net is own else request.prototxt.name if request.prototxt else ""
@@ -313,10 +312,9 @@ def _stored(config: SSDConfig, table: TensorTable) -> dict[str, tuple[int, ...]]
 
 
 def _told(found: SSDConfig, named: SSDConfig | None) -> tuple[str, ...]:
-    assert isinstance(found.layers, Graph)
     if named is None or named.pixels == found.pixels:
-        return found.layers.warnings
-    kept = tuple(w for w in found.layers.warnings if code_of(w) != PIXELS_ASSUMED)
+        return found.graph.warnings
+    kept = tuple(w for w in found.graph.warnings if code_of(w) != PIXELS_ASSUMED)
     if not found.priors and found.detect != named.detect:
         kept = tuple(w for w in kept if code_of(w) not in (PRIORS_UNTOLD, RULE_ASSUMED))
         text = f"the net ends before its boxes: priors and detection rule are those of the named network {named.name}"

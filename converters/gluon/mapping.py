@@ -25,7 +25,7 @@ import numpy as np
 from ssdconv.converters.tensors import Array, Drop, LazyTensor, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import BLOCKS
-from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig, Staged
+from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig
 
 Kind = Literal["conv", "norm", "expander_norm", "constant", "scale", "act"]
 
@@ -222,8 +222,7 @@ def _resnet_v2(options: dict[str, Any]) -> Iterator[GluonLayer]:
 
 
 def _extras(config: SSDConfig) -> Iterator[GluonLayer]:
-    assert isinstance(config.layers, Staged)
-    kind, stages = config.layers.backbone.kind, config.layers.extras.stages
+    kind, stages = config.staged.backbone.kind, config.staged.extras.stages
     for index, stage in enumerate(stages):
         for place, spec in enumerate(stage):
             module = f"extras.{spec.name}"
@@ -391,9 +390,8 @@ class GluonRow:
 
 def rows_of(config: SSDConfig) -> list[GluonRow]:
     """Every tensor that the network's layers can have (biases that it lacks included); anchors are not among them."""
-    assert isinstance(config.layers, Staged)
-    backbone = config.layers.backbone
-    from_symbol = backbone.kind != "vgg16" and bool(config.layers.extras.stages[0][0].norm)
+    backbone = config.staged.backbone
+    from_symbol = backbone.kind != "vgg16" and bool(config.staged.extras.stages[0][0].norm)
     rows = []
     for part in parts_of(config):
         for target, legacy, dotted in part.tensors():
@@ -412,8 +410,7 @@ def rows_of(config: SSDConfig) -> list[GluonRow]:
 
 def anchor_names(config: SSDConfig) -> list[ParamName]:
     """Names of the stored anchors, one per map."""
-    assert isinstance(config.layers, Staged)
-    word = "lite" if config.layers.heads.kernel == 1 else "ssd"
+    word = "lite" if config.staged.heads.kernel == 1 else "ssd"
     return [
         ParamName(f"anchor_generators.{i}.anchors", f"ssd0_{word}anchorgenerator{i}_anchor_{i}")
         for i in range(len(config.priors))

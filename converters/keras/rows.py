@@ -25,7 +25,7 @@ from ssdconv.converters.same_network import vgg_layers
 from ssdconv.converters.tensors import Op, TensorTable, Transpose, permute_anchors
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import UNITS, blocks
-from ssdconv.ssd_ref.config import ConvSpec, SSDConfig, Staged
+from ssdconv.ssd_ref.config import ConvSpec, SSDConfig
 from ssdconv.ssd_ref.networks.keras import NETWORKS
 
 Kind = Literal["kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance", "scale"]
@@ -91,12 +91,11 @@ def rows_of(config: SSDConfig) -> list[KerasRow]:
 
 def head_names(config: SSDConfig) -> list[str]:
     """What the layers of each source's heads are called after."""
-    assert isinstance(config.layers, Staged)
-    extras = [stage[-1].name for stage in config.layers.extras.stages]
-    taps = list(config.layers.backbone.out_indices)
-    if config.layers.backbone.kind == "vgg16":
+    extras = [stage[-1].name for stage in config.staged.extras.stages]
+    taps = list(config.staged.backbone.out_indices)
+    if config.staged.backbone.kind == "vgg16":
         return ["conv4_3_norm", "fc7", *extras]
-    return [*taps, "pool8"] if config.layers.extras.pool == "avg3" else taps
+    return [*taps, "pool8"] if config.staged.extras.pool == "avg3" else taps
 
 
 def _heads(config: SSDConfig, channels: list[int]) -> Iterator[KerasRow]:
@@ -123,8 +122,7 @@ def _vgg(config: SSDConfig) -> Iterator[KerasRow]:
 
 
 def _resnet(config: SSDConfig) -> Iterator[KerasRow]:
-    assert isinstance(config.layers, Staged)
-    width = config.layers.backbone.options.get("width", 64)
+    width = config.staged.backbone.options.get("width", 64)
     yield from _conv("conv1", "backbone.conv1.conv", (width, 3, 7, 7), True)
     yield from _norm("bn_conv1", "backbone.conv1.norm", width)
     channels: dict[str, int] = {}
@@ -142,21 +140,20 @@ def _resnet(config: SSDConfig) -> Iterator[KerasRow]:
             yield from _conv(f"{block.name}_branch{branch}", f"{module}.conv", (out, before, side, side), False)
             yield from _norm(f"bn{block.name[3:]}_branch{branch}", f"{module}.norm", out)
         inner = channels[block.name] = block.out
-    taps = [channels[tap] for tap in config.layers.backbone.out_indices]
+    taps = [channels[tap] for tap in config.staged.backbone.out_indices]
     yield from _heads(config, [*taps, taps[-1]])
 
 
 def _ssd7(config: SSDConfig) -> Iterator[KerasRow]:
-    assert isinstance(config.layers, Staged)
     inner, channels = 3, {}
-    for unit in UNITS["ssd7"](**config.layers.backbone.options):
+    for unit in UNITS["ssd7"](**config.staged.backbone.options):
         if isinstance(unit, ConvSpec):
             module = f"backbone.{unit.name}"
             yield from _conv(unit.name, f"{module}.conv", (unit.out_channels, inner, unit.kernel, unit.kernel), True)
             yield from _norm(f"bn{unit.name[4:]}", f"{module}.norm", unit.out_channels)
             inner = channels[unit.name] = unit.out_channels
     for word, role, values in (("classes", "conf", config.num_classes), ("boxes", "loc", 4)):
-        for index, tap in enumerate(config.layers.backbone.out_indices):
+        for index, tap in enumerate(config.staged.backbone.out_indices):
             weight = (4 * values, channels[tap], 3, 3)
             yield from _conv(f"{word}{tap[4:]}", f"heads.{role}.{index}", weight, True, SSD7_FOUR)
 

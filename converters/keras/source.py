@@ -450,7 +450,6 @@ def as_ssd_keras(config: SSDConfig) -> SSDConfig:
         raise MappingError("no Keras project known here has this network", where=config.name)
     width = config.layers.backbone.options.get("width", 64)
     twin: SSDConfig = theirs(f"ssd_keras_{config.name}", config.num_classes, width=width)
-    assert isinstance(twin.layers, Staged)
-    if config.layers.extras != twin.layers.extras or config.pixels != twin.pixels or prior_gap(config, twin) > 2.0:
+    if config.layers.extras != twin.staged.extras or config.pixels != twin.pixels or prior_gap(config, twin) > 2.0:
         raise MappingError("ssd_keras has other pixels, priors or layers than this network", where=config.name)
     return twin

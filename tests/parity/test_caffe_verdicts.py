@@ -18,7 +18,7 @@ from ssdconv.parity.oracles.environments import state
 from ssdconv.parity.oracles.worker import Session, end
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read, save
-from ssdconv.ssd_ref.config import Graph, SSDConfig
+from ssdconv.ssd_ref.config import SSDConfig
 
 pytestmark = [pytest.mark.shared, pytest.mark.usefixtures("one_thread")]
 
@@ -63,8 +63,7 @@ def scaled(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
 
 def shifted(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     """A padding of one pixel more, or, where a kernel reaches over one pixel only, twice the stride, in the last convolution."""
-    assert isinstance(config.layers, Graph)
-    layers = list(config.layers.layers)
+    layers = list(config.graph.layers)
     place = max(i for i, spec in enumerate(layers) if spec.type == "Convolution")
     params = dict(layers[place].params)
     if "pad_h" in params or "pad_w" in params:
@@ -72,13 +71,12 @@ def shifted(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     else:
         params["pad"] = [pad + 1 for pad in params.get("pad", [0])]
     layers[place] = replace(layers[place], params=params)
-    return replace(config, layers=replace(config.layers, layers=tuple(layers))), tensors
+    return replace(config, layers=replace(config.graph, layers=tuple(layers))), tensors
 
 
 def strided(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     """The first convolution with one more pixel of stride."""
-    assert isinstance(config.layers, Graph)
-    layers = list(config.layers.layers)
+    layers = list(config.graph.layers)
     place = min(i for i, spec in enumerate(layers) if spec.type == "Convolution")
     params = dict(layers[place].params)
     if "stride_h" in params or "stride_w" in params:
@@ -86,7 +84,7 @@ def strided(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     else:
         params["stride"] = [stride + 1 for stride in params.get("stride", [1])]
     layers[place] = replace(layers[place], params=params)
-    return replace(config, layers=replace(config.layers, layers=tuple(layers))), tensors
+    return replace(config, layers=replace(config.graph, layers=tuple(layers))), tensors
 
 
 def resized(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:

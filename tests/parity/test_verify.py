@@ -22,7 +22,7 @@ from ssdconv.parity.oracles.opencv import OpenCVOracle
 from ssdconv.parity.source_side import PIXELS_UNTOLD
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import narrowed
@@ -84,9 +84,8 @@ def res10(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def staged(config: SSDConfig, **options: Any) -> SSDConfig:
-    assert isinstance(config.layers, Staged)
-    backbone = replace(config.layers.backbone, options={**config.layers.backbone.options, **options})
-    return replace(config, layers=replace(config.layers, backbone=backbone))
+    backbone = replace(config.staged.backbone, options={**config.staged.backbone.options, **options})
+    return replace(config, layers=replace(config.staged, backbone=backbone))
 
 
 def cells(config: SSDConfig, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> SSDConfig:
@@ -212,11 +211,10 @@ def integer_sizes_kept(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, 
 
 def pad_of_conv10_2(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     """4x4 without padding and 2x2 input: torch cannot run it, so a 3x3 corner of the kernel with padding stands in."""
-    assert isinstance(config.layers, Staged)
-    *stages, (reduce, last) = config.layers.extras.stages
+    *stages, (reduce, last) = config.staged.extras.stages
     assert (last.name, last.kernel, last.padding) == ("conv10_2", 4, 1)
-    extras = replace(config.layers.extras, stages=(*stages, (reduce, replace(last, padding=2))))
-    return replace(config, layers=replace(config.layers, extras=extras)), tensors
+    extras = replace(config.staged.extras, stages=(*stages, (reduce, replace(last, padding=2))))
+    return replace(config, layers=replace(config.staged, extras=extras)), tensors
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,7 @@ def own_net(path: Path) -> CaffeNet:
 
 
 def graph_of(config: SSDConfig) -> Graph:
-    assert isinstance(config.layers, Graph)
-    return config.layers
+    return config.graph
 
 
 INPUT = 'input: "data" input_shape { dim: 1 dim: 3 dim: 8 dim: 8 } '

@@ -17,7 +17,6 @@ from ssdconv.converters.gluon.params import write_params
 from ssdconv.converters.inspect import inspect
 from ssdconv.errors import MappingError, UsageError
 from ssdconv.ssd_ref.checkpoint import backbone_shapes, load, load_backbone, read_backbone
-from ssdconv.ssd_ref.config import Staged
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.gluon import BACKBONES, gluon
 
@@ -122,9 +121,8 @@ def test_a_detector_that_taps_earlier_takes_the_first_part(tmp_path: Path) -> No
     small = dataclasses.replace(BACKBONES["resnet18_v2"])
     tensors = {name: np.full(shape, 0.5, "f4") for name, shape in backbone_shapes(small).items()}
     save_backbone(tmp_path / "b.pth", small, tensors)
-    assert isinstance(config.layers, Staged)
     spec = dataclasses.replace(small, out_indices=("stage3", "stage4.0.act2"))
-    staged = dataclasses.replace(config.layers, backbone=spec)
+    staged = dataclasses.replace(config.staged, backbone=spec)
     model = SSD(dataclasses.replace(config, layers=staged))
     load_backbone(model, tmp_path / "b.pth")
     assert len(model.backbone.state_dict()) < len(tensors)

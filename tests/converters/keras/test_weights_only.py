@@ -16,7 +16,7 @@ import torch
 from ssdconv.converters.convert import convert
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.checkpoint import build, read
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import Claim, from_plain
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.keras import ssd_keras
@@ -136,8 +136,7 @@ def test_settings_of_ssd300(tmp_path: Path, packing: Any) -> None:
     expected = ssd_keras("ssd_keras_ssd300_coco", 21, width=2)
     for mine, theirs in zip(coco.priors, expected.priors, strict=True):
         assert mine.grid == theirs.grid and np.allclose(mine.box_sizes, theirs.box_sizes, rtol=1e-6)
-    assert isinstance(coco.layers, Staged)
-    assert [c.padding for stage in coco.layers.extras.stages[:2] for c in stage] == [0, "same", 0, "same"]
+    assert [c.padding for stage in coco.staged.extras.stages[:2] for c in stage] == [0, "same", 0, "same"]
     large, _ = settled(tmp_path, packing, input_size="400x320", priors_steps="even")
     assert [m.grid for m in large.priors][:2] == [(40, 50), (20, 25)] and large.priors[1].step == (16.0, 16.0)
     assert large.priors[0].box_sizes[0] == pytest.approx((32.0, 32.0))

@@ -17,7 +17,7 @@ from ssdconv.converters.pytorch.source import write as write_torch
 from ssdconv.errors import FormatError, MappingError, MissingError
 from ssdconv.parity.diagnose.diff import diff
 from ssdconv.ssd_ref.checkpoint import save
-from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig, Staged
+from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import narrowed
@@ -83,10 +83,9 @@ def test_each_difference_is_named_with_its_figures(files: Any, b: str) -> None:
 
 def test_equal_tensors_under_another_config_are_a_difference(files: Any, tmp_path: Path, capsys: Any) -> None:
     folder, config, tensors = files
-    assert isinstance(config.layers, Staged)
-    heads = replace(config.layers.heads, l2norm={0: L2NormSpec(1e-3)})
+    heads = replace(config.staged.heads, l2norm={0: L2NormSpec(1e-3)})
     sizes = (replace(config.priors[0], box_sizes=config.priors[0].box_sizes[::-1]), *config.priors[1:])
-    other = replace(config, layers=replace(config.layers, heads=heads), priors=sizes)
+    other = replace(config, layers=replace(config.staged, heads=heads), priors=sizes)
     save(tmp_path / "other.pth", other, tensors)
     report = diff(tmp_path / "other.pth", folder / "x.pth")
     assert not report and report.equal == report.tensors and not report.rows

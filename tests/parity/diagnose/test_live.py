@@ -19,7 +19,7 @@ from ssdconv.parity.diagnose.result import Diagnosis
 from ssdconv.parity.diagnose.search import diagnose
 from ssdconv.parity.oracles.environments import install
 from ssdconv.ssd_ref.checkpoint import read, save
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
 
@@ -84,15 +84,14 @@ def test_a_caffe_file_that_tells_its_mean(shared: Path, tmp_path: Path) -> None:
 
 
 def eps_and_loc(config: SSDConfig, tensors: dict[str, Any]) -> tuple[SSDConfig, dict[str, Any]]:
-    assert isinstance(config.layers, Staged)
     stages = tuple(
         tuple(replace(s, norm=replace(s.norm, eps=1e-5)) if s.norm else s for s in stage)
-        for stage in config.layers.extras.stages
+        for stage in config.staged.extras.stages
     )
     for name in [n for n in tensors if n.startswith("heads.loc.")]:
         by_anchor = tensors[name].reshape(-1, 4, *tensors[name].shape[1:])
         tensors[name] = by_anchor[:, [1, 0, 3, 2]].reshape(tensors[name].shape)
-    return replace(config, layers=replace(config.layers, extras=replace(config.layers.extras, stages=stages))), tensors
+    return replace(config, layers=replace(config.staged, extras=replace(config.staged.extras, stages=stages))), tensors
 
 
 @pytest.mark.slow
@@ -119,14 +118,13 @@ def test_keras_live(tmp_path: Path) -> None:
     convert(source, tmp_path / "good.pth")
 
     def symmetric(config: SSDConfig, tensors: dict[str, Any]) -> tuple[SSDConfig, dict[str, Any]]:
-        assert isinstance(config.layers, Staged)
         stages = tuple(
             tuple(replace(s, padding=1) if s.padding == "same" else s for s in stage)
-            for stage in config.layers.extras.stages
+            for stage in config.staged.extras.stages
         )
         tensors["heads.l2norm.0.weight"][:] = 20
         return replace(
-            config, layers=replace(config.layers, extras=replace(config.layers.extras, stages=stages))
+            config, layers=replace(config.staged, extras=replace(config.staged.extras, stages=stages))
         ), tensors
 
     found = diagnose(suspect(tmp_path / "good.pth", tmp_path, symmetric), source=source, seconds=500)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ssdconv.parity.diagnose.configs import TABLE
-from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig, Staged
+from ssdconv.ssd_ref.config import L2NormSpec, SSDConfig
 
 Tensors = dict[str, Any]
 Fault = Callable[[SSDConfig, Tensors], tuple[SSDConfig, Tensors]]
@@ -52,19 +52,17 @@ def heads(kind: str, change: Callable[[Any], Any], values: int) -> Fault:
 
 def options(**values: Any) -> Fault:
     def plant(config: SSDConfig, held: Tensors) -> tuple[SSDConfig, Tensors]:
-        assert isinstance(config.layers, Staged)
-        backbone = replace(config.layers.backbone, options={**config.layers.backbone.options, **values})
-        return replace(config, layers=replace(config.layers, backbone=backbone)), held
+        backbone = replace(config.staged.backbone, options={**config.staged.backbone.options, **values})
+        return replace(config, layers=replace(config.staged, backbone=backbone)), held
 
     return plant
 
 
 def extras(test: Callable[[Any], bool], change: Callable[[Any], Any]) -> Fault:
     def plant(config: SSDConfig, held: Tensors) -> tuple[SSDConfig, Tensors]:
-        assert isinstance(config.layers, Staged)
-        stages = tuple(tuple(change(s) if test(s) else s for s in st) for st in config.layers.extras.stages)
-        assert stages != config.layers.extras.stages
-        new = replace(config.layers, extras=replace(config.layers.extras, stages=stages))
+        stages = tuple(tuple(change(s) if test(s) else s for s in st) for st in config.staged.extras.stages)
+        assert stages != config.staged.extras.stages
+        new = replace(config.staged, extras=replace(config.staged.extras, stages=stages))
         return replace(config, layers=new), held
 
     return plant
@@ -76,9 +74,8 @@ def norm(**fields: Any) -> Fault:
 
 def l2norm(spec: L2NormSpec) -> Fault:
     def plant(config: SSDConfig, held: Tensors) -> tuple[SSDConfig, Tensors]:
-        assert isinstance(config.layers, Staged)
         return replace(
-            config, layers=replace(config.layers, heads=replace(config.layers.heads, l2norm={0: spec}))
+            config, layers=replace(config.staged, heads=replace(config.staged.heads, l2norm={0: spec}))
         ), held
 
     return plant

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssdconv.parity.diagnose.configs import TABLE
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.registry import networks
 
 Tensors = dict[str, Any]
@@ -39,12 +39,11 @@ def noisy(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
 
 def elu(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:
     """A mistake that is on no list."""
-    assert isinstance(config.layers, Staged)
     stages = tuple(
         tuple(replace(s, activation="elu") if s.name == "conv7_1" else s for s in stage)
-        for stage in config.layers.extras.stages
+        for stage in config.staged.extras.stages
     )
-    return replace(config, layers=replace(config.layers, extras=replace(config.layers.extras, stages=stages))), tensors
+    return replace(config, layers=replace(config.staged, extras=replace(config.staged.extras, stages=stages))), tensors
 
 
 def turned(config: SSDConfig, tensors: Tensors) -> tuple[SSDConfig, Tensors]:

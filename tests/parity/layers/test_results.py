@@ -24,7 +24,7 @@ from ssdconv.parity.report.terminal import show
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
 from ssdconv.ssd_ref.classes import BACKGROUND, VOC
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.evidence import LINKS, PIXELS_ASSUMED, Basis, Claim, Link, code_of
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.registry import network
@@ -324,15 +324,14 @@ def open_names(source: Path, request: Request) -> tuple[str, ...]:
 
 def changes() -> list[tuple[str, SSDConfig]]:
     base = network("ssd300_voc", "caffe")
-    assert isinstance(base.layers, Staged)
     first = base.priors[0]
-    stages = base.layers.extras.stages
+    stages = base.staged.extras.stages
     padded = (stages[0][0], replace(stages[0][1], padding="same"))
-    extras = replace(base.layers.extras, stages=(padded, *stages[1:]))
+    extras = replace(base.staged.extras, stages=(padded, *stages[1:]))
     return [
-        ("conv6_2.padding", replace(base, layers=replace(base.layers, extras=extras))),
-        ("extras.conv6_2.padding", replace(base, layers=replace(base.layers, extras=extras))),
-        ("heads.kernel", replace(base, layers=replace(base.layers, heads=replace(base.layers.heads, kernel=1)))),
+        ("conv6_2.padding", replace(base, layers=replace(base.staged, extras=extras))),
+        ("extras.conv6_2.padding", replace(base, layers=replace(base.staged, extras=extras))),
+        ("heads.kernel", replace(base, layers=replace(base.staged, heads=replace(base.staged.heads, kernel=1)))),
         ("pixels.mean", replace(base, pixels=replace(base.pixels, mean=(1.0, 2.0, 3.0)))),
         (
             "priors[0].box_sizes",

@@ -18,7 +18,7 @@ from ssdconv.parity.oracles.base import OracleRun, Outputs
 from ssdconv.parity.oracles.keras import WholeOracle
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import read, save
-from ssdconv.ssd_ref.config import Graph, LayerSpec, SSDConfig, Staged
+from ssdconv.ssd_ref.config import LayerSpec, SSDConfig, Staged
 from ssdconv.ssd_ref.evidence import Link
 
 pytestmark = [pytest.mark.oracle, pytest.mark.shared, pytest.mark.usefixtures("one_thread", "tensorflow")]
@@ -127,23 +127,21 @@ def maps(change: Callable[[Any], dict[str, Any]]) -> Lie:
 
 def layer(name: str, **params: Any) -> Lie:
     def lie(config: SSDConfig) -> SSDConfig:
-        assert isinstance(config.layers, Graph)
-        layers = tuple(replace(s, params={**s.params, **params}) if s.name == name else s for s in config.layers.layers)
-        assert layers != config.layers.layers
-        return replace(config, layers=replace(config.layers, layers=layers))
+        layers = tuple(replace(s, params={**s.params, **params}) if s.name == name else s for s in config.graph.layers)
+        assert layers != config.graph.layers
+        return replace(config, layers=replace(config.graph, layers=layers))
 
     return lie
 
 
 def shifted(config: SSDConfig) -> SSDConfig:
     """conv2 padded on two sides only: the same size, other values."""
-    assert isinstance(config.layers, Graph)
-    at = next(k for k, spec in enumerate(config.layers.layers) if spec.name == "conv2")
-    conv = config.layers.layers[at]
+    at = next(k for k, spec in enumerate(config.graph.layers) if spec.name == "conv2")
+    conv = config.graph.layers[at]
     pad = LayerSpec("pad", "ZeroPadding2D", conv.bottoms, ("pad",), {"padding": [[2, 0], [2, 0]]})
     changed = replace(conv, bottoms=("pad",), params={**conv.params, "padding": "valid"})
-    layers = (*config.layers.layers[:at], pad, changed, *config.layers.layers[at + 1 :])
-    return replace(config, layers=replace(config.layers, layers=layers))
+    layers = (*config.graph.layers[:at], pad, changed, *config.graph.layers[at + 1 :])
+    return replace(config, layers=replace(config.graph, layers=layers))
 
 
 def valid_heads(config: SSDConfig) -> SSDConfig:

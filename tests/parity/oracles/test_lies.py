@@ -24,7 +24,7 @@ from ssdconv.parity.oracles.worker import Worker
 from ssdconv.parity.sweep import calibrated_tensors
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.checkpoint import Checkpoint, read, save
-from ssdconv.ssd_ref.config import Graph, L2NormSpec, NormSpec, SSDConfig, Staged
+from ssdconv.ssd_ref.config import L2NormSpec, NormSpec, SSDConfig
 from ssdconv.ssd_ref.evidence import Link
 from ssdconv.ssd_ref.networks.registry import network
 from ssdconv.ssd_ref.networks.small import narrowed
@@ -72,46 +72,42 @@ def extra(field: str, value: Any) -> Lie:
     """Another value in the second layer of the first extra stage, of a kind that leaves all shapes as they are."""
 
     def lie(config: SSDConfig) -> SSDConfig:
-        assert isinstance(config.layers, Staged)
-        (first, second), *rest = config.layers.extras.stages
+        (first, second), *rest = config.staged.extras.stages
         stages = ((first, replace(second, **{field: value})), *rest)
-        return replace(config, layers=replace(config.layers, extras=replace(config.layers.extras, stages=stages)))
+        return replace(config, layers=replace(config.staged, extras=replace(config.staged.extras, stages=stages)))
 
     return lie
 
 
 def norms(config: SSDConfig) -> SSDConfig:
     """Another eps: of the L2 normalisation, or of the extra layers' batch normalisation."""
-    assert isinstance(config.layers, Staged)
-    heads, extras = config.layers.heads, config.layers.extras
+    heads, extras = config.staged.heads, config.staged.extras
     if heads.l2norm:
         wrong = {i: L2NormSpec(1e6, spec.form) for i, spec in heads.l2norm.items()}
-        return replace(config, layers=replace(config.layers, heads=replace(heads, l2norm=wrong)))
+        return replace(config, layers=replace(config.staged, heads=replace(heads, l2norm=wrong)))
     stages = tuple(tuple(replace(c, norm=NormSpec(1e-2)) for c in stage) for stage in extras.stages)
-    return replace(config, layers=replace(config.layers, extras=replace(extras, stages=stages)))
+    return replace(config, layers=replace(config.staged, extras=replace(extras, stages=stages)))
 
 
 def dilated(config: SSDConfig) -> SSDConfig:
     """fc6 without its dilation, or an extra layer that reads every second pixel."""
-    assert isinstance(config.layers, Staged)
-    if config.layers.backbone.kind != "vgg16":
+    if config.staged.backbone.kind != "vgg16":
         return extra("activation", "relu6")(config)
-    backbone = config.layers.backbone
+    backbone = config.staged.backbone
     options = {**backbone.options, "fc6_dilation": 1}
-    return replace(config, layers=replace(config.layers, backbone=replace(backbone, options=options)))
+    return replace(config, layers=replace(config.staged, backbone=replace(backbone, options=options)))
 
 
 def layer(name: str, **params: Any) -> Lie:
     """Other parameters of one layer of a Caffe graph."""
 
     def lie(config: SSDConfig) -> SSDConfig:
-        assert isinstance(config.layers, Graph)
         changed = tuple(
             replace(spec, params={**spec.params, **params}) if spec.name == name else spec
-            for spec in config.layers.layers
+            for spec in config.graph.layers
         )
-        assert changed != config.layers.layers
-        return replace(config, layers=replace(config.layers, layers=changed))
+        assert changed != config.graph.layers
+        return replace(config, layers=replace(config.graph, layers=changed))
 
     return lie
 
@@ -151,14 +147,13 @@ CAFFE_LAYERS: dict[str, tuple[Link, str, Lie]] = {
 
 def padding(config: SSDConfig) -> SSDConfig:
     """The other padding of the extra layers with stride 2: a pixel at the bottom and right only, or on every side."""
-    assert isinstance(config.layers, Staged)
     other = {1: "same", "same": 1}
     stages = tuple(
         tuple(replace(c, padding=other.get(c.padding, c.padding)) if c.stride == 2 else c for c in stage)  # type: ignore[arg-type]
-        for stage in config.layers.extras.stages
+        for stage in config.staged.extras.stages
     )
-    extras = replace(config.layers.extras, stages=stages)
-    return replace(config, layers=replace(config.layers, extras=extras))
+    extras = replace(config.staged.extras, stages=stages)
+    return replace(config, layers=replace(config.staged, extras=extras))
 
 
 LIES: dict[str, dict[str, tuple[Link, str, Lie]]] = {

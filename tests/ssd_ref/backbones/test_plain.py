@@ -9,7 +9,7 @@ import torch
 
 from ssdconv.errors import UsageError
 from ssdconv.ssd_ref.backbones.plain import can_tell, grids_of
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.model import SSD
 from ssdconv.ssd_ref.networks.registry import SOURCES, builders, network
 
@@ -34,16 +34,14 @@ NAMED = [
 @pytest.mark.parametrize("name", NAMED)
 def test_named_networks(name: str) -> None:
     config = network(name)
-    assert isinstance(config.layers, Staged)
     for size in (config.pixels.size, (301, 415)):
-        assert grids_of(config.layers, size) == heads_of(config, size)
-    assert grids_of(config.layers, config.pixels.size) == tuple(m.grid for m in config.priors)
+        assert grids_of(config.staged, size) == heads_of(config, size)
+    assert grids_of(config.staged, config.pixels.size) == tuple(m.grid for m in config.priors)
 
 
 def test_heads_without_padding() -> None:
     config = network("ssd7")
-    assert isinstance(config.layers, Staged)
-    staged = replace(config.layers, heads=replace(config.layers.heads, padding=0))
+    staged = replace(config.staged, heads=replace(config.staged.heads, padding=0))
     assert grids_of(staged, (300, 480)) == ((35, 58), (16, 28), (7, 13), (2, 5))
     assert grids_of(staged, (301, 415)) == heads_of(replace(config, layers=staged), (301, 415))
     with pytest.raises(UsageError, match="too small"):

@@ -154,12 +154,11 @@ NETS = {
 def loaded(model: Path, prototxt: Path) -> LayerGraph:
     with read_caffemodel(model) as table:
         config = graph_config(read_prototxt(prototxt), name="net", weights=table.found(CaffeNet))
-        assert isinstance(config.layers, Graph)
-        graph = LayerGraph(config.layers).eval()
+        graph = LayerGraph(config.graph).eval()
         graph.load_state_dict(
             {
                 b.parameter: torch.from_numpy(np.array(table[f"{b.layer}/{b.index}"].load())).reshape(b.shape)
-                for b in learned_blobs(config.layers.layers)
+                for b in learned_blobs(config.graph.layers)
             }
         )
     return graph
@@ -226,8 +225,7 @@ def test_trace_runs_the_tail_that_computes() -> None:
         "test",
     )
     config = graph_config(net, name="net")
-    assert isinstance(config.layers, Graph)
-    graph = LayerGraph(config.layers)
+    graph = LayerGraph(config.graph)
     x = torch.rand(2, 3, 2, 2)
     traced = {layer.name: values[0] for layer, values in graph.trace(x)}
     assert list(traced) == ["four", "loc", "conf", "rows", "soft", "flat"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssdconv.errors import UsageError
-from ssdconv.ssd_ref.config import SSDConfig, Staged
+from ssdconv.ssd_ref.config import SSDConfig
 from ssdconv.ssd_ref.networks.chainer import chainer
 from ssdconv.ssd_ref.networks.registry import network
 
@@ -38,8 +38,7 @@ def test_pixels_rule_and_normalisation() -> None:
         True,
     )
     assert rule.top_k == rule.keep_top_k == rule.max_per_class == -1
-    assert isinstance(config.layers, Staged)
-    assert (config.layers.heads.l2norm[0].eps, config.layers.heads.l2norm[0].form) == (1e-5, "outside")
+    assert (config.staged.heads.l2norm[0].eps, config.staged.heads.l2norm[0].form) == (1e-5, "outside")
 
 
 def test_presets() -> None:
