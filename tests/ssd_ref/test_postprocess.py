@@ -364,3 +364,24 @@ def test_caffe_rows() -> None:
     assert rows[:, :3].tolist() == [[1, 1, 0.5], [1, 2, 0.75], [1, 2, 0.25]]  # by label, then best first
     np.testing.assert_allclose(rows[1, 3:], [0, 0.25, 0.5, 1])
     assert caffe_rows([empty, empty]).tolist() == [[0, *[-1] * 6], [1, *[-1] * 6]]
+
+
+def _given(boxes: list[list[float]], scores: list[list[float]], rule: Postprocess) -> Detections:
+    """Detections of boxes as they are, with scores (box, class)."""
+    priors = Priors.from_corners(torch.zeros(len(boxes), 4), torch.ones(len(boxes), 4))
+    rule = replace(rule, activation="none", code="corner")
+    return detect_with(torch.tensor([boxes]), torch.tensor([scores]), priors, rule)[0]
+
+
+@pytest.mark.parametrize(("clip", "left"), [("after", 2), ("before_nms", 1)])
+def test_boxes_clipped_after_nms_overlap_as_they_are(clip: Any, left: int) -> None:
+    """What lies outside the image keeps two boxes apart, unless it is cut away first."""
+    boxes = [[-0.9, 0.0, 0.2, 1.0], [0.0, 0.0, 0.25, 1.0]]
+    found = _given(boxes, [[0.0, 0.9], [0.0, 0.8]], Postprocess(background=0, clip=clip))
+    assert len(found) == left and float(found.boxes.min()) == 0.0
+
+
+@pytest.mark.parametrize(("competes", "labels"), [(False, [1]), (True, [])])
+def test_the_best_class_is_that_of_the_objects_unless_background_competes(competes: bool, labels: list[int]) -> None:
+    rule = Postprocess(background=0, nms_scope="image", background_competes=competes)
+    assert _given([[0.1, 0.1, 0.5, 0.5]], [[0.6, 0.3, 0.1]], rule).labels.tolist() == labels

@@ -155,3 +155,10 @@ def test_an_error_that_few_elements_carry_is_judged_by_its_maximum() -> None:
     assert not judge(exact + np.where(exact > 0, 8.5e-6, 0.0), exact, ref32)
     spread = 1e-6 * np.random.default_rng(0).standard_normal(4 * FEW)
     assert measure(spread, 0 * spread, spread).carriers > FEW
+
+
+def test_the_largest_error_may_be_negative() -> None:
+    exact = np.zeros(8)
+    oracle = np.array([0.0, 1.0, 0.0, -5.0, 0.0, 0.5, 0.0, 0.0])
+    found = measure(oracle, exact, exact.astype(np.float32))
+    assert (found.error, found.at, found.oracle) == (5.0, (3,), -5.0)
