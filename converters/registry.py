@@ -80,7 +80,8 @@ def _keras(head: bytes, path: Path) -> bool:
 
 
 def _graphdef(head: bytes, path: Path) -> bool:
-    return head[:1] == b"\x0a" and (path.suffix == ".pb" or b"\x12\x0bPlaceholder" in head)
+    saved = head[:2] == b"\x08\x01" and path.name == "saved_model.pb"
+    return saved or (head[:1] == b"\x0a" and (path.suffix == ".pb" or b"\x12\x0bPlaceholder" in head))
 
 
 def _tensorflow(head: bytes, path: Path) -> bool:

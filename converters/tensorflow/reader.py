@@ -21,8 +21,10 @@ _PART = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")
 
 
 def index_of(path: Path) -> Path:
-    """The file to open for a path as users give it: a prefix, ``.index``, ``.meta``, one ``.data`` shard, or a file itself."""
+    """The file to open for a path as users give it: a prefix, ``.index``, ``.meta``, one ``.data`` shard, a SavedModel's folder, or a file itself."""
     path = Path(path)
+    if (path / "saved_model.pb").is_file():
+        return path / "saved_model.pb"
     match = _PART.fullmatch(path.name)
     if match or not path.is_file():
         prefix = path.with_name(match[1]) if match else path

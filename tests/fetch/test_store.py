@@ -209,9 +209,9 @@ def test_a_package_archive(lab: Any, place: Place, tmp_path: Path, monkeypatch: 
         out.add(tmp_path / "w", "thing-1.2/w.bin")
     asked = []
 
-    def locate(package: str, version: str) -> store.SourceArchive:
+    def locate(package: str, version: str, wheel: str) -> store.PackageArchive:
         asked.append((package, version))
-        return store.SourceArchive((tmp_path / "thing-1.2.tar.gz").as_uri(), None)
+        return store.PackageArchive((tmp_path / "thing-1.2.tar.gz").as_uri(), None)
 
     monkeypatch.setattr(store, "locate", locate)
     found = get(file("pypi:thing==1.2#thing-1.2/w.bin", checksum=lab.DATA), place, lab)
