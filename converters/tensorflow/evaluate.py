@@ -23,7 +23,7 @@ MAX_VALUES = 1 << 24
 """Elements of one value: boxes and shapes are far smaller."""
 
 
-class Graph:
+class FrozenGraph:
     """Nodes and constants by name, who reads them, and what loops hand in and out."""
 
     def __init__(self, nodes: Mapping[str, Node], constants: Mapping[str, LazyTensor], where: str) -> None:
@@ -130,7 +130,7 @@ class Evaluator:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: FrozenGraph,
         static: Callable[[str], Shape | None] = lambda value: None,
         feeds: Mapping[str, Array] | None = None,
         *,

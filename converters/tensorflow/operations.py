@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.layer_graph import HWIO, TO_BLOB, GraphBuilder, Shape, Weight
-from ssdconv.converters.tensorflow.evaluate import Evaluator, Graph, name_of, output_of
+from ssdconv.converters.tensorflow.evaluate import Evaluator, FrozenGraph, name_of, output_of
 from ssdconv.converters.tensorflow.graphdef import Node
 from ssdconv.converters.tensors import Array, LazyTensor, Op, ToShape, Transpose
 from ssdconv.errors import FormatError
@@ -27,7 +27,7 @@ NOTHING = ("Identity", "StopGradient", "PreventGradient", "CheckNumerics", "Snap
 
 
 @dataclass
-class Network:
+class GraphNetwork:
     """A graph on its way to layers.
 
     Attributes:
@@ -36,7 +36,7 @@ class Network:
         made: what was built.
     """
 
-    graph: Graph
+    graph: FrozenGraph
     entry: str
     size: tuple[int, int]
     channels: int = 3
@@ -109,7 +109,7 @@ class Network:
         self.made.put(node.name, kind, (self.input(node, 0),), shape, params, weights)
 
 
-def build(network: Network, values: tuple[str, ...]) -> None:
+def build(network: GraphNetwork, values: tuple[str, ...]) -> None:
     """Add the layers that values are made of.
 
     Raises:
@@ -147,7 +147,7 @@ def build(network: Network, values: tuple[str, ...]) -> None:
             )
 
 
-def _moving(network: Network, values: tuple[str, ...]) -> set[str]:
+def _moving(network: GraphNetwork, values: tuple[str, ...]) -> set[str]:
     """The nodes between the entry and values: those that hang on the image."""
     before = network.graph.before(values, frozenset((network.entry,)))
     if network.entry not in before:
@@ -187,7 +187,7 @@ def _window(node: Node, kernel: tuple[int, int]) -> tuple[dict[str, Any], list[l
     return params, [list(explicit[2:4]), list(explicit[4:6])] if padding == "EXPLICIT" else []
 
 
-def _padded(node: Node, network: Network, pads: list[list[int]]) -> tuple[str, tuple[int, int, int]]:
+def _padded(node: Node, network: GraphNetwork, pads: list[list[int]]) -> tuple[str, tuple[int, int, int]]:
     """The input behind explicit padding: its value and shape."""
     height, width, channels = network.map_shape(node)
     value = network.input(node, 0)
@@ -197,7 +197,7 @@ def _padded(node: Node, network: Network, pads: list[list[int]]) -> tuple[str, t
     return blob, (height + sum(pads[0]), width + sum(pads[1]), channels)
 
 
-def _conv(node: Node, network: Network) -> None:
+def _conv(node: Node, network: GraphNetwork) -> None:
     kernel = network.stored(node, 1)
     if len(kernel.shape) != 4:
         raise node.fail("the kernel has another number of axes", expected=4, got=kernel.shape)
@@ -221,7 +221,7 @@ def _conv(node: Node, network: Network) -> None:
     )  # fmt: skip
 
 
-def _pool(node: Node, network: Network) -> None:
+def _pool(node: Node, network: GraphNetwork) -> None:
     sides = node.integers("ksize")
     if len(sides) != 4 or sides[0] != 1 or sides[3] != 1:
         raise node.fail("pooling over the batch or the channels", got=sides)
@@ -234,7 +234,7 @@ def _pool(node: Node, network: Network) -> None:
     network.put(node, {"MaxPool": "MaxPooling2D", "AvgPool": "AveragePooling2D"}[node.op], (*size, channels), params)
 
 
-def _batch_norm(node: Node, network: Network) -> None:
+def _batch_norm(node: Node, network: GraphNetwork) -> None:
     _nhwc(node)
     if node.flag("is_training", True):
         raise node.fail("normalises by the batch: the graph is one for training", hint="export it for inference")
@@ -251,22 +251,22 @@ def _short(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _activation(node: Node, network: Network) -> None:
+def _activation(node: Node, network: GraphNetwork) -> None:
     words = {"Relu": "relu", "Relu6": "relu6", "Selu": "selu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus",
              "Softsign": "softsign", "Elu": "elu", "Exp": "exponential"}  # fmt: skip
     network.put(node, "Activation", network.shape(node), {"activation": words[node.op]})
 
 
-def _leaky(node: Node, network: Network) -> None:
+def _leaky(node: Node, network: GraphNetwork) -> None:
     network.put(node, "ReLU", network.shape(node), {"negative_slope": _short(node.number("alpha", 0.2))})
 
 
-def _softmax(node: Node, network: Network) -> None:
+def _softmax(node: Node, network: GraphNetwork) -> None:
     shape = network.shape(node)
     network.put(node, "Softmax", shape, {"axis": 1 if len(shape) == 3 else len(shape)})
 
 
-def _sum(node: Node, network: Network) -> None:
+def _sum(node: Node, network: GraphNetwork) -> None:
     """Add, Sub, BiasAdd, Mul, RealDiv, Maximum, Minimum: of two values of the network, or of one and a constant."""
     if node.op == "BiasAdd":
         _nhwc(node)
@@ -300,7 +300,7 @@ def _sum(node: Node, network: Network) -> None:
 
 
 def _vector(
-    node: Node, network: Network, value: str, shape: Shape, index: int, kind: str
+    node: Node, network: GraphNetwork, value: str, shape: Shape, index: int, kind: str
 ) -> tuple[str, tuple[str, ...], Shape, dict[str, Any], tuple[Weight, ...]]:
     """A tensor of the file per channel: the arguments of ``GraphBuilder.put``."""
     held = network.stored(node, index)
@@ -312,7 +312,7 @@ def _vector(
     return kind, (value,), shape, params, (Weight(held.name, tuple(held.shape), ops),)
 
 
-def _two(node: Node, network: Network) -> None:
+def _two(node: Node, network: GraphNetwork) -> None:
     kinds = {"Add": "SUM", "AddV2": "SUM", "Sub": "SUM", "Mul": "PROD", "Maximum": "MAX"}
     shapes = [network.shape(node, k) for k in (0, 1)]
     sides = (
@@ -325,7 +325,7 @@ def _two(node: Node, network: Network) -> None:
     network.made.put(node.name, "Eltwise", node.inputs[:2], tuple(side.pop() for side in sides), params)
 
 
-def _pad(node: Node, network: Network) -> None:
+def _pad(node: Node, network: GraphNetwork) -> None:
     pads = np.asarray(network.constant(node, 1))
     height, width, channels = network.map_shape(node)
     if pads.shape != (4, 2) or pads[[0, 3]].any() or pads.min() < 0 or pads.max() > 1 << 15:
@@ -337,7 +337,7 @@ def _pad(node: Node, network: Network) -> None:
     network.put(node, "ZeroPadding2D", shape, {"padding": [[top, bottom], [left, right]]})
 
 
-def _concat(node: Node, network: Network) -> None:
+def _concat(node: Node, network: GraphNetwork) -> None:
     values = node.inputs[:-1]
     shapes = [network.shape(node, k) for k in range(len(values))]
     rank = len(shapes[0]) + 1 if shapes else 0
@@ -351,7 +351,7 @@ def _concat(node: Node, network: Network) -> None:
     network.made.put(node.name, "Concat", values, tuple(out), {"axis": TO_BLOB[axis] if rank == 4 else axis})
 
 
-def _reshaped(node: Node, network: Network, full: Shape) -> None:
+def _reshaped(node: Node, network: GraphNetwork, full: Shape) -> None:
     """The same values in other axes, as TensorFlow orders them."""
     shape, made = network.shape(node), network.made
     if math.prod(full) != math.prod(shape):
@@ -370,7 +370,7 @@ def _reshaped(node: Node, network: Network, full: Shape) -> None:
         made.put(node.name, "Reshape", (reads,), full, params)
 
 
-def _reshape(node: Node, network: Network) -> None:
+def _reshape(node: Node, network: GraphNetwork) -> None:
     shape, target = network.shape(node), network.integers(node, 1)
     known = math.prod(side for side in target if side != -1)
     if not target or target.count(-1) > 1 or min(target) < -1 or known <= 0 or math.prod(shape) % known:
@@ -381,7 +381,7 @@ def _reshape(node: Node, network: Network) -> None:
     _reshaped(node, network, full[1:])
 
 
-def _squeeze(node: Node, network: Network) -> None:
+def _squeeze(node: Node, network: GraphNetwork) -> None:
     shape = (0, *network.shape(node))  # 0: the batch, which is never squeezed
     axes = [a + len(shape) if a < 0 else a for a in node.integers("squeeze_dims") or node.integers("axis")]
     axes = axes or [k for k, side in enumerate(shape) if side == 1]
@@ -390,7 +390,7 @@ def _squeeze(node: Node, network: Network) -> None:
     _reshaped(node, network, tuple(side for k, side in enumerate(shape) if k and k not in axes))
 
 
-def _expand(node: Node, network: Network) -> None:
+def _expand(node: Node, network: GraphNetwork) -> None:
     shape = network.shape(node)
     (axis,) = network.integers(node, 1)
     axis += len(shape) + 2 if axis < 0 else 0
@@ -399,7 +399,7 @@ def _expand(node: Node, network: Network) -> None:
     _reshaped(node, network, (*shape[: axis - 1], 1, *shape[axis - 1 :]))
 
 
-def _transpose(node: Node, network: Network) -> None:
+def _transpose(node: Node, network: GraphNetwork) -> None:
     shape, order = network.shape(node), network.integers(node, 1)
     if sorted(order) != list(range(len(shape) + 1)) or order[0] != 0:
         raise node.fail("moves the batch, or is no permutation", got=order)
@@ -409,7 +409,7 @@ def _transpose(node: Node, network: Network) -> None:
     network.put(node, "Permute", tuple(shape[k - 1] for k in order[1:]), {"order": blobs})
 
 
-def _mean(node: Node, network: Network) -> None:
+def _mean(node: Node, network: GraphNetwork) -> None:
     channels = network.map_shape(node)[2]
     axes = sorted(a + 4 if a < 0 else a for a in network.integers(node, 1))
     if axes != [1, 2]:
@@ -420,7 +420,7 @@ def _mean(node: Node, network: Network) -> None:
     )
 
 
-OPERATIONS: dict[str, Callable[[Node, Network], None]] = {
+OPERATIONS: dict[str, Callable[[Node, GraphNetwork], None]] = {
     "Conv2D": _conv,
     "DepthwiseConv2dNative": _conv,
     "MaxPool": _pool,

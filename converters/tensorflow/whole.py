@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ssdconv.converters.anchor_grid import prior_maps
-from ssdconv.converters.tensorflow.evaluate import Evaluator, Graph, name_of
+from ssdconv.converters.tensorflow.evaluate import Evaluator, FrozenGraph, name_of
 from ssdconv.converters.tensorflow.graphdef import Node
-from ssdconv.converters.tensorflow.operations import Network, build
+from ssdconv.converters.tensorflow.operations import GraphNetwork, build
 from ssdconv.converters.tensors import Array, LazyTensor, MappedTensor
 from ssdconv.errors import FormatError, UsageError
 from ssdconv.ssd_ref.config import Graph as Layers
@@ -119,10 +119,10 @@ def network_of(
         FormatError: no SSD's graph, an operation that is not supported, or a graph that contradicts itself.
         UsageError: a setting that cannot be read, or one that is needed.
     """
-    graph = Graph(nodes, constants, where)
+    graph = FrozenGraph(nodes, constants, where)
     ends = _ends(graph, settings)
     entry = _entry(graph, ends, settings)
-    network = Network(graph, entry.value, entry.size, entry.channels)
+    network = GraphNetwork(graph, entry.value, entry.size, entry.channels)
     build(network, (ends.loc, ends.conf))
     made = network.made
     boxes, classes = _head(network, ends.loc, "loc"), _head(network, ends.conf, "conf")
@@ -202,7 +202,7 @@ def network_of(
     return Whole(config, tuple(made.entries), probes, tuple(claims), tuple(warnings), told)
 
 
-def _ends(graph: Graph, settings: Mapping[str, str]) -> Ends:
+def _ends(graph: FrozenGraph, settings: Mapping[str, str]) -> Ends:
     """Find the heads: what the user says, or what every NonMaxSuppression is made of."""
     suppressions = tuple(node for node in graph.nodes.values() if node.op in SUPPRESSION)
     given = {kind: settings.get(f"heads.{kind}", "") for kind in ("loc", "conf")}
@@ -220,7 +220,7 @@ def _ends(graph: Graph, settings: Mapping[str, str]) -> Ends:
     return Ends(loc, conf, boxes, suppressions)
 
 
-def _head_of(graph: Graph, values: tuple[str, ...], kind: str) -> str:
+def _head_of(graph: FrozenGraph, values: tuple[str, ...], kind: str) -> str:
     """The concatenation of convolutions' outputs that values are made of."""
     found: dict[str, None] = {}
     seen: set[str] = set()
@@ -248,14 +248,14 @@ def _head_of(graph: Graph, values: tuple[str, ...], kind: str) -> str:
     return next(iter(found))
 
 
-def _joins_heads(graph: Graph, node: Node) -> bool:
+def _joins_heads(graph: FrozenGraph, node: Node) -> bool:
     """Whether a node joins outputs of convolutions, regrouped at most."""
     if node.op != "ConcatV2":
         return False
     return all(_convolution(graph, value) is not None for value in node.inputs[:-1])
 
 
-def _convolution(graph: Graph, value: str) -> Node | None:
+def _convolution(graph: FrozenGraph, value: str) -> Node | None:
     """The last layer of a head: the node behind which values are only regrouped; None where that is no convolution's output."""
     last = None
     for _ in range(32):
@@ -270,7 +270,7 @@ def _convolution(graph: Graph, value: str) -> Node | None:
     return None
 
 
-def _raw_ends(graph: Graph, given: Mapping[str, str]) -> Ends:
+def _raw_ends(graph: FrozenGraph, given: Mapping[str, str]) -> Ends:
     """The heads of a graph without NonMaxSuppression: its only two concatenations of convolutions' outputs, told by their columns."""
     joined = [node.name for node in graph.nodes.values() if _joins_heads(graph, node)]
     four = [name for name in joined if _last_side(graph, name) == 4]
@@ -288,7 +288,7 @@ def _raw_ends(graph: Graph, given: Mapping[str, str]) -> Ends:
     return Ends(loc, conf)
 
 
-def _last_side(graph: Graph, name: str) -> int:
+def _last_side(graph: FrozenGraph, name: str) -> int:
     """Columns of a joined head by the shape that its first part is given, 0 where that is not told."""
     value = graph.nodes[name].inputs[0]
     for _ in range(8):
@@ -304,7 +304,7 @@ def _last_side(graph: Graph, name: str) -> int:
     return 0
 
 
-def _entry(graph: Graph, ends: Ends, settings: Mapping[str, str]) -> Entrance:
+def _entry(graph: FrozenGraph, ends: Ends, settings: Mapping[str, str]) -> Entrance:
     """Where pixels come in: behind the graph's own resize where it has one, else at its placeholder."""
     before = graph.before((ends.loc,))
     value = ""
@@ -388,7 +388,7 @@ def _affine(node: Node, known: Evaluator) -> tuple[int, Array, Array]:
     raise node.fail("pixels stand behind a minus or under a fraction, which is not known")
 
 
-def _takes_images(graph: Graph, node: Node) -> bool:
+def _takes_images(graph: FrozenGraph, node: Node) -> bool:
     """Whether nothing but the image and its making lies before a node: no layer."""
     if node.op == "Placeholder":
         return True
@@ -479,7 +479,7 @@ def _normal(entry: Entrance) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(-b / a if b else 0.0 for a, b in pairs), tuple(1 / a for a, _ in pairs)
 
 
-def _head(network: Network, value: str, kind: str) -> tuple[int, int]:
+def _head(network: GraphNetwork, value: str, kind: str) -> tuple[int, int]:
     """(priors, columns) of a joined head."""
     shape = network.made.shapes[value]
     if len(shape) == 3 and shape[1] == 1:
@@ -491,7 +491,7 @@ def _head(network: Network, value: str, kind: str) -> tuple[int, int]:
     )
 
 
-def _columns(network: Network, value: str, kind: str, rows: int, columns: int) -> str:
+def _columns(network: GraphNetwork, value: str, kind: str, rows: int, columns: int) -> str:
     """The blob with a joined head as (N, priors, columns)."""
     made = network.made
     blob = made.blob(value)
@@ -501,7 +501,7 @@ def _columns(network: Network, value: str, kind: str, rows: int, columns: int) -
     return blob
 
 
-def _grids(network: Network, loc: str) -> list[tuple[int, int, int]]:
+def _grids(network: GraphNetwork, loc: str) -> list[tuple[int, int, int]]:
     """(rows, columns, anchors of a cell) of each map."""
     node = network.graph.node(loc)
     found = []
@@ -533,7 +533,7 @@ class Coding:
     clipped: bool
 
 
-def _decoded(network: Network, ends: Ends, loc: Array, *, exact: bool = True) -> Array:
+def _decoded(network: GraphNetwork, ends: Ends, loc: Array, *, exact: bool = True) -> Array:
     """Boxes (P, 4) xmin, ymin, xmax, ymax that the graph makes of loc (P, 4)."""
     shape = network.made.shapes[ends.loc]
     fed = {ends.loc: loc.reshape(1, *shape), name_of(ends.loc): loc.reshape(1, *shape)}
@@ -551,7 +551,7 @@ def _as_centres(corners: Array) -> Array:
     return np.concatenate([(low + high) / 2, high - low], 1)
 
 
-def _coding(network: Network, ends: Ends, count: int) -> Coding:
+def _coding(network: GraphNetwork, ends: Ends, count: int) -> Coding:
     """Measure how loc moves boxes: one column at a time, then all of them against the reference's formula."""
     node = network.graph.node(ends.boxes)
     zero = np.zeros((count, 4))
@@ -608,7 +608,7 @@ def _formula(coding: Coding, loc: Array) -> Array:
     return np.clip(corners, 0, 1) if coding.clipped else corners
 
 
-def _anchors(network: Network, ends: Ends, coded: Coding) -> tuple[str, Array]:
+def _anchors(network: GraphNetwork, ends: Ends, coded: Coding) -> tuple[str, Array]:
     """The node that holds the anchors as corners, where there is one, and their corners (P, 4) as the graph computes them in float32."""
     plain = Evaluator(network.graph, network.static)
     count = len(coded.anchors)
@@ -632,7 +632,7 @@ def _anchors(network: Network, ends: Ends, coded: Coding) -> tuple[str, Array]:
     return best, np.asarray(corners, np.float32)
 
 
-def _scores(network: Network, ends: Ends, head: tuple[int, int]) -> tuple[Postprocess, tuple[int, ...], str]:
+def _scores(network: GraphNetwork, ends: Ends, head: tuple[int, int]) -> tuple[Postprocess, tuple[int, ...], str]:
     """How class outputs become scores, the column of each NonMaxSuppression, and the node that holds all columns' scores."""
     rows, classes = head
     logits = np.random.default_rng(1).normal(0, 2.0, (rows, classes))
@@ -681,7 +681,7 @@ def _scores(network: Network, ends: Ends, head: tuple[int, int]) -> tuple[Postpr
     return Postprocess(activation=activation, background=0 if left else None), columns, whole
 
 
-def _limits(network: Network, ends: Ends, rule: Postprocess, coded: Coding) -> Postprocess:
+def _limits(network: GraphNetwork, ends: Ends, rule: Postprocess, coded: Coding) -> Postprocess:
     """Thresholds and counts, from the constants of every NonMaxSuppression and of what follows them."""
     fed = {name_of(ends.loc): np.zeros((1, *network.made.shapes[ends.loc])), name_of(ends.conf): np.zeros((1, *network.made.shapes[ends.conf]))}  # fmt: skip
     known = Evaluator(network.graph, network.static, fed)
@@ -731,7 +731,7 @@ def _numbers(node: Node, known: Evaluator) -> tuple[int, float, float | None]:
     return most, overlap, _decimal(known.value(node.inputs[4]))
 
 
-def _filter(network: Network, ends: Ends, known: Evaluator) -> float:
+def _filter(network: GraphNetwork, ends: Ends, known: Evaluator) -> float:
     """The score threshold of a graph that filters before NonMaxSuppression."""
     before = network.graph.before(tuple(n.inputs[1] for n in ends.suppressions), frozenset((name_of(ends.conf),)))
     found = {
@@ -750,7 +750,7 @@ def _decimal(value: Array) -> float:
 
 
 def _said(
-    network: Network,
+    network: GraphNetwork,
     ends: Ends,
     maps: tuple[PriorMap, ...],
     coded: Coding,
