@@ -204,6 +204,8 @@ def _sides(cursor: _Cursor, what: str, ndim: int, kind: str) -> tuple[int, ...]:
     sides = cursor.numbers(f"<{ndim}{kind}", what)
     if any(side < 0 for side in sides):
         raise cursor.error(f"{what}: negative dimension", start, got=sides)
+    if prod(max(side, 1) for side in sides) >= 1 << 56:  # NumPy makes no such array, also where another side is 0
+        raise cursor.error(f"{what}: larger than any memory", start, got=sides)
     return sides
 
 
