@@ -96,3 +96,12 @@ def test_links_to_files_exist() -> None:
 def test_documents_name_no_place_of_one_machine(document: Path) -> None:
     text = document.read_text()
     assert not re.findall(r"/(?:work|root|home|opt|tmp)/\S+", text)
+
+
+def test_the_named_tests_exist() -> None:
+    """Those of docs/security.md: a name without a folder lies in the folder of the name before."""
+    folder = ROOT
+    for name in re.findall(r"`([\w/]*test_\w+\.py|tests/[\w/]+/)`", (ROOT / "docs" / "security.md").read_text()):
+        path = ROOT / name if "/" in name else folder / name
+        assert path.exists(), f"docs/security.md names {name}"
+        folder = path.parent
