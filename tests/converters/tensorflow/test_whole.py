@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssdconv.converters.protobuf_wire import LEN, Wire, encode_varint
-from ssdconv.converters.tensorflow.evaluate import Evaluator, Graph
+from ssdconv.converters.tensorflow.evaluate import Evaluator, FrozenGraph
 from ssdconv.converters.tensorflow.graphdef import graph_nodes
 from ssdconv.converters.tensorflow.whole import network_of
 from ssdconv.errors import FormatError, SsdconvError, UsageError
@@ -75,7 +75,7 @@ def test_a_long_chain_needs_no_stack() -> None:
     chain = [node(f"n{k}", "Identity", f"n{k - 1}") for k in range(1, 20_000)]
     data = b"".join((node("n0", "Const", value=floats(3.0)), *chain))
     constants, found = graph_nodes(Wire(data, "x"), len(data))
-    assert Evaluator(Graph(found, constants, "x")).value("n19999").tolist() == [3.0]
+    assert Evaluator(FrozenGraph(found, constants, "x")).value("n19999").tolist() == [3.0]
 
 
 def test_a_value_larger_than_any_is_refused() -> None:
@@ -86,4 +86,4 @@ def test_a_value_larger_than_any_is_refused() -> None:
     ))  # fmt: skip
     constants, found = graph_nodes(Wire(data, "x"), len(data))
     with pytest.raises(SsdconvError, match="larger than any"):
-        Evaluator(Graph(found, constants, "x")).value("f")
+        Evaluator(FrozenGraph(found, constants, "x")).value("f")
