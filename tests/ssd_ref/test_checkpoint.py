@@ -12,6 +12,7 @@ import torch
 from ssdconv.errors import FormatError, MissingError, UnsafeFileError
 from ssdconv.ssd_ref import checkpoint
 from ssdconv.ssd_ref.config import SSDConfig
+from ssdconv.ssd_ref.containers import check_provenance
 from ssdconv.ssd_ref.model import seeded_tensors
 from ssdconv.ssd_ref.networks.caffe import vgg
 
@@ -133,3 +134,10 @@ def test_another_layout_is_refused(
         assert checkpoint.read(path).config == config
     with pytest.raises(FormatError, match=r"another version of ssdconv.*expected layout 1, got layout 2"):
         checkpoint.read(path)
+
+
+@pytest.mark.parametrize(("part", "value"), [("sha256", 3), ("training", "x"), ("evidence", {})])
+def test_parts_of_a_provenance_have_their_kinds(part: str, value: object) -> None:
+    with pytest.raises(FormatError, match=f"'{part}' is no"):
+        check_provenance({part: value}, Path("x.pth"))
+    check_provenance({part: None}, Path("x.pth"))
