@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ssdconv.ssd_ref.checkpoint import Checkpoint, build, read, save
-from ssdconv.ssd_ref.config import Graph, LayerSpec, Origin, Postprocess, Preprocess, SSDConfig
+from ssdconv.ssd_ref.config import Graph, LayerSpec, Postprocess, Preprocess, SourceText, SSDConfig
 from ssdconv.ssd_ref.model import SSD
 
 
@@ -83,7 +83,7 @@ def test_shared_weights_stay_shared(road: str, model: SSD) -> None:
 def test_a_checkpoint_under_the_old_names_loads(tmp_path: Path, model: SSD) -> None:
     old = {f"graph.{n.removeprefix('layers.')}": t for n, t in model.state_dict().items()}
     stored = {name: name.upper() for name in old}
-    save(tmp_path / "old.pth", config(origin=Origin("", stored)), old)
+    save(tmp_path / "old.pth", config(origin=SourceText("", stored)), old)
     found = read(tmp_path / "old.pth")
     assert set(found.state_dict) == set(model.state_dict())
     layers = found.config.layers
