@@ -27,6 +27,7 @@ WRITTEN = {("export", "--onnx")}
 GOOD = "good"
 NEEDS: dict[str, list[str]] = {
     "gluon2pt-spec": [GOOD],
+    "gluon2pt-symbol": [GOOD],
     "inspect-prototxt": ["--spec-template"],
     "verify-positional": ["--source", GOOD],
     "verify-source": [GOOD],
