@@ -120,7 +120,7 @@ def plan_of(symbol: Symbol, table: TensorTable, settings: Mapping[str, str]) -> 
         ),
     )  # fmt: skip
     added = set(made.added)
-    probes = [(s.name, f"graph.{module_name(s.name)}") for s in layers if s.name not in added and ":" not in s.name]
+    probes = [(s.name, f"layers.{module_name(s.name)}") for s in layers if s.name not in added and ":" not in s.name]
     operators = sorted({n.op for n in nodes if n.name in {name for name, _ in probes}})
     others = tuple(name for name in PIXELS if name != kind)
     pixels = f"as {'GluonCV' if kind == 'gluoncv' else kind} prepares them; the symbol does not tell"

@@ -222,7 +222,7 @@ NETWORKS = {
 }
 
 
-FIRST = ("conv1_1_weight", "conv0_weight", "conv_conv2d_weight", "conv_1_conv2d_weight")
+FIRST = ("conv1_1_weight", "conv0_weight", "conv_conv2d_weight")
 
 
 def values(name, shape, rng):
@@ -235,13 +235,8 @@ def values(name, shape, rng):
     if len(shape) == 1:
         return rng.normal(0, 0.1, shape)
     # Pixels of the plain networks are not divided by anything, and scores should not saturate.
-    scale = (
-        0.02
-        if name.startswith("arg:conv1_1_") or name == "conv1_1_weight"
-        else 0.1
-        if name.endswith("pred_conv_weight")
-        else 1
-    )
+    small = {"pred_conv_weight": 0.03, "conv3_weight": 0.3, **dict.fromkeys(FIRST, 0.02)}
+    scale = next((factor for end, factor in small.items() if name.endswith(end)), 1.0)
     return scale * rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
 
 
