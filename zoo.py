@@ -19,7 +19,7 @@ from ssdconv import __version__
 from ssdconv.errors import MappingError, SsdconvError, UsageError
 from ssdconv.fetch.digest import sha256 as digest_of
 from ssdconv.fetch.download import Options, Progress
-from ssdconv.fetch.record import File, Record, read
+from ssdconv.fetch.record import File, ZooRecord, read
 from ssdconv.fetch.store import Obtained, Place, forget_archives, obtain, wanted
 from ssdconv.ssd_ref.files import CHECKPOINTS, atomic_path, home, locked
 from ssdconv.ssd_ref.networks.registry import SOURCES, builders
@@ -40,7 +40,7 @@ SOURCE_FILES = (".caffemodel", ".params", ".npz", ".h5", ".hdf5", ".ckpt", ".pb"
 class Entry:
     """A record and the zoo file that it stands in."""
 
-    record: Record
+    record: ZooRecord
     file: Path
 
     @property

@@ -335,11 +335,11 @@ def _append(zoo: Path, record: dict[str, Any]) -> None:
 
     import msgspec
 
-    from ssdconv.fetch.record import VERSION, Record, read
+    from ssdconv.fetch.record import VERSION, ZooRecord, read
     from ssdconv.ssd_ref.files import atomic_path, locked
 
     try:
-        msgspec.convert(record, Record)
+        msgspec.convert(record, ZooRecord)
     except msgspec.ValidationError as error:
         raise UsageError(f"this cannot be a record: {error}") from None
     with locked(zoo.with_name(f".{zoo.name}.lock")):

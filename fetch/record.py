@@ -140,7 +140,7 @@ class Published(Struct, frozen=True, forbid_unknown_fields=True):
     weights: Text
 
 
-class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ZooRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything known about one set of weights.
 
     Attributes:
@@ -183,7 +183,7 @@ class Zoo(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     version: Literal[1]
-    records: tuple[Record, ...]
+    records: tuple[ZooRecord, ...]
 
 
 def schema() -> dict[str, Any]:
@@ -192,7 +192,7 @@ def schema() -> dict[str, Any]:
 
 
 @reader
-def read(path: Path) -> tuple[Record, ...]:
+def read(path: Path) -> tuple[ZooRecord, ...]:
     """The records of a zoo file, checked.
 
     Raises:
@@ -225,7 +225,7 @@ def score_text(listed: Iterable[PublishedRow]) -> str:
     return "/".join(t for t in triple if t) if triple[0] else NONE
 
 
-def own_rows(record: Record) -> tuple[PublishedRow, ...]:
+def own_rows(record: ZooRecord) -> tuple[PublishedRow, ...]:
     """The published rows about exactly these weights, measured by those who released them."""
     if record.published is None:
         return ()
@@ -234,28 +234,28 @@ def own_rows(record: Record) -> tuple[PublishedRow, ...]:
     return primary or tuple(r for r in mine if r.role == "alternative")
 
 
-def own_score(record: Record) -> str:
+def own_score(record: ZooRecord) -> str:
     """What those who released the weights say they score."""
     return score_text(own_rows(record))
 
 
-def paper_score(record: Record) -> str:
+def paper_score(record: ZooRecord) -> str:
     """What the paper says the same architecture scores; "–" where the paper has no such network."""
     return "–" if record.paper_network is None else score_text(rows(record.paper_network, role="primary"))
 
 
-def measured_score(record: Record) -> str:
+def measured_score(record: ZooRecord) -> str:
     """What this project measured on a data set."""
     return ", ".join(f"{s.value:.2f} {s.metric} on {s.dataset}" for s in record.scores) or NOT_MEASURED
 
 
-def layers_proven(record: Record) -> str:
+def layers_proven(record: ZooRecord) -> str:
     """The layer-by-layer comparison with the source framework."""
     told = (f"{p.agreeing} of {p.probes} probes ({p.oracle})" for p in record.parity)
     return ", ".join(told) or NOT_MEASURED
 
 
-def checksum_kind(record: Record) -> str:
+def checksum_kind(record: ZooRecord) -> str:
     """How the file is recognised: the algorithm of the published checksum, or that there is none."""
     given = record.file.checksum
     if given is None:
@@ -263,6 +263,6 @@ def checksum_kind(record: Record) -> str:
     return given.algorithm if record.file.expected.vouched else f"{given.algorithm} prefix"
 
 
-def has_address(record: Record) -> bool:
+def has_address(record: ZooRecord) -> bool:
     """Whether an address of the file itself is known."""
     return any(not origin.url.startswith("page:") for origin in record.file.origins)

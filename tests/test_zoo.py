@@ -17,7 +17,7 @@ from ssdconv import zoo
 from ssdconv.errors import DownloadError, FormatError, MappingError, MissingError, UsageError
 from ssdconv.fetch import record
 from ssdconv.fetch.digest import ALGORITHMS
-from ssdconv.fetch.record import Record
+from ssdconv.fetch.record import ZooRecord
 from ssdconv.parity.accuracy import published
 from ssdconv.ssd_ref.networks.registry import builders, networks
 
@@ -26,7 +26,7 @@ RECORDS = [entry.record for entry in zoo.entries().values()]
 RES10 = "res10_300x300_ssd"
 
 
-def files(r: Record) -> list[record.File]:
+def files(r: ZooRecord) -> list[record.File]:
     return [f for f in (r.file, r.prototxt) if f is not None]
 
 
@@ -43,7 +43,7 @@ def test_every_named_network_has_a_record() -> None:
 
 
 @every_record
-def test_a_record_fits_its_network(r: Record) -> None:
+def test_a_record_fits_its_network(r: ZooRecord) -> None:
     known = builders(r.source)
     if r.network in known:
         config = known[r.network](r.network, None)
@@ -53,7 +53,7 @@ def test_a_record_fits_its_network(r: Record) -> None:
 
 
 @every_record
-def test_a_record_is_complete(r: Record) -> None:
+def test_a_record_is_complete(r: ZooRecord) -> None:
     assert r.licence.title and r.paper.title
     for file in files(r):
         for origin in file.origins:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssdconv.converters.gluon.symbol import Node, Symbol
+from ssdconv.converters.gluon.symbol import Symbol, SymbolNode
 from ssdconv.converters.layer_graph import GraphBuilder, Shape, Weight
 from ssdconv.converters.tensors import LazyTensor, ToShape
 from ssdconv.errors import FormatError
@@ -32,7 +32,7 @@ MAX_SLICE = 1 << 14
 
 
 @dataclass
-class Network:
+class SymbolNetwork:
     """A symbol on its way to layers.
 
     Attributes:
@@ -58,31 +58,31 @@ class Network:
         name = self.symbol.nodes[place[0]].name
         return name if place[1] == 0 else f"{name}:{place[1]}"
 
-    def input(self, node: Node, index: int = 0) -> str:
+    def input(self, node: SymbolNode, index: int = 0) -> str:
         """Name of a value that a node reads."""
         if index >= len(node.inputs):
             raise node.fail("has too few inputs", got=len(node.inputs))
         return self.value(node.inputs[index])
 
-    def shape(self, node: Node, index: int = 0) -> Shape:
+    def shape(self, node: SymbolNode, index: int = 0) -> Shape:
         """Shape of an input that hangs on the image."""
         value = self.input(node, index)
         if value not in self.made.shapes:
             raise node.fail(f"input {index} does not hang on the image", got=value)
         return self.made.shapes[value]
 
-    def map_shape(self, node: Node) -> tuple[int, int, int]:
+    def map_shape(self, node: SymbolNode) -> tuple[int, int, int]:
         """(channels, height, width) of the first input."""
         shape = self.shape(node)
         if len(shape) != 3:
             raise node.fail("needs a map", expected="(N, channels, height, width)", got=("N", *shape))
         return shape[0], shape[1], shape[2]
 
-    def varies(self, node: Node, index: int) -> bool:
+    def varies(self, node: SymbolNode, index: int) -> bool:
         """Whether an input hangs on the image."""
         return self.input(node, index) in self.made.shapes
 
-    def stored(self, node: Node, index: int) -> LazyTensor:
+    def stored(self, node: SymbolNode, index: int) -> LazyTensor:
         """The file's tensor that an input is.
 
         Raises:
@@ -96,7 +96,7 @@ class Network:
             raise node.fail(f"the file has no tensor {held.name!r}", hint="does the symbol belong to this file?")
         return self.tensors[held.name]
 
-    def weight(self, node: Node, index: int, shape: Shape) -> Weight:
+    def weight(self, node: SymbolNode, index: int, shape: Shape) -> Weight:
         """A learned tensor of a shape, or of that shape with axes of one."""
         tensor = self.stored(node, index)
         found = tuple(tensor.shape)
@@ -106,7 +106,9 @@ class Network:
             raise node.fail(f"tensor {tensor.name!r} has another shape", expected=shape, got=found)
         return Weight(tensor.name, found, (ToShape(shape),))
 
-    def put(self, node: Node, kind: str, shape: Shape, params: dict[str, Any] | None = None, *weights: Weight) -> None:
+    def put(
+        self, node: SymbolNode, kind: str, shape: Shape, params: dict[str, Any] | None = None, *weights: Weight
+    ) -> None:
         """The layer of a node that reads its first input."""
         self.made.put(node.name, kind, (self.input(node),), shape, params, weights)
 
@@ -122,7 +124,7 @@ def before(symbol: Symbol, places: tuple[int, ...], stop: frozenset[int] = froze
     return found
 
 
-def build(network: Network, places: tuple[int, ...]) -> None:
+def build(network: SymbolNetwork, places: tuple[int, ...]) -> None:
     """Add the layers that values are made of.
 
     Raises:
@@ -149,19 +151,19 @@ def build(network: Network, places: tuple[int, ...]) -> None:
         rule(node, network)
 
 
-def _pair(node: Node, key: str, default: tuple[int, int]) -> tuple[int, int]:
+def _pair(node: SymbolNode, key: str, default: tuple[int, int]) -> tuple[int, int]:
     values = node.integers(key, default)
     if len(values) != 2 or min(values) < 0 or max(values) > 1 << 15:
         raise node.fail(f"{key} is not of two axes", got=values)
     return values[0], values[1]
 
 
-def _nchw(node: Node) -> None:
+def _nchw(node: SymbolNode) -> None:
     if node.text("layout", "NCHW") != "NCHW":
         raise node.fail("channels must come first", expected="layout NCHW", got=node.text("layout"))
 
 
-def _window(node: Node) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+def _window(node: SymbolNode) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Kernel, stride, padding, dilation as (rows, columns)."""
     kernel, stride = _pair(node, "kernel", (0, 0)), _pair(node, "stride", (1, 1))
     pad, dilate = _pair(node, "pad", (0, 0)), _pair(node, "dilate", (1, 1))
@@ -170,7 +172,7 @@ def _window(node: Node) -> tuple[tuple[int, int], tuple[int, int], tuple[int, in
     return kernel, stride, pad, dilate
 
 
-def _conv(node: Node, network: Network) -> None:
+def _conv(node: SymbolNode, network: SymbolNetwork) -> None:
     _nchw(node)
     channels, *sides = network.map_shape(node)
     kernel, stride, pad, dilate = _window(node)
@@ -197,7 +199,7 @@ def _conv(node: Node, network: Network) -> None:
     network.put(node, "Deconvolution" if turned else "Convolution", (out, *size), params, *weights)
 
 
-def _pool(node: Node, network: Network) -> None:
+def _pool(node: SymbolNode, network: SymbolNetwork) -> None:
     _nchw(node)
     channels, *sides = network.map_shape(node)
     kind = node.text("pool_type", "max")
@@ -227,7 +229,7 @@ def _pool(node: Node, network: Network) -> None:
 _POOLS = {"max": "MAX", "avg": "AVE"}
 
 
-def _batch_norm(node: Node, network: Network) -> None:
+def _batch_norm(node: SymbolNode, network: SymbolNetwork) -> None:
     shape = network.shape(node)
     if node.integer("axis", 1) != 1:
         raise node.fail("normalises another axis than the channels", got=node.text("axis"))
@@ -241,7 +243,7 @@ def _batch_norm(node: Node, network: Network) -> None:
 _ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "TanH", "softrelu": "BNLL"}
 
 
-def _activation(node: Node, network: Network) -> None:
+def _activation(node: SymbolNode, network: SymbolNetwork) -> None:
     kind = node.text("act_type") or node.op
     if kind == "softsign":
         network.put(node, "Activation", network.shape(node), {"activation": "softsign"})
@@ -251,7 +253,7 @@ def _activation(node: Node, network: Network) -> None:
         raise node.fail("this activation is not supported", expected=", ".join((*_ACTIVATIONS, "softsign")), got=kind)
 
 
-def _leaky(node: Node, network: Network) -> None:
+def _leaky(node: SymbolNode, network: SymbolNetwork) -> None:
     shape, kind, slope = network.shape(node), node.text("act_type", "leaky"), node.number("slope", 0.25)
     if kind == "leaky":
         network.put(node, "ReLU", shape, {"negative_slope": slope})
@@ -267,18 +269,18 @@ def _leaky(node: Node, network: Network) -> None:
         raise node.fail("this activation is not supported", expected="leaky, elu, selu or prelu", got=kind)
 
 
-def _clip(node: Node, network: Network) -> None:
+def _clip(node: SymbolNode, network: SymbolNetwork) -> None:
     low, high = node.number("a_min", -math.inf), node.number("a_max", math.inf)
     network.put(node, "Clip", network.shape(node), {"min": low, "max": high})
 
 
-def _hard_sigmoid(node: Node, network: Network) -> None:
+def _hard_sigmoid(node: SymbolNode, network: SymbolNetwork) -> None:
     if (node.number("alpha", 0.2), node.number("beta", 0.5)) != (0.2, 0.5):
         raise node.fail("a hard sigmoid with other numbers than 0.2 and 0.5 is not supported")
     network.put(node, "Activation", network.shape(node), {"activation": "hard_sigmoid"})
 
 
-def _dense(node: Node, network: Network) -> None:
+def _dense(node: SymbolNode, network: SymbolNetwork) -> None:
     shape, out = network.shape(node), node.integer("num_hidden", 0)
     flat = node.flag("flatten", True)
     if not flat and len(shape) != 1:
@@ -288,18 +290,18 @@ def _dense(node: Node, network: Network) -> None:
     network.put(node, "InnerProduct", (out,), {"num_output": out} | ({} if bias else {"bias_term": False}), *weights)
 
 
-def _flatten(node: Node, network: Network) -> None:
+def _flatten(node: SymbolNode, network: SymbolNetwork) -> None:
     network.put(node, "Flatten", (math.prod(network.shape(node)),))
 
 
-def _reshaped(node: Node, network: Network, full: Shape) -> None:
+def _reshaped(node: SymbolNode, network: SymbolNetwork, full: Shape) -> None:
     """The same values in other axes, the batch apart."""
     if math.prod(full) != math.prod(network.shape(node)):
         raise node.fail("cannot be reshaped that way", got=f"{('N', *network.shape(node))} into {('N', *full)}")
     network.put(node, "Reshape", full, {"shape": {"dim": [0, *full]}})
 
 
-def _reshape(node: Node, network: Network) -> None:
+def _reshape(node: SymbolNode, network: SymbolNetwork) -> None:
     shape, target = (0, *network.shape(node)), list(node.integers("shape"))
     if not target or min(target) < -1 or target.count(-1) > 1 or node.flag("reverse", False):
         raise node.fail("this way to reshape is not supported", expected="sizes, 0 and one -1", got=tuple(target))
@@ -314,7 +316,7 @@ def _reshape(node: Node, network: Network) -> None:
     _reshaped(node, network, tuple(whole // known if side == -1 else side for side in full))
 
 
-def _expand(node: Node, network: Network) -> None:
+def _expand(node: SymbolNode, network: SymbolNetwork) -> None:
     shape, axis = network.shape(node), node.integer("axis", 0)
     axis += len(shape) + 2 if axis < 0 else 0
     if not 0 < axis <= len(shape) + 1:
@@ -322,7 +324,7 @@ def _expand(node: Node, network: Network) -> None:
     _reshaped(node, network, (*shape[: axis - 1], 1, *shape[axis - 1 :]))
 
 
-def _squeeze(node: Node, network: Network) -> None:
+def _squeeze(node: SymbolNode, network: SymbolNetwork) -> None:
     shape = (0, *network.shape(node))
     axes = [a + len(shape) if a < 0 else a for a in node.integers("axis")] or [k for k, s in enumerate(shape) if s == 1]
     if any(not 0 < a < len(shape) or shape[a] != 1 for a in axes):
@@ -330,7 +332,7 @@ def _squeeze(node: Node, network: Network) -> None:
     _reshaped(node, network, tuple(side for k, side in enumerate(shape) if k and k not in axes))
 
 
-def _transpose(node: Node, network: Network) -> None:
+def _transpose(node: SymbolNode, network: SymbolNetwork) -> None:
     shape = network.shape(node)
     order = node.integers("axes") or tuple(reversed(range(len(shape) + 1)))
     if sorted(order) != list(range(len(shape) + 1)) or order[0] != 0:
@@ -338,7 +340,7 @@ def _transpose(node: Node, network: Network) -> None:
     network.put(node, "Permute", tuple(shape[k - 1] for k in order[1:]), {"order": list(order)})
 
 
-def _axis(node: Node, axis: int, shape: Shape) -> int:
+def _axis(node: SymbolNode, axis: int, shape: Shape) -> int:
     """An axis of a blob with its batch; never the batch itself."""
     axis += len(shape) + 1 if axis < 0 else 0
     if not 0 < axis <= len(shape):
@@ -346,7 +348,7 @@ def _axis(node: Node, axis: int, shape: Shape) -> int:
     return axis
 
 
-def _concat(node: Node, network: Network) -> None:
+def _concat(node: SymbolNode, network: SymbolNetwork) -> None:
     shapes = [network.shape(node, k) for k in range(len(node.inputs))]
     axis = _axis(node, node.integer("dim", 1), shapes[0])
     same = {(len(s), tuple(side for k, side in enumerate(s, 1) if k != axis)) for s in shapes}
@@ -364,7 +366,7 @@ _SUMS = {"elemwise_add": "SUM", "_Plus": "SUM", "_plus": "SUM", "broadcast_add":
          "_maximum": "MAX", "broadcast_maximum": "MAX", "add_n": "SUM", "ElementWiseSum": "SUM"}  # fmt: skip
 
 
-def _combine(node: Node, network: Network) -> None:
+def _combine(node: SymbolNode, network: SymbolNetwork) -> None:
     """Sums and products of values of the network, or of one with a tensor of the file."""
     kind = _SUMS[node.op]
     varying = [k for k in range(len(node.inputs)) if network.varies(node, k)]
@@ -398,7 +400,7 @@ def _combine(node: Node, network: Network) -> None:
     network.made.put(node.name, kind_of, (network.input(node, at),), shape, params, (weight,))
 
 
-def _scalar(node: Node, network: Network) -> None:
+def _scalar(node: SymbolNode, network: SymbolNetwork) -> None:
     number = node.number("scalar", 0.0)
     if node.op in ("_div_scalar", "_DivScalar") and number != 0:
         shape = network.map_shape(node)
@@ -412,7 +414,7 @@ def _scalar(node: Node, network: Network) -> None:
     network.put(node, "Rescaling", network.shape(node), {key: float(sign * number)})
 
 
-def _l2(node: Node, network: Network) -> None:
+def _l2(node: SymbolNode, network: SymbolNetwork) -> None:
     shape, mode = network.shape(node), node.text("mode", "instance")
     if mode not in ("channel", "instance", "spatial"):
         raise node.fail("this norm is not supported", expected="channel, instance or spatial", got=mode)
@@ -420,14 +422,14 @@ def _l2(node: Node, network: Network) -> None:
     network.put(node, "UnitNorm", shape, {"axes": axes[mode], "eps": node.number("eps", 1e-10)})
 
 
-def _lrn(node: Node, network: Network) -> None:
+def _lrn(node: SymbolNode, network: SymbolNetwork) -> None:
     params = {"local_size": node.integer("nsize", 0), "alpha": node.number("alpha", 1e-4)}
     network.put(
         node, "LRN", network.shape(node), {**params, "beta": node.number("beta", 0.75), "k": node.number("knorm", 2.0)}
     )
 
 
-def _softmax(node: Node, network: Network) -> None:
+def _softmax(node: SymbolNode, network: SymbolNetwork) -> None:
     shape = network.shape(node)
     if node.op == "softmax":
         if node.number("temperature", 1.0) != 1.0 or node.flag("use_length", False):
@@ -442,7 +444,7 @@ def _softmax(node: Node, network: Network) -> None:
     network.put(node, "Softmax", shape, {"axis": axis})
 
 
-def _upsample(node: Node, network: Network) -> None:
+def _upsample(node: SymbolNode, network: SymbolNetwork) -> None:
     channels, height, width = network.map_shape(node)
     scale = node.integer("scale", 0)
     if node.text("sample_type") != "nearest" or len(node.inputs) != 1 or not 1 <= scale <= 64:
@@ -450,7 +452,7 @@ def _upsample(node: Node, network: Network) -> None:
     network.put(node, "Upsample", (channels, height * scale, width * scale), {"scale": scale})
 
 
-def _part(node: Node, network: Network, name: str, axis: int, start: int, stop: int) -> None:
+def _part(node: SymbolNode, network: SymbolNetwork, name: str, axis: int, start: int, stop: int) -> None:
     """The slices of one axis from ``start`` to before ``stop``."""
     shape = network.shape(node)
     if not 0 <= start < stop <= shape[axis - 1] or stop - start > MAX_SLICE:
@@ -460,7 +462,7 @@ def _part(node: Node, network: Network, name: str, axis: int, start: int, stop: 
     network.made.put(name, "Gather", (network.input(node),), out, params)
 
 
-def _slice_axis(node: Node, network: Network) -> None:
+def _slice_axis(node: SymbolNode, network: SymbolNetwork) -> None:
     shape = network.shape(node)
     axis = _axis(node, node.integer("axis", 0), shape)
     side = shape[axis - 1]
@@ -468,7 +470,7 @@ def _slice_axis(node: Node, network: Network) -> None:
     _part(node, network, node.name, axis, start + side if start < 0 else start, stop + side if stop < 0 else stop)
 
 
-def _split(node: Node, network: Network) -> None:
+def _split(node: SymbolNode, network: SymbolNetwork) -> None:
     shape, count = network.shape(node), node.integer("num_outputs", 0)
     axis = _axis(node, node.integer("axis", 1), shape)
     length, rest = divmod(shape[axis - 1], max(count, 1))
@@ -479,7 +481,7 @@ def _split(node: Node, network: Network) -> None:
         _part(node, network, name, axis, k * length, (k + 1) * length)
 
 
-def _mean(node: Node, network: Network) -> None:
+def _mean(node: SymbolNode, network: SymbolNetwork) -> None:
     channels = network.map_shape(node)[0]
     axes = sorted(a + 4 if a < 0 else a for a in node.integers("axis"))
     if node.op == "mean" and (axes != [2, 3] or node.flag("exclude", False)):
@@ -492,7 +494,7 @@ def _mean(node: Node, network: Network) -> None:
     )
 
 
-def _pad(node: Node, network: Network) -> None:
+def _pad(node: SymbolNode, network: SymbolNetwork) -> None:
     channels, height, width = network.map_shape(node)
     pads = node.integers("pad_width")
     if node.text("mode") != "constant" or node.number("constant_value", 0.0) != 0 or len(pads) != 8 or any(pads[:4]):
@@ -502,7 +504,7 @@ def _pad(node: Node, network: Network) -> None:
     network.put(node, "ZeroPadding2D", shape, {"padding": [[top, bottom], [left, right]]})
 
 
-OPERATORS: dict[str, Callable[[Node, Network], None]] = {
+OPERATORS: dict[str, Callable[[SymbolNode, SymbolNetwork], None]] = {
     **dict.fromkeys(("Convolution", "Convolution_v1", "Deconvolution"), _conv),
     **dict.fromkeys(("Pooling", "Pooling_v1"), _pool),
     **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "SyncBatchNorm", "_contrib_SyncBatchNorm"), _batch_norm),

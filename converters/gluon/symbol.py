@@ -23,7 +23,7 @@ _EPOCH = re.compile(r"-\d{4}$")
 
 
 @dataclass(frozen=True)
-class Node:
+class SymbolNode:
     """One node.
 
     Attributes:
@@ -111,7 +111,7 @@ class Symbol:
 
     file: str
     text: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[SymbolNode, ...]
     heads: tuple[tuple[int, int], ...]
 
 
@@ -162,10 +162,10 @@ def parse_symbol(text: str, file: str) -> Symbol:
     return Symbol(file, text, nodes, heads)
 
 
-def _node(entry: Mapping[str, Any], file: str) -> Node:
+def _node(entry: Mapping[str, Any], file: str) -> SymbolNode:
     attrs = {**entry.get("param", {}), **entry.get("attr", {}), **entry.get("attrs", {})}
     inputs = tuple(_place(place) for place in entry["inputs"])
-    return Node(str(entry["op"]), str(entry["name"]), {str(k): str(v) for k, v in attrs.items()}, inputs, file)
+    return SymbolNode(str(entry["op"]), str(entry["name"]), {str(k): str(v) for k, v in attrs.items()}, inputs, file)
 
 
 def _place(entry: Any) -> tuple[int, int]:

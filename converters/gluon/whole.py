@@ -18,8 +18,8 @@ import numpy as np
 from ssdconv.converters.anchor_grid import prior_maps
 from ssdconv.converters.assumed import plain, size_of
 from ssdconv.converters.gluon.mapping import bare
-from ssdconv.converters.gluon.operations import NOTHING, Network, before, build
-from ssdconv.converters.gluon.symbol import Node, Symbol
+from ssdconv.converters.gluon.operations import NOTHING, SymbolNetwork, before, build
+from ssdconv.converters.gluon.symbol import Symbol, SymbolNode
 from ssdconv.converters.plan import Plan
 from ssdconv.converters.tensors import Array, Drop, LazyTensor, TensorMapping, TensorTable
 from ssdconv.errors import FormatError, UsageError
@@ -43,7 +43,7 @@ PIXELS = {
 
 
 @dataclass(frozen=True)
-class Ends:
+class SymbolEnds:
     """Where a symbol's network ends; each a node's index.
 
     Attributes:
@@ -158,7 +158,7 @@ def _only(symbol: Symbol, places: set[int], ops: tuple[str, ...], what: str) -> 
     return found[0]
 
 
-def _ends(symbol: Symbol) -> Ends:
+def _ends(symbol: Symbol) -> SymbolEnds:
     """Find the heads from the graph's end."""
     everything = set(range(len(symbol.nodes)))
     chooser = _only(symbol, everything, (*NMS, *MULTIBOX), "where boxes are chosen")
@@ -170,7 +170,7 @@ def _ends(symbol: Symbol) -> Ends:
         made = symbol.nodes[scores]
         if made.op not in SOFTMAX:
             raise made.fail("class scores are no softmax", expected=", ".join(SOFTMAX))
-        return Ends(node.inputs[1][0], made.inputs[0][0], node.inputs[2][0], scores, chooser)
+        return SymbolEnds(node.inputs[1][0], made.inputs[0][0], node.inputs[2][0], scores, chooser)
     upstream = before(symbol, (chooser,))
     decoder = _only(symbol, upstream, ("_contrib_box_decode",), "where boxes are decoded")
     decode = symbol.nodes[decoder]
@@ -178,7 +178,9 @@ def _ends(symbol: Symbol) -> Ends:
         raise decode.fail("does not read boxes and anchors", got=len(decode.inputs))
     # The first score on the way back from box_nms: heads may have activations of their own further up.
     found = _scores(symbol, chooser, decoder)
-    return Ends(decode.inputs[0][0], symbol.nodes[found].inputs[0][0], decode.inputs[1][0], found, chooser, decoder)
+    return SymbolEnds(
+        decode.inputs[0][0], symbol.nodes[found].inputs[0][0], decode.inputs[1][0], found, chooser, decoder
+    )
 
 
 def _through(symbol: Symbol, place: int) -> int:
@@ -212,7 +214,7 @@ def _scores(symbol: Symbol, chooser: int, decoder: int) -> int:
     return found.pop()
 
 
-def _data(symbol: Symbol, ends: Ends, tensors: Mapping[str, LazyTensor]) -> int:
+def _data(symbol: Symbol, ends: SymbolEnds, tensors: Mapping[str, LazyTensor]) -> int:
     """The node that pixels come in by: the only input of the heads that is no tensor of the file."""
     upstream = sorted(before(symbol, (ends.loc, ends.conf)))
     free = [p for p in upstream if symbol.nodes[p].op == "null" and symbol.nodes[p].name not in tensors]
@@ -229,7 +231,7 @@ Basis = Literal["user", "stated"]
 
 
 def _size(
-    symbol: Symbol, ends: Ends, data: int, tensors: dict[str, LazyTensor], settings: Mapping[str, str]
+    symbol: Symbol, ends: SymbolEnds, data: int, tensors: dict[str, LazyTensor], settings: Mapping[str, str]
 ) -> tuple[tuple[int, int], tuple[Basis, str]]:
     """Height and width of the input, and who says so."""
     if "input.size" in settings:
@@ -258,17 +260,19 @@ def _size(
     )  # fmt: skip
 
 
-def _built(symbol: Symbol, ends: Ends, data: int, tensors: dict[str, LazyTensor], size: tuple[int, int]) -> Network:
+def _built(
+    symbol: Symbol, ends: SymbolEnds, data: int, tensors: dict[str, LazyTensor], size: tuple[int, int]
+) -> SymbolNetwork:
     shape = symbol.nodes[data].integers("__shape__")
     channels = shape[1] if len(shape) == 4 and shape[1] > 0 else 3
     if channels != 3:
         raise symbol.nodes[data].fail("the input is no colour image", expected=3, got=channels)
-    network = Network(symbol, tensors, data, size)
+    network = SymbolNetwork(symbol, tensors, data, size)
     build(network, (ends.loc, ends.conf))
     return network
 
 
-def _rows(network: Network, place: int, columns: int) -> tuple[int, int]:
+def _rows(network: SymbolNetwork, place: int, columns: int) -> tuple[int, int]:
     """(priors, columns) of a head, as (N, P, c), flat (N, P * 4), or for classes before a softmax over channels (N, c, P)."""
     node = network.symbol.nodes[place]
     shape = network.made.shapes[network.value((place, 0))]
@@ -279,7 +283,7 @@ def _rows(network: Network, place: int, columns: int) -> tuple[int, int]:
     return (shape[1], shape[0]) if not columns and _over_channels(network, place) else (shape[0], shape[1])
 
 
-def _over_channels(network: Network, place: int) -> bool:
+def _over_channels(network: SymbolNetwork, place: int) -> bool:
     """Whether classes lie along axis 1: the softmax behind says so."""
     for node in network.symbol.nodes:
         if node.op in SOFTMAX and node.inputs and node.inputs[0][0] == place:
@@ -287,7 +291,7 @@ def _over_channels(network: Network, place: int) -> bool:
     return False
 
 
-def _head(network: Network, place: int, rows: int, columns: int) -> str:
+def _head(network: SymbolNetwork, place: int, rows: int, columns: int) -> str:
     """The blob with a head as (N, priors, columns)."""
     name = network.value((place, 0))
     shape, made = network.made.shapes[name], network.made
@@ -338,7 +342,7 @@ def _spacing(table: Array) -> tuple[tuple[float, float], tuple[float, float]]:
     return (float(step[1]), float(step[0])), (round(float(offset[1]), 5), round(float(offset[0]), 5))
 
 
-def _grid(network: Network, place: int) -> tuple[int, int]:
+def _grid(network: SymbolNetwork, place: int) -> tuple[int, int]:
     """Rows and columns of the map that a prior node is made for."""
     nodes = network.symbol.nodes
     node = nodes[place]
@@ -353,7 +357,7 @@ def _grid(network: Network, place: int) -> tuple[int, int]:
     raise node.fail("which map the anchors belong to is not certain", got=nodes[at].name)
 
 
-def _priors(network: Network, ends: Ends) -> tuple[tuple[PriorMap, ...], dict[str, int]]:
+def _priors(network: SymbolNetwork, ends: SymbolEnds) -> tuple[tuple[PriorMap, ...], dict[str, int]]:
     """The priors of every map, and the tables in the file that hold them."""
     symbol = network.symbol
     maps: list[PriorMap] = []
@@ -377,7 +381,7 @@ def _priors(network: Network, ends: Ends) -> tuple[tuple[PriorMap, ...], dict[st
     return tuple(maps), tables
 
 
-def _measured(table: Array, grid: tuple[int, int], size: tuple[int, int], node: Node) -> PriorMap:
+def _measured(table: Array, grid: tuple[int, int], size: tuple[int, int], node: SymbolNode) -> PriorMap:
     """A map from the numbers of its anchors where the usual formula does not give them."""
     boxes = table.reshape(-1, 4) / (size[1], size[0], size[1], size[0])
     corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
@@ -402,7 +406,7 @@ def table_of(entry: PriorMap, rows: int, columns: int) -> Array:
     return values.reshape(1, 1, rows, columns, -1).astype(np.float32)
 
 
-def _multibox_prior(node: Node, grid: tuple[int, int], size: tuple[int, int]) -> PriorMap:
+def _multibox_prior(node: SymbolNode, grid: tuple[int, int], size: tuple[int, int]) -> PriorMap:
     """MultiBoxPrior (src/operator/contrib/multibox_prior.cc): all sizes with the first ratio, then the other ratios with the first size.
 
     A box of size s and ratio r is s * rows / columns * sqrt(r) of the image wide and s / sqrt(r) high.
@@ -421,7 +425,7 @@ def _multibox_prior(node: Node, grid: tuple[int, int], size: tuple[int, int]) ->
 
 
 def _rule(
-    network: Network, ends: Ends, priors: tuple[PriorMap, ...]
+    network: SymbolNetwork, ends: SymbolEnds, priors: tuple[PriorMap, ...]
 ) -> tuple[Postprocess, tuple[PriorMap, ...], tuple[Claim, ...]]:
     """The detection rule from the attributes of the nodes that make boxes, the priors with their variances, and who says so."""
     nodes = network.symbol.nodes
@@ -498,7 +502,7 @@ def _rule(
     return rule, tuple(replace(entry, variances=four) for entry in priors), claims
 
 
-def _background(network: Network, ends: Ends) -> int | None:
+def _background(network: SymbolNetwork, ends: SymbolEnds) -> int | None:
     """0 where the decoder leaves the first column out, None where it takes all."""
     starts = set()
     for node in network.symbol.nodes:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ssdconv.converters.anchor_grid import prior_maps
+from ssdconv.converters.assumed import size_of
 from ssdconv.converters.tensorflow.evaluate import Evaluator, FrozenGraph, name_of
 from ssdconv.converters.tensorflow.graphdef import Node
 from ssdconv.converters.tensorflow.operations import GraphNetwork, build
@@ -41,7 +42,7 @@ CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
-class Ends:
+class FrozenEnds:
     """Where a graph's network ends.
 
     Attributes:
@@ -202,7 +203,7 @@ def network_of(
     return Whole(config, tuple(made.entries), probes, tuple(claims), tuple(warnings), told)
 
 
-def _ends(graph: FrozenGraph, settings: Mapping[str, str]) -> Ends:
+def _ends(graph: FrozenGraph, settings: Mapping[str, str]) -> FrozenEnds:
     """Find the heads: what the user says, or what every NonMaxSuppression is made of."""
     suppressions = tuple(node for node in graph.nodes.values() if node.op in SUPPRESSION)
     given = {kind: settings.get(f"heads.{kind}", "") for kind in ("loc", "conf")}
@@ -211,13 +212,13 @@ def _ends(graph: FrozenGraph, settings: Mapping[str, str]) -> Ends:
             raise UsageError(f"--set heads.{kind}={name}: the graph has no such node", where=graph.where)
     if not suppressions:
         if all(given.values()):
-            return Ends(given["loc"], given["conf"])
+            return FrozenEnds(given["loc"], given["conf"])
         return _raw_ends(graph, given)
     boxes = suppressions[0].inputs[0]
     scores = tuple(node.inputs[1] for node in suppressions)
     loc = given["loc"] or _head_of(graph, (boxes,), "loc")
     conf = given["conf"] or _head_of(graph, scores, "conf")
-    return Ends(loc, conf, boxes, suppressions)
+    return FrozenEnds(loc, conf, boxes, suppressions)
 
 
 def _head_of(graph: FrozenGraph, values: tuple[str, ...], kind: str) -> str:
@@ -270,7 +271,7 @@ def _convolution(graph: FrozenGraph, value: str) -> Node | None:
     return None
 
 
-def _raw_ends(graph: FrozenGraph, given: Mapping[str, str]) -> Ends:
+def _raw_ends(graph: FrozenGraph, given: Mapping[str, str]) -> FrozenEnds:
     """The heads of a graph without NonMaxSuppression: its only two concatenations of convolutions' outputs, told by their columns."""
     joined = [node.name for node in graph.nodes.values() if _joins_heads(graph, node)]
     four = [name for name in joined if _last_side(graph, name) == 4]
@@ -285,7 +286,7 @@ def _raw_ends(graph: FrozenGraph, given: Mapping[str, str]) -> Ends:
             got=", ".join(joined[:6]) or "none",
             hint="name the nodes: --set heads.loc=NODE --set heads.conf=NODE",
         )
-    return Ends(loc, conf)
+    return FrozenEnds(loc, conf)
 
 
 def _last_side(graph: FrozenGraph, name: str) -> int:
@@ -304,7 +305,7 @@ def _last_side(graph: FrozenGraph, name: str) -> int:
     return 0
 
 
-def _entry(graph: FrozenGraph, ends: Ends, settings: Mapping[str, str]) -> Entrance:
+def _entry(graph: FrozenGraph, ends: FrozenEnds, settings: Mapping[str, str]) -> Entrance:
     """Where pixels come in: behind the graph's own resize where it has one, else at its placeholder."""
     before = graph.before((ends.loc,))
     value = ""
@@ -355,7 +356,7 @@ def _entry(graph: FrozenGraph, ends: Ends, settings: Mapping[str, str]) -> Entra
     if min(size) <= 0:
         raise UsageError(
             "the graph leaves its input's size open", where=f"{graph.where}, {image.where}", got=sides,
-            hint="say it: --set input.size=HEIGHTxWIDTH",
+            hint="say it: --set input.size=WIDTHxHEIGHT",
         )  # fmt: skip
     if channels not in (1, 3) or max(size) > 1 << 14:
         raise image.fail(
@@ -410,13 +411,10 @@ def _resized(node: Node, known: Evaluator) -> tuple[tuple[int, int], Resize]:
 
 
 def _given_size(text: str, size: tuple[int, int], told: bool) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise UsageError(f"--set input.size={text}", expected="HEIGHTxWIDTH, such as 300x300")
-    given = (int(height), int(width))
+    given = size_of("input.size", text)
     if told and given != size:
         raise UsageError(
-            f"--set input.size={text}: the graph resizes its images itself", expected=f"{size[0]}x{size[1]}"
+            f"--set input.size={text}: the graph resizes its images itself", expected=f"{size[1]}x{size[0]}"
         )
     return given
 
@@ -533,7 +531,7 @@ class Coding:
     clipped: bool
 
 
-def _decoded(network: GraphNetwork, ends: Ends, loc: Array, *, exact: bool = True) -> Array:
+def _decoded(network: GraphNetwork, ends: FrozenEnds, loc: Array, *, exact: bool = True) -> Array:
     """Boxes (P, 4) xmin, ymin, xmax, ymax that the graph makes of loc (P, 4)."""
     shape = network.made.shapes[ends.loc]
     fed = {ends.loc: loc.reshape(1, *shape), name_of(ends.loc): loc.reshape(1, *shape)}
@@ -551,7 +549,7 @@ def _as_centres(corners: Array) -> Array:
     return np.concatenate([(low + high) / 2, high - low], 1)
 
 
-def _coding(network: GraphNetwork, ends: Ends, count: int) -> Coding:
+def _coding(network: GraphNetwork, ends: FrozenEnds, count: int) -> Coding:
     """Measure how loc moves boxes: one column at a time, then all of them against the reference's formula."""
     node = network.graph.node(ends.boxes)
     zero = np.zeros((count, 4))
@@ -608,7 +606,7 @@ def _formula(coding: Coding, loc: Array) -> Array:
     return np.clip(corners, 0, 1) if coding.clipped else corners
 
 
-def _anchors(network: GraphNetwork, ends: Ends, coded: Coding) -> tuple[str, Array]:
+def _anchors(network: GraphNetwork, ends: FrozenEnds, coded: Coding) -> tuple[str, Array]:
     """The node that holds the anchors as corners, where there is one, and their corners (P, 4) as the graph computes them in float32."""
     plain = Evaluator(network.graph, network.static)
     count = len(coded.anchors)
@@ -632,7 +630,7 @@ def _anchors(network: GraphNetwork, ends: Ends, coded: Coding) -> tuple[str, Arr
     return best, np.asarray(corners, np.float32)
 
 
-def _scores(network: GraphNetwork, ends: Ends, head: tuple[int, int]) -> tuple[Postprocess, tuple[int, ...], str]:
+def _scores(network: GraphNetwork, ends: FrozenEnds, head: tuple[int, int]) -> tuple[Postprocess, tuple[int, ...], str]:
     """How class outputs become scores, the column of each NonMaxSuppression, and the node that holds all columns' scores."""
     rows, classes = head
     logits = np.random.default_rng(1).normal(0, 2.0, (rows, classes))
@@ -681,7 +679,7 @@ def _scores(network: GraphNetwork, ends: Ends, head: tuple[int, int]) -> tuple[P
     return Postprocess(activation=activation, background=0 if left else None), columns, whole
 
 
-def _limits(network: GraphNetwork, ends: Ends, rule: Postprocess, coded: Coding) -> Postprocess:
+def _limits(network: GraphNetwork, ends: FrozenEnds, rule: Postprocess, coded: Coding) -> Postprocess:
     """Thresholds and counts, from the constants of every NonMaxSuppression and of what follows them."""
     fed = {name_of(ends.loc): np.zeros((1, *network.made.shapes[ends.loc])), name_of(ends.conf): np.zeros((1, *network.made.shapes[ends.conf]))}  # fmt: skip
     known = Evaluator(network.graph, network.static, fed)
@@ -731,7 +729,7 @@ def _numbers(node: Node, known: Evaluator) -> tuple[int, float, float | None]:
     return most, overlap, _decimal(known.value(node.inputs[4]))
 
 
-def _filter(network: GraphNetwork, ends: Ends, known: Evaluator) -> float:
+def _filter(network: GraphNetwork, ends: FrozenEnds, known: Evaluator) -> float:
     """The score threshold of a graph that filters before NonMaxSuppression."""
     before = network.graph.before(tuple(n.inputs[1] for n in ends.suppressions), frozenset((name_of(ends.conf),)))
     found = {
@@ -751,7 +749,7 @@ def _decimal(value: Array) -> float:
 
 def _said(
     network: GraphNetwork,
-    ends: Ends,
+    ends: FrozenEnds,
     maps: tuple[PriorMap, ...],
     coded: Coding,
     rule: Postprocess,

@@ -96,11 +96,11 @@ def test_a_network_that_no_table_names(tmp_path: Path) -> None:
 
 def test_priors_by_mxnets_formula(tmp_path: Path) -> None:
     """MultiBoxPrior of MXNet 1.9.1, its first box for sizes (0.1, …) and steps 8/300 on a 38x38 map; kept from a run of it."""
-    from ssdconv.converters.gluon.symbol import Node
+    from ssdconv.converters.gluon.symbol import SymbolNode
     from ssdconv.converters.gluon.whole import _multibox_prior
 
     attrs = {"sizes": "(0.1, 0.141)", "ratios": "(1, 2, 0.5)", "steps": f"({8 / 300}, {8 / 300})"}
-    entry = _multibox_prior(Node("_contrib_MultiBoxPrior", "a", attrs), (38, 38), (300, 300))
+    entry = _multibox_prior(SymbolNode("_contrib_MultiBoxPrior", "a", attrs), (38, 38), (300, 300))
     corners = prior_corners((entry,), (300, 300)).numpy().reshape(-1, 4)
     assert len(corners) == 38 * 38 * 4
     assert np.abs(corners[0] - [-0.036666669, -0.036666669, 0.0633333325, 0.0633333325]).max() < 1e-7
