@@ -17,12 +17,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from ssdconv.errors import FormatError, UsageError
-from ssdconv.parity.accuracy.bootstrap import Interval
+
+if TYPE_CHECKING:
+    from ssdconv.parity.accuracy.bootstrap import Interval
 
 Role = Literal["primary", "alternative", "port", "quoted", "context"]
 ROLES: tuple[Role, ...] = ("primary", "alternative", "port", "quoted", "context")
