@@ -27,7 +27,7 @@ def test_json_and_text_tell_the_same(converted: Any, capsys: pytest.CaptureFixtu
         assert "  classes  stated in the file: 2 conf channels" in text
 
 
-@pytest.mark.parametrize(("content", "code"), [(None, 4), (b"", 3), (b"<!DOCTYPE html><html>", 3), ("folder", 2)])
+@pytest.mark.parametrize(("content", "code"), [(None, 4), (b"", 3), (b"<!DOCTYPE html><html>", 3), ("folder", 3)])
 def test_what_is_no_weight_file_is_refused(
     content: bytes | str | None, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
