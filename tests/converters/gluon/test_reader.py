@@ -107,7 +107,10 @@ def _hostile(p: SimpleNamespace) -> dict[str, tuple[bytes, str]]:
         "bad list magic": (b"\x13\x01" + p.list([ok], ["a"])[2:], "not an MXNet list .*0x112"),
         "no arrays": (p.list([], []), "unlikely number of arrays"),
         "2^40 arrays": (count + ok, "unlikely number of arrays .* 1099511627776"),
-        "2^62 x 2^62 elements": (p.list([head + struct.pack("<2q", 1 << 62, 1 << 62) + tail], ["a"]), "larger than any memory"),
+        "2^62 x 2^62 elements": (
+            p.list([head + struct.pack("<2q", 1 << 62, 1 << 62) + tail], ["a"]),
+            "larger than any memory",
+        ),
         "2^32 x 2^32 wraps to 0": (
             p.list([head + struct.pack("<2q", 1 << 32, 1 << 32) + tail], ["a"]),
             "larger than any memory",
