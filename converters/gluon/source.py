@@ -47,6 +47,8 @@ def plan(table: TensorTable, request: Request) -> Plan:
     stored = request.options.get("symbol") or beside(table.path)
     if stored is None and request.settings.get("layers") == "symbol":
         raise UsageError("there is no symbol beside the file", where=str(table.path), hint="name it: --symbol FILE")
+    if request.network and (request.options.get("symbol") or request.settings.get("layers") == "symbol"):
+        raise UsageError("a network's name and a symbol cannot both say what the layers are", got=request.network)
     if stored is not None and request.network is None and _by_symbol(table, request):
         symbol = stored if isinstance(stored, Symbol) else read_symbol(Path(stored))
         return plan_of(symbol, table, request.settings)
@@ -58,6 +60,12 @@ def plan(table: TensorTable, request: Request) -> Plan:
     else:
         config, warnings = recognise(table, request.num_classes)
     config, claims = stored_geometry(table, config, request.settings)
+    if stored is not None:
+        text = f"GluonCV's {config.name}, known by names and shapes; the symbol beside the file is not read"
+        claims = (
+            *claims,
+            Claim("architecture", "rebuilt", text, "layers", "table", ("symbol",), "layers by the file's own graph"),
+        )
     odd = {str(t.dtype) for t in table.values() if t.dtype != "float32"}
     if odd:
         claims = (

@@ -181,3 +181,17 @@ def test_a_million_nodes_are_refused() -> None:
 def test_what_is_no_symbol(text: str) -> None:
     with pytest.raises(SsdconvError):
         parse_symbol(text, "x")
+
+
+def test_a_name_and_a_symbol_contradict(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot both say"):
+        open_source(
+            written(tmp_path, tiny()), "gluon", Request("ssd_300_vgg16_atrous_voc", settings={"layers": "symbol"})
+        )
+
+
+def test_a_symbol_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    path = written(tmp_path, tiny())
+    (tmp_path / "n-symbol.json").unlink()
+    with pytest.raises(UsageError, match="no symbol beside"):
+        open_source(path, "gluon", Request(settings={"layers": "symbol"}))

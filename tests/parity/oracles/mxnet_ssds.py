@@ -213,16 +213,79 @@ def inception_part(size, **more):
     return detector([first, second], [(0.2, 0.3), (0.5, 0.6)], (LONG, SHORT), [], clip=True, **more)
 
 
+def inception_v3(size, **more):
+    """Inception-v3 by its paper's table (figures 5 to 7), BatchNorm with MXNet's own eps and gamma fixed, taps at 17x17's and 8x8's last join."""
+    counter = iter(range(1000))
+
+    def unit(x, channels, kernel=1, pad=0, stride=1):
+        kernel, pad = ((v, v) if isinstance(v, int) else v for v in (kernel, pad))
+        name = f"unit{next(counter)}"
+        x = S.Convolution(
+            x,
+            num_filter=width(channels),
+            kernel=kernel,
+            stride=(stride, stride),
+            pad=pad,
+            no_bias=True,
+            name=f"{name}_conv2d",
+        )
+        return S.Activation(
+            S.BatchNorm(x, fix_gamma=True, name=f"{name}_batchnorm"), act_type="relu", name=f"{name}_relu"
+        )
+
+    def pool(x, kind, stride, pad):
+        return S.Pooling(x, kernel=(3, 3), stride=(stride, stride), pad=(pad, pad), pool_type=kind)
+
+    def seven(x, inner, rows_first, last=192):
+        shapes = [((7, 1), (3, 0)), ((1, 7), (0, 3))]
+        for step in (0, 1):
+            kernel, pad = shapes[step if rows_first else 1 - step]
+            x = unit(x, last if step else inner, kernel, pad)
+        return x
+
+    x = unit(S.Variable("data"), 32, 3, 0, 2)
+    x = unit(unit(x, 32, 3), 64, 3, 1)
+    x = unit(unit(pool(x, "max", 2, 0), 80), 192, 3)
+    x = pool(x, "max", 2, 0)
+    for last in (32, 64, 64):
+        three = unit(unit(unit(x, 64), 96, 3, 1), 96, 3, 1)
+        x = S.Concat(unit(x, 64), unit(unit(x, 48), 64, 5, 2), three, unit(pool(x, "avg", 1, 1), last))
+    x = S.Concat(unit(x, 384, 3, 0, 2), unit(unit(unit(x, 64), 96, 3, 1), 96, 3, 0, 2), pool(x, "max", 2, 0))
+    for k, inner in enumerate((128, 160, 160, 192), 4):
+        twice = seven(seven(unit(x, inner), inner, True, inner), inner, True)
+        x = S.Concat(
+            unit(x, 192),
+            seven(unit(x, inner), inner, False),
+            twice,
+            unit(pool(x, "avg", 1, 1), 192),
+            name=f"ch_concat_mixed_{k}_chconcat",
+        )
+    taps = [x]
+    x = S.Concat(
+        unit(unit(x, 192), 320, 3, 0, 2), unit(seven(unit(x, 192), 192, False), 192, 3, 0, 2), pool(x, "max", 2, 0)
+    )
+    for k, kind in ((9, "avg"), (10, "max")):
+        a, b = unit(x, 384), unit(unit(x, 448), 384, 3, 1)
+        pair = [unit(y, 384, kernel, pad) for y in (a, b) for kernel, pad in (((1, 3), (0, 1)), ((3, 1), (1, 0)))]
+        x = S.Concat(unit(x, 320), *pair, unit(pool(x, kind, 1, 1), 192), name=f"ch_concat_mixed_{k}_chconcat")
+    taps.append(x)
+    taps += extras(x, (512, 256, 256, 128), (2, 2, 2, 2), (1, 1, 1, 1))
+    scales = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)
+    sizes = [(a, (a * b) ** 0.5) for a, b in zip(scales, scales[1:])]
+    return detector(taps, sizes, (SHORT, LONG, LONG, LONG, SHORT, SHORT), [], **more)
+
+
 NETWORKS = {
     "vgg16_300": (lambda: vgg(300), (300, 300)),
     "vgg16_300_train": (lambda: vgg(300, train=True), (300, 300)),
     "resnet50_512": (lambda: resnet(512), (512, 512)),
     "mobilenet_512": (lambda: mobilenet(512, force=True), (512, 512)),
+    "inception_v3_512": (lambda: inception_v3(512), (512, 512)),
     "inception_part": (lambda: inception_part(0), (200, 264)),
 }
 
 
-FIRST = ("conv1_1_weight", "conv0_weight", "conv_conv2d_weight")
+FIRST = ("conv1_1_weight", "conv0_weight", "conv_conv2d_weight", "unit0_conv2d_weight")
 
 
 def values(name, shape, rng):

@@ -19,6 +19,7 @@ SIZES = {
     "vgg16_300_train": "300x300",
     "resnet50_512": "512x512",
     "mobilenet_512": "512x512",
+    "inception_v3_512": "512x512",
     "inception_part": "264x200",
 }
 """Width and height of the inputs, which such symbols do not tell."""
@@ -64,7 +65,7 @@ def test_symbols_that_gluoncv_exports(name: str, files: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg16_300", "resnet50_512", "mobilenet_512"])
+@pytest.mark.parametrize("name", ["vgg16_300", "resnet50_512", "mobilenet_512", "inception_v3_512"])
 def test_in_full_width(name: str, mxnet: str, tmp_path: Path) -> None:
     make(mxnet, tmp_path, 1, name)
     (tmp_path / "out").mkdir()
