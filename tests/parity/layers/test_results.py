@@ -362,3 +362,19 @@ def test_names_and_rounding_are_no_differences() -> None:
     base = network("ssd300_voc", "caffe")
     close = replace(base, name="mine", source="keras", pixels=replace(base.pixels, scale=1.00000001), class_names=())
     assert config_differences(close, base) == () == config_differences(base, base)
+
+
+def test_what_was_compared_on_no_input_is_not_passed() -> None:
+    from ssdconv.parity.layers.results import Gap, InputResult
+
+    class Same:
+        """A probe that agrees."""
+
+        source = "conv1"
+
+    gap = Gap("conv2", "architecture", "oracle cannot", "it has no such layer")
+    one = InputResult("noise", (Same(),), None, (gap,))  # type: ignore[arg-type]
+    report = ParityReport("n", "caffe", "o.pth", "a" * 64, "x", "b" * 64, "Caffe", (one,))
+    assert (report.outcome, report.gaps) == ("not compared", (gap,))
+    compared = replace(one, gaps=(replace(gap, part="conv1"),))
+    assert replace(report, inputs=(compared,)).outcome == "passed"
