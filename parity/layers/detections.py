@@ -263,6 +263,11 @@ class _Court:
             return "the other side has nothing of this class, whose best candidate no rule removes", False
         if self._at_top_k(score, scores):
             return "top-k cut", True
+        if (
+            self.rule.nms_scope != "class"
+            and (np.abs(self._objects()[fits] - score) <= tolerance).sum(axis=1).max() > 1
+        ):
+            return "best class of a prior with two tied scores", True
         if full and abs(score - lowest) <= tolerance:
             return "keep-top-k cut", True
         verdict = self._suppressed(side, k, score)
@@ -271,6 +276,10 @@ class _Court:
         if full and score < lowest and any(self.explain(1 - side, i)[1] for i in self.lonely[1 - side]):
             return "keep-top-k cut, moved by other rows at a boundary", True
         return "nothing on the other side explains its absence", False
+
+    def _objects(self) -> Array:
+        """(P, objects) scores of all classes but the background."""
+        return np.delete(self.c.scores64, [] if self.rule.background is None else self.rule.background, axis=1)
 
     def _class_is_missing(self, label: int, other: Rows, lowest: float) -> bool:
         """Whether ``other`` lacks a class although its best candidate, which nothing suppresses, is past every cut."""
@@ -282,8 +291,8 @@ class _Court:
     def _at_top_k(self, score: float, scores: Array) -> bool:
         count = self.rule.top_k
         if self.rule.top_k_scope == "image":
-            classes = [c for c in range(self.c.scores64.shape[1]) if c != self.rule.background]
-            scores = self.c.scores64[:, classes].ravel()
+            scores = self._objects()
+            scores = scores.ravel() if self.rule.nms_scope == "class" else scores.max(axis=1)
         if count < 0 or count >= scores.size:
             return False
         edge = np.sort(scores)[scores.size - count - 1 :][:2]  # the best one cut away, and the last one kept
@@ -291,7 +300,8 @@ class _Court:
 
     def _suppressed(self, side: int, k: int, score: float) -> Explained | None:
         rows, other = self.sides[side], self.sides[1 - side]
-        same = np.flatnonzero((other.labels == rows.labels[k]) & (other.scores >= score - self.c.score_tolerance))
+        rivals = (other.labels == rows.labels[k]) | (self.rule.nms_scope == "image")
+        same = np.flatnonzero(rivals & (other.scores >= score - self.c.score_tolerance))
         if not same.size:
             return None
         low, high = iou_range(rows.boxes[k], other.boxes[same], self.c.box_tolerance)

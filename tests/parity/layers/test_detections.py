@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,9 +71,17 @@ def check(scene: Scene, oracle_rule: Postprocess, rule: Postprocess = RULE, seed
             {"score_threshold": 1 / (1 + np.e + 1 / np.e), "top_k": -1, "keep_top_k": -1, "nms_threshold": 1.0},
             {"score threshold"},
         ),
+        (
+            {"nms_scope": "image", "nms_threshold": 0.5},
+            {"is at the NMS threshold"},
+        ),
+        (
+            {"nms_scope": "best", "top_k_scope": "image", "keep_top_k": -1},
+            {"top-k cut", "NMS order of two tied scores"},
+        ),
     ],
 )
-def test_rounding_is_always_explained(change: dict[str, float], reasons: set[str]) -> None:
+def test_rounding_is_always_explained(change: dict[str, Any], reasons: set[str]) -> None:
     rule = replace(RULE, **change)
     seen = set()
     for seed in range(60):
@@ -102,9 +111,10 @@ def test_without_ties_the_sets_are_equal() -> None:
         {"keep_top_k": 60},
         {"background": 1},
         {"max_per_class": 3},
+        {"nms_scope": "image"},
     ],
 )
-def test_another_rule_is_not_rounding(change: dict[str, float]) -> None:
+def test_another_rule_is_not_rounding(change: dict[str, Any]) -> None:
     base = RULE if "keep_top_k" in change else replace(RULE, keep_top_k=-1)
     for seed in range(5):
         result = check(Scene(seed, lattice=False), replace(base, **change), base, seed)
