@@ -10,7 +10,7 @@ function of (seed, split, its number) alone.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,4 +153,6 @@ def annotation_xml(name: str, size: tuple[int, int], shapes: Sequence[Shape]) ->
 
 
 if __name__ == "__main__":
-    print(write_shapes(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Write a small VOC data set of drawn shapes.")
+    parser.add_argument("folder", help="where to; made if it is not there")
+    print(write_shapes(parser.parse_args().folder))
