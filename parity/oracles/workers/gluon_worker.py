@@ -126,11 +126,11 @@ def symbol(job, arrays):
     stored = {name.split(":", 1)[-1]: array for name, array in mx.nd.load(job["params"]).items()}
     internals = graph.get_internals()
     outputs = set(internals.list_outputs())
-    wanted = {
-        "nodes/" + name: internals[node + "_output"]
-        for name, node in job["nodes"].items()
-        if node + "_output" in outputs
-    }
+    wanted = {}
+    for name, node in job["nodes"].items():
+        found = [node + end for end in ("_output", "_output0") if node + end in outputs]  # the first of several
+        if found:
+            wanted["nodes/" + name] = internals[found[0]]
     if job["ends"] == "three":
         wanted.update({"detections/" + key: end for key, end in zip(("ids", "scores", "bboxes"), graph)})
     elif job["ends"]:

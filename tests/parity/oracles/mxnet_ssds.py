@@ -275,7 +275,34 @@ def inception_v3(size, **more):
     return detector(taps, sizes, (SHORT, LONG, LONG, LONG, SHORT, SHORT), [], **more)
 
 
+def every(size, **more):
+    """The operators that stand in none of the others."""
+    x = conv(S.Variable("data") / 60 - 1 + 0.25, 64, "first", 3, 2, 1, None)
+    x = S.LeakyReLU(x, gamma=S.Variable("slopes", shape=(width(64),)), act_type="prelu", name="prelu")
+    x = S.LRN(x, nsize=5, alpha=1e-3, knorm=1.5, name="lrn")
+    a, b = S.split(x, num_outputs=2, axis=1, name="halves")
+    a = S.LeakyReLU(a, act_type="elu", slope=0.7, name="elu") * 0.5
+    b = S.Activation(S.Activation(b, act_type="softrelu"), act_type="softsign") + S.hard_sigmoid(b)
+    x = S.Concat(a - b, S.maximum(a, b), S.LeakyReLU(b, act_type="selu"), dim=1)
+    x = S.Pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 2, 3, 0), constant_value=0, name="padded")
+    x = S.Pooling(x, kernel=(3, 2), stride=(2, 2), pad=(1, 0), pool_type="avg", name="average")
+    gate = S.Flatten(S.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg"))
+    gate = S.Activation(S.FullyConnected(gate, num_hidden=3 * width(64) // 2, name="dense"), act_type="sigmoid")
+    x = S.broadcast_mul(x, S.Reshape(gate, shape=(0, -1, 1, 1)))
+    x = S.broadcast_add(x, S.Variable("shift", shape=(1, 3 * width(64) // 2, 1, 1)))
+    small = S.L2Normalization(conv(x, 64, "down", 3, 2, 1, "tanh"), mode="instance", name="norm_i")
+    wide = S.Deconvolution(
+        small, num_filter=width(64), kernel=(4, 4), stride=(2, 2), pad=(1, 1), name="up", no_bias=False
+    )
+    near = S.UpSampling(small, scale=2, sample_type="nearest", num_args=1, name="nearest")
+    both = S.add_n(wide, near, name="sum")
+    mean = S.mean(S.slice_axis(both, axis=1, begin=0, end=-1), axis=(2, 3), keepdims=True)
+    both = S.broadcast_mul(S.slice_axis(both, axis=1, begin=1, end=None), mean)
+    return detector([both, small], [(0.2, 0.3), (0.5, 0.6)], (SHORT, SHORT), [], **more)
+
+
 NETWORKS = {
+    "every": (lambda: every(0), (96, 96)),
     "vgg16_300": (lambda: vgg(300), (300, 300)),
     "vgg16_300_train": (lambda: vgg(300, train=True), (300, 300)),
     "resnet50_512": (lambda: resnet(512), (512, 512)),

@@ -21,6 +21,7 @@ SIZES = {
     "mobilenet_512": "512x512",
     "inception_v3_512": "512x512",
     "inception_part": "264x200",
+    "every": "96x96",
 }
 """Width and height of the inputs, which such symbols do not tell."""
 EXPORTED = ("gluoncv:custom", "gluoncv:ssd_300_mobilenet0.25_voc:3")
