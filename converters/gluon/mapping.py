@@ -25,7 +25,7 @@ import numpy as np
 from ssdconv.converters.tensors import Array, Drop, LazyTensor, MappedTensor, TensorMapping, TensorTable, ToShape
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.backbones.plain import BLOCKS
-from ssdconv.ssd_ref.config import Backbone, Graph, SSDConfig
+from ssdconv.ssd_ref.config import Backbone, Graph, PriorMap, SSDConfig
 
 Kind = Literal["conv", "norm", "expander_norm", "constant", "scale", "act"]
 
@@ -426,14 +426,27 @@ def anchors(config: SSDConfig) -> list[Array]:
     """
     arrays, side = [], 128
     for entry in config.priors:
-        values = np.empty((side, side, len(entry.box_sizes), 4))
-        centres = (np.arange(side)[:, None] + np.asarray(entry.offsets)) * np.asarray(entry.step)
-        values[..., 0] = centres[None, :, None, 1]
-        values[..., 1] = centres[:, None, None, 0]
-        values[..., 2:] = np.asarray(entry.box_sizes)
-        arrays.append(values.reshape(1, 1, side, side, -1).astype(np.float32))
+        arrays.append(table_of(entry, side, side))
         side = max(side // 2, 16)
     return arrays
+
+
+def table_of(entry: PriorMap, rows: int, columns: int) -> Array:
+    """(1, 1, rows, columns, 4 * anchors) float32 centres and sides in pixels, as GluonCV's SSDAnchorGenerator stores them."""
+    values = np.empty((rows, columns, len(entry.box_sizes), 4))
+    values[..., 0] = ((np.arange(columns) + entry.offsets[1]) * entry.step[1])[None, :, None]
+    values[..., 1] = ((np.arange(rows) + entry.offsets[0]) * entry.step[0])[:, None, None]
+    values[..., 2:] = np.asarray(entry.box_sizes)
+    return values.reshape(1, 1, rows, columns, -1).astype(np.float32)
+
+
+def spacing(table: Array) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Step and offset, each (y, x), of a table of anchors (rows, columns, anchors, 4): from its first and last centres."""
+    first, last = table[0, 0, 0, :2], table[-1, -1, 0, :2]
+    step = (last - first) / (np.array(table.shape[1::-1]) - 1)
+    step = np.where(np.abs(step - np.rint(step)) < 1e-3, np.rint(step), step)
+    offset = first / np.where(step > 0, step, 1)
+    return (float(step[1]), float(step[0])), (round(float(offset[1]), 5), round(float(offset[0]), 5))
 
 
 def mapping(config: SSDConfig, table: TensorTable, shapes: Mapping[str, Shape]) -> TensorMapping:

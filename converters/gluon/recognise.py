@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from ssdconv.converters.assumed import plain, size_of
-from ssdconv.converters.gluon.mapping import anchor_names, anchors, plain_names, resolve, rows_of, without_counters
+from ssdconv.converters.gluon.mapping import (
+    anchor_names,
+    anchors,
+    plain_names,
+    resolve,
+    rows_of,
+    spacing,
+    without_counters,
+)
 from ssdconv.converters.tensors import Array, TensorTable
 from ssdconv.errors import MappingError
 from ssdconv.ssd_ref.config import PriorMap, SSDConfig
@@ -71,16 +79,13 @@ def _map_of(entry: PriorMap, table: Array, index: int, where: str) -> PriorMap:
             expected=f"(1, 1, rows, columns, {4 * len(entry.box_sizes)})", got=table.shape,
         )  # fmt: skip
     values = table.astype(np.float64).reshape(*table.shape[2:4], cells, 4)
-    first, last = values[0, 0, 0, :2], values[-1, -1, 0, :2]
-    step = (last - first) / (np.array(table.shape[3:1:-1]) - 1)
-    step = np.where(np.abs(step - np.rint(step)) < 1e-3, np.rint(step), step)
-    offset = [round(float(part), 5) for part in first / np.where(step > 0, step, 1)]
-    if not (step > 0).all() or offset[0] != offset[1]:
+    step, offset = spacing(values)
+    if not all(part > 0 for part in step) or offset[0] != offset[1]:
         raise MappingError(
             f"the anchors of map {index} are no even grid", where=where, got=f"step {step}, offset {offset}"
         )
     sides = tuple((float(w), float(h)) for w, h in values[0, 0, :, 2:])
-    return replace(entry, step=(float(step[1]), float(step[0])), offset=offset[0], box_sizes=sides)
+    return replace(entry, step=step, offset=offset[0], box_sizes=sides)
 
 
 def _size_of(config: SSDConfig, maps: Sequence[PriorMap]) -> tuple[Size, Claim]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssdconv.converters import aizoo
-from ssdconv.converters.gluon.mapping import anchor_names, anchors, in_dialect, mapping, parts_of, rows_of
+from ssdconv.converters.gluon.mapping import anchor_names, anchors, in_dialect, mapping, parts_of, rows_of, table_of
 from ssdconv.converters.gluon.params import read_params, write_params
 from ssdconv.converters.gluon.recognise import (
     class_count,
@@ -18,7 +18,7 @@ from ssdconv.converters.gluon.recognise import (
     stored_geometry,
 )
 from ssdconv.converters.gluon.symbol import Symbol, beside, beside_name, parse_symbol, read_symbol
-from ssdconv.converters.gluon.whole import PIXELS, plan_of, table_of
+from ssdconv.converters.gluon.whole import PIXELS, plan_of
 from ssdconv.converters.plan import Plan, Request
 from ssdconv.converters.tensors import Array, TensorMapping, TensorTable
 from ssdconv.errors import MappingError, UsageError
@@ -49,16 +49,21 @@ def plan(table: TensorTable, request: Request) -> Plan:
         raise UsageError("there is no symbol beside the file", where=str(table.path), hint="name it: --symbol FILE")
     if request.network and (request.options.get("symbol") or request.settings.get("layers") == "symbol"):
         raise UsageError("a network's name and a symbol cannot both say what the layers are", got=request.network)
-    if stored is not None and request.network is None and _by_symbol(table, request):
-        symbol = stored if isinstance(stored, Symbol) else read_symbol(Path(stored))
-        return plan_of(symbol, table, request.settings)
+    layers = _layers_from(request) if stored is not None and request.network is None else ""
+    if stored is not None and layers == "symbol":
+        return _plan_by(stored, table, request)
     warnings: tuple[str, ...] = ()
     if request.network:
         config = network(request.network, "gluon", request.num_classes)
         if not request.num_classes:
             config = network(request.network, "gluon", class_count(table, config))
     else:
-        config, warnings = recognise(table, request.num_classes)
+        try:
+            config, warnings = recognise(table, request.num_classes)
+        except MappingError:
+            if stored is None or layers:
+                raise
+            return _plan_by(stored, table, request)
     config, claims = stored_geometry(table, config, request.settings)
     if stored is not None:
         text = f"GluonCV's {config.name}, known by names and shapes; the symbol beside the file is not read"
@@ -75,18 +80,17 @@ def plan(table: TensorTable, request: Request) -> Plan:
     return Plan(config, _checked(table, config), warnings, probes(config), claims)
 
 
-def _by_symbol(table: TensorTable, request: Request) -> bool:
-    """Whether a file with a symbol is converted by it: where the user says so, or no named network fits."""
+def _layers_from(request: Request) -> str:
+    """Where the user wants the layers of a file with a symbol from: "symbol", "table", or "" for the symbol where no named network fits."""
     chosen = request.settings.get("layers", "symbol" if request.options.get("symbol") else "")
     if chosen not in ("", "symbol", "table"):
         raise UsageError(f"--set layers={chosen}", expected="symbol or table")
-    if chosen:
-        return chosen == "symbol"
-    try:
-        recognise(table, request.num_classes)
-    except MappingError:
-        return True
-    return False
+    return chosen
+
+
+def _plan_by(stored: Symbol | Path | str, table: TensorTable, request: Request) -> Plan:
+    symbol = stored if isinstance(stored, Symbol) else read_symbol(Path(stored))
+    return plan_of(symbol, table, request.settings)
 
 
 def plan_for(table: TensorTable, config: SSDConfig) -> Plan:

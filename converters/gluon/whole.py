@@ -17,7 +17,7 @@ import numpy as np
 
 from ssdconv.converters.anchor_grid import prior_maps
 from ssdconv.converters.assumed import plain, size_of
-from ssdconv.converters.gluon.mapping import bare
+from ssdconv.converters.gluon.mapping import bare, spacing, table_of
 from ssdconv.converters.gluon.operations import NOTHING, SymbolNetwork, before, build
 from ssdconv.converters.gluon.symbol import Symbol, SymbolNode
 from ssdconv.converters.plan import Plan
@@ -94,11 +94,12 @@ def plan_of(symbol: Symbol, table: TensorTable, settings: Mapping[str, str]) -> 
     targets = {entry.source: entry.target for entry in made.entries}
     stored = {targets[name]: name for name in table if name in targets}  # in the file's order
     drops, kept = [], {}
-    for place, (name, tensor) in enumerate(table.items()):
+    for place, name in enumerate(table):
         if name in tables:
             drops.append(Drop(name, "anchors, read as the network's priors"))
-            if (same := _regular(priors[tables[name]], tensor)) is not None:
-                kept[name] = [place, tables[name], *same]
+            index, same = tables[name]
+            if same is not None:
+                kept[name] = [place, index, *same]
         elif name not in targets:
             drops.append(Drop(name, "no part of what the symbol computes for detection"))
     facts = {"anchors": json.dumps(kept)} if len(kept) == len(drops) else {}
@@ -241,7 +242,7 @@ def _size(
         return (shape[2], shape[3]), ("stated", f"input {shape[3]}x{shape[2]}: the symbol's own shape of its input")
     found = [_table(symbol, place, tensors) for place in _sources(symbol, ends.anchors)]
     if found and (last := found[-1]) is not None:
-        step, _ = _spacing(last)
+        step, _ = spacing(last)
         for count in range(1, 5):
             size = (round(step[0] * count), round(step[1] * count))
             if not 1 <= max(size) <= 4_096:
@@ -296,9 +297,7 @@ def _head(network: SymbolNetwork, place: int, rows: int, columns: int) -> str:
     name = network.value((place, 0))
     shape, made = network.made.shapes[name], network.made
     blob = made.blob(name)
-    if shape == (columns, rows) and shape != (rows, columns):
-        return made.add(f"{name}/rows", "Permute", blob, {"order": [0, 2, 1]})
-    if shape == (columns, rows) and _over_channels(network, place):
+    if shape == (columns, rows) and (rows != columns or _over_channels(network, place)):
         return made.add(f"{name}/rows", "Permute", blob, {"order": [0, 2, 1]})
     if len(shape) == 1:
         return made.add(f"{name}/rows", "Reshape", blob, {"shape": {"dim": [0, rows, columns]}})
@@ -333,15 +332,6 @@ def _table(symbol: Symbol, place: int, tensors: Mapping[str, LazyTensor]) -> Arr
     return tensor.load().astype(np.float64).reshape(*shape[2:4], shape[4] // 4, 4)
 
 
-def _spacing(table: Array) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Step and offset, each (y, x), of a table of anchors."""
-    first, last = table[0, 0, 0, :2], table[-1, -1, 0, :2]
-    step = (last - first) / (np.array(table.shape[1::-1]) - 1)
-    step = np.where(np.abs(step - np.rint(step)) < 1e-3, np.rint(step), step)
-    offset = first / np.where(step > 0, step, 1)
-    return (float(step[1]), float(step[0])), (round(float(offset[1]), 5), round(float(offset[0]), 5))
-
-
 def _grid(network: SymbolNetwork, place: int) -> tuple[int, int]:
     """Rows and columns of the map that a prior node is made for."""
     nodes = network.symbol.nodes
@@ -357,11 +347,13 @@ def _grid(network: SymbolNetwork, place: int) -> tuple[int, int]:
     raise node.fail("which map the anchors belong to is not certain", got=nodes[at].name)
 
 
-def _priors(network: SymbolNetwork, ends: SymbolEnds) -> tuple[tuple[PriorMap, ...], dict[str, int]]:
-    """The priors of every map, and the tables in the file that hold them."""
+def _priors(
+    network: SymbolNetwork, ends: SymbolEnds
+) -> tuple[tuple[PriorMap, ...], dict[str, tuple[int, tuple[int, int] | None]]]:
+    """The priors of every map, and the file's tables: which map, and ``_regular`` of it."""
     symbol = network.symbol
     maps: list[PriorMap] = []
-    tables: dict[str, int] = {}
+    tables: dict[str, tuple[int, tuple[int, int] | None]] = {}
     for place in _sources(symbol, ends.anchors):
         node, grid = symbol.nodes[place], _grid(network, place)
         table = _table(symbol, place, network.tensors)
@@ -370,13 +362,15 @@ def _priors(network: SymbolNetwork, ends: SymbolEnds) -> tuple[tuple[PriorMap, .
             continue
         if node.integers("axes") != (2, 3) or grid[0] > table.shape[0] or grid[1] > table.shape[1]:
             raise node.fail("the stored anchors are too few for this map", expected=grid, got=table.shape[:2])
-        step, offset = _spacing(table)
+        step, offset = spacing(table)
         sides = tuple((float(w), float(h)) for w, h in table[0, 0, :, 2:])
         found = PriorMap(grid, step, sides, offset[0] if offset[0] == offset[1] else offset)
         tensor = network.tensors[symbol.nodes[node.inputs[0][0]].name]
-        if _regular(found, tensor) is None:
+        same = _regular(found, tensor)
+        if same is None:
             found = _measured(table[: grid[0], : grid[1]], grid, network.size, node)
-        tables[tensor.name] = len(maps)
+            same = _regular(found, tensor)
+        tables[tensor.name] = (len(maps), same)
         maps.append(found)
     return tuple(maps), tables
 
@@ -395,15 +389,6 @@ def _regular(entry: PriorMap, tensor: LazyTensor) -> tuple[int, int] | None:
         return None
     made = table_of(entry, tensor.shape[2], tensor.shape[3]).astype(tensor.dtype)
     return (tensor.shape[2], tensor.shape[3]) if made.tobytes() == tensor.load().tobytes() else None
-
-
-def table_of(entry: PriorMap, rows: int, columns: int) -> Array:
-    """(1, 1, rows, columns, 4 * anchors) float32 centres and sides in pixels, as GluonCV's SSDAnchorGenerator stores them."""
-    values = np.empty((rows, columns, len(entry.box_sizes), 4))
-    values[..., 0] = ((np.arange(columns) + entry.offsets[1]) * entry.step[1])[None, :, None]
-    values[..., 1] = ((np.arange(rows) + entry.offsets[0]) * entry.step[0])[:, None, None]
-    values[..., 2:] = np.asarray(entry.box_sizes)
-    return values.reshape(1, 1, rows, columns, -1).astype(np.float32)
 
 
 def _multibox_prior(node: SymbolNode, grid: tuple[int, int], size: tuple[int, int]) -> PriorMap:
