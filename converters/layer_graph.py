@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ssdconv.converters.tensors import MappedTensor, Op, Transpose, shape_after
 from ssdconv.errors import FormatError
@@ -122,3 +122,27 @@ class GraphBuilder:
         self.layers.append(LayerSpec(name, kind, (reads,), (name,), dict(params)))
         self.added.append(name)
         return name
+
+
+class Failing(Protocol):
+    """A node of a source's graph."""
+
+    def fail(self, what: str, *, got: object = None) -> FormatError:
+        """An error that names the node."""
+
+
+def expanded(node: Failing, shape: Shape, axis: int) -> Shape:
+    """A shape without its batch, with an axis of one put in; ``axis`` counts the batch, from the back where negative."""
+    axis += len(shape) + 2 if axis < 0 else 0
+    if not 0 < axis <= len(shape) + 1:
+        raise node.fail("an axis before the batch", got=axis)
+    return (*shape[: axis - 1], 1, *shape[axis - 1 :])
+
+
+def squeezed(node: Failing, shape: Shape, axes: Sequence[int]) -> Shape:
+    """A shape without its batch, less axes of one: the given ones, or all; they count as in ``expanded``, and the batch is never one."""
+    full = (0, *shape)
+    gone = [a + len(full) if a < 0 else a for a in axes] or [k for k, side in enumerate(full) if side == 1]
+    if any(not 0 < a < len(full) or full[a] != 1 for a in gone):
+        raise node.fail("axes that cannot be squeezed", got=f"{gone} of {('N', *shape)}")
+    return tuple(side for k, side in enumerate(full) if k and k not in gone)

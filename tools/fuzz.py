@@ -189,27 +189,19 @@ def fields_of(data: bytes) -> list[list[Any]] | None:
     """[number, wire type, value] of a protobuf message; None where the bytes are none."""
     found: list[list[Any]] = []
     at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte, at = data[at], at + 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
     try:
         while at < len(data):
-            tag = number()
+            tag, at = read_varint(data, at)
             wire = tag & 7
             if not 0 < tag >> 3 < 1 << 12 or wire not in (0, 1, 2, 5):
                 return None
+            if wire in (1, 5):
+                size = 8 if wire == 1 else 4
+            else:
+                size, at = read_varint(data, at)
             if wire == 0:
-                found.append([tag >> 3, 0, number()])
+                found.append([tag >> 3, 0, size])
                 continue
-            size = {1: 8, 5: 4}.get(wire) or number()
             if at + size > len(data):
                 return None
             found.append([tag >> 3, wire, data[at : at + size]])
@@ -337,19 +329,10 @@ def nested_json(data: bytes, rng: random.Random) -> bytes:
     return json_words(data, rng)
 
 
-CRC32C = []
-for _byte in range(256):
-    for _ in range(8):
-        _byte = _byte >> 1 ^ (0x82F63B78 if _byte & 1 else 0)
-    CRC32C.append(_byte)
-
-
 def masked_crc(data: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = CRC32C[(crc ^ byte) & 255] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    from ssdconv.converters.tensorflow.table import crc32c, masked
+
+    return struct.pack("<I", masked(crc32c(data)))
 
 
 def read_varint(data: bytes | bytearray, at: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssdconv.converters.gluon.symbol import Symbol, SymbolNode
-from ssdconv.converters.layer_graph import GraphBuilder, Shape, Weight
+from ssdconv.converters.layer_graph import GraphBuilder, Shape, Weight, expanded, squeezed
 from ssdconv.converters.tensors import LazyTensor, ToShape
 from ssdconv.errors import FormatError
 
@@ -317,19 +317,12 @@ def _reshape(node: SymbolNode, network: SymbolNetwork) -> None:
 
 
 def _expand(node: SymbolNode, network: SymbolNetwork) -> None:
-    shape, axis = network.shape(node), node.integer("axis", 0)
-    axis += len(shape) + 2 if axis < 0 else 0
-    if not 0 < axis <= len(shape) + 1:
-        raise node.fail("an axis before the batch", got=axis)
-    _reshaped(node, network, (*shape[: axis - 1], 1, *shape[axis - 1 :]))
+    axis = node.integer("axis", 0)
+    _reshaped(node, network, expanded(node, network.shape(node), axis))
 
 
 def _squeeze(node: SymbolNode, network: SymbolNetwork) -> None:
-    shape = (0, *network.shape(node))
-    axes = [a + len(shape) if a < 0 else a for a in node.integers("axis")] or [k for k, s in enumerate(shape) if s == 1]
-    if any(not 0 < a < len(shape) or shape[a] != 1 for a in axes):
-        raise node.fail("axes that cannot be squeezed", got=f"{axes} of {('N', *shape[1:])}")
-    _reshaped(node, network, tuple(side for k, side in enumerate(shape) if k and k not in axes))
+    _reshaped(node, network, squeezed(node, network.shape(node), node.integers("axis")))
 
 
 def _transpose(node: SymbolNode, network: SymbolNetwork) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdconv.converters.layer_graph import HWIO, TO_BLOB, GraphBuilder, Shape, Weight
+from ssdconv.converters.layer_graph import HWIO, TO_BLOB, GraphBuilder, Shape, Weight, expanded, squeezed
 from ssdconv.converters.tensorflow.evaluate import Evaluator, FrozenGraph, name_of, output_of
 from ssdconv.converters.tensorflow.graphdef import Node
 from ssdconv.converters.tensors import Array, LazyTensor, Op, ToShape, Transpose
@@ -382,21 +382,14 @@ def _reshape(node: Node, network: GraphNetwork) -> None:
 
 
 def _squeeze(node: Node, network: GraphNetwork) -> None:
-    shape = (0, *network.shape(node))  # 0: the batch, which is never squeezed
-    axes = [a + len(shape) if a < 0 else a for a in node.integers("squeeze_dims") or node.integers("axis")]
-    axes = axes or [k for k, side in enumerate(shape) if side == 1]
-    if any(not 0 < a < len(shape) or shape[a] != 1 for a in axes):
-        raise node.fail("axes that cannot be squeezed", got=f"{axes} of {('N', *shape[1:])}")
-    _reshaped(node, network, tuple(side for k, side in enumerate(shape) if k and k not in axes))
+    _reshaped(
+        node, network, squeezed(node, network.shape(node), node.integers("squeeze_dims") or node.integers("axis"))
+    )
 
 
 def _expand(node: Node, network: GraphNetwork) -> None:
-    shape = network.shape(node)
     (axis,) = network.integers(node, 1)
-    axis += len(shape) + 2 if axis < 0 else 0
-    if not 0 < axis <= len(shape) + 1:
-        raise node.fail("an axis before the batch", got=axis)
-    _reshaped(node, network, (*shape[: axis - 1], 1, *shape[axis - 1 :]))
+    _reshaped(node, network, expanded(node, network.shape(node), axis))
 
 
 def _transpose(node: Node, network: GraphNetwork) -> None:
